@@ -1,0 +1,118 @@
+/**
+ * Every failure that a caller can act on, one class each. The `name` is what a state machine catches (`ErrorEquals`) and what
+ * the API and the events show, so it never changes once released. `retryable` says whether another attempt may help.
+ */
+export abstract class SnapferryError extends Error {
+  abstract readonly retryable: boolean;
+
+  constructor(message: string, options?: ErrorOptions) {
+    super(message, options);
+    this.name = new.target.name;
+  }
+}
+
+abstract class RetryableError extends SnapferryError {
+  readonly retryable = true;
+}
+
+abstract class FinalError extends SnapferryError {
+  readonly retryable = false;
+}
+
+/** The hypervisor (or the directory that a `file` hypervisor stands for) cannot be reached now. */
+export class HypervisorUnavailable extends RetryableError {}
+/** The object store cannot be reached now, or answers with a server fault. */
+export class StoreUnavailable extends RetryableError {}
+/** A service asked to be called more slowly (HTTP 429, 503 SlowDown, DynamoDB throughput). */
+export class Throttled extends RetryableError {}
+/** Objects that an attempt wrote are missing or are not what was written. The next attempt writes them again. */
+export class VerificationFailed extends RetryableError {}
+
+/** The volume is no longer on its hypervisor. */
+export class VolumeNotFound extends FinalError {}
+/** A volume with the wanted name exists already. Nothing was overwritten. */
+export class VolumeNameTaken extends FinalError {}
+/** The volume was written to while its bytes were being copied for a snapshot, so the copy is of no single moment. */
+export class VolumeChangedDuringCopy extends FinalError {}
+/** A path leads outside the directory that the hypervisor was registered with. */
+export class PathOutsideDirectory extends FinalError {}
+/** The hypervisor is registered with settings that cannot work. The message names the setting. */
+export class HypervisorMisconfigured extends FinalError {}
+/** The file system or pool of the hypervisor has no room left. */
+export class PrimaryStorageFull extends FinalError {}
+/** The frozen data of a snapshot is no longer readable on primary storage. */
+export class ExportLost extends FinalError {}
+/** Writes could not be held for the snapshot. Nothing was created. */
+export class QuiesceFailed extends FinalError {}
+/** The bucket does not exist, or may not be used with the given credentials, or has no room. */
+export class StoreRefused extends FinalError {}
+/** The store does not do what the repository format relies on. The message says what. */
+export class StoreUnfit extends FinalError {}
+/** An object of the repository is missing or damaged. The message names the object and the byte ranges of the volume that are lost. */
+export class RepositoryDamaged extends FinalError {}
+/** The repository was written in a format that this version does not read. */
+export class UnsupportedFormat extends FinalError {}
+/** A user-given endpoint resolves to an address that must not be called. */
+export class EndpointForbidden extends FinalError {}
+/** A secret that a row refers to is missing or not of the documented shape. */
+export class SecretUnusable extends FinalError {}
+/** The job was cancelled on request. */
+export class JobCancelled extends FinalError {}
+/** The execution that did the work ended without saying how (stopped from outside, timed out). */
+export class ExecutionDied extends FinalError {}
+
+/** The rows are no longer as this operation needs them. `jobId` names the job that stands in the way, where one does. */
+export class StateConflict extends FinalError {
+  readonly jobId: string | undefined;
+
+  constructor(message: string, jobId?: string) {
+    super(message);
+    this.jobId = jobId;
+  }
+}
+
+/** What rows and events keep of an error: never a stack, never a secret. */
+export interface ErrorSummary {
+  readonly name: string;
+  readonly message: string;
+}
+
+const maxMessageLength = 1000;
+
+/** Shortens any thrown value to a name and a message of at most 1,000 characters. */
+export function summarizeError(error: unknown): ErrorSummary {
+  if (error instanceof Error) return { name: error.name, message: error.message.slice(0, maxMessageLength) };
+  return { name: "Error", message: String(error).slice(0, maxMessageLength) };
+}
+
+/** Whether another attempt may help. What is not one of ours (a bug, a service fault, a dead worker) is worth another try. */
+export function isRetryable(error: unknown): boolean {
+  return error instanceof SnapferryError ? error.retryable : true;
+}
+
+const finalErrorClasses: readonly (new (message: string) => FinalError)[] = [
+  VolumeNotFound,
+  VolumeNameTaken,
+  VolumeChangedDuringCopy,
+  PathOutsideDirectory,
+  HypervisorMisconfigured,
+  PrimaryStorageFull,
+  ExportLost,
+  QuiesceFailed,
+  StoreRefused,
+  StoreUnfit,
+  RepositoryDamaged,
+  UnsupportedFormat,
+  EndpointForbidden,
+  SecretUnusable,
+  JobCancelled,
+  ExecutionDied,
+  StateConflict,
+];
+
+const finalErrorNames: ReadonlySet<string> = new Set(finalErrorClasses.map((errorClass) => errorClass.name));
+
+/** {@link isRetryable} for an error that only its name is left of, as a state machine hands it over. */
+export function isRetryableName(name: string): boolean {
+  return !finalErrorNames.has(name);
+}

@@ -1,0 +1,126 @@
+/** What administrators register and discovery finds: hypervisors, volumes, stores. Pure. */
+import { createHash } from "node:crypto";
+import { idPrefixes } from "./ids.ts";
+
+export interface Volume {
+  readonly tenant: string;
+  readonly id: string;
+  readonly hypervisorId: string;
+  readonly hypervisorTenant: string;
+  /** The hypervisor's own id of the volume. */
+  readonly externalId: string;
+  readonly name: string;
+  readonly sizeBytes: number;
+  readonly allocatedBytes?: number;
+  readonly inUse: boolean;
+  /** Snapshots of this volume that are BackingUp, changed in the same transactions as theirs. */
+  readonly backingUp: number;
+  /** The job that writes this volume's bytes; nobody else may use it until that has ended. */
+  readonly restoringJobId?: string;
+  /** Why it cannot be backed up. */
+  readonly unsupported?: string;
+  /** No rule gave it a tenant: only administrators of the hypervisor's tenant see it. */
+  readonly unassigned: boolean;
+  /** The last discovery did not find it any more. */
+  readonly missing: boolean;
+  readonly discoveredAt: string;
+}
+
+/** `available | in-use` as the hypervisor says, and what Snapferry does to it, in one word for clients that want one. */
+export type VolumeStatus = "available" | "in-use" | "backing-up" | "restoring" | "missing";
+
+export function volumeStatus(volume: Volume): VolumeStatus {
+  if (volume.restoringJobId !== undefined) return "restoring";
+  if (volume.missing) return "missing";
+  if (volume.backingUp > 0) return "backing-up";
+  return volume.inUse ? "in-use" : "available";
+}
+
+/** `*` in `pattern` stands for any characters of a volume's name; the first matching rule gives the tenant. */
+export interface TenantRule {
+  readonly pattern: string;
+  readonly tenant: string;
+}
+
+export interface FileHypervisorSettings {
+  readonly kind: "file";
+  /** Absolute path of the directory whose plain files are the volumes. */
+  readonly directory: string;
+}
+
+export type HypervisorSettings = FileHypervisorSettings;
+
+export interface HypervisorRow {
+  readonly tenant: string;
+  readonly id: string;
+  readonly name: string;
+  readonly settings: HypervisorSettings;
+  /** Without rules every volume belongs to the hypervisor's own tenant. */
+  readonly tenantRules: readonly TenantRule[];
+  readonly createdAt: string;
+  readonly discoveredAt?: string;
+}
+
+/** The tenant that a volume of this name belongs to, and whether a rule said so. */
+export function assignTenant(
+  hypervisor: Pick<HypervisorRow, "tenant" | "tenantRules">,
+  volumeName: string,
+): { tenant: string; unassigned: boolean } {
+  if (hypervisor.tenantRules.length === 0) return { tenant: hypervisor.tenant, unassigned: false };
+  const rule = hypervisor.tenantRules.find(({ pattern }) => matchesPattern(pattern, volumeName));
+  return rule ? { tenant: rule.tenant, unassigned: false } : { tenant: hypervisor.tenant, unassigned: true };
+}
+
+/** Greedy wildcard match without backtracking blow-up: each literal part is searched after the one before. */
+function matchesPattern(pattern: string, name: string): boolean {
+  const parts = pattern.split("*");
+  const first = parts[0] ?? "";
+  const last = parts.at(-1) ?? "";
+  if (parts.length === 1) return name === pattern;
+  if (!name.startsWith(first) || !name.endsWith(last) || name.length < first.length + last.length) return false;
+  let position = first.length;
+  const end = name.length - last.length;
+  for (const part of parts.slice(1, -1)) {
+    const found = name.indexOf(part, position);
+    if (found < 0 || found + part.length > end) return false;
+    position = found + part.length;
+  }
+  return true;
+}
+
+const crockford = "0123456789ABCDEFGHJKMNPQRSTVWXYZ";
+
+/** The same volume gets the same id from every discovery and every restore, so that none of them adds a second row. */
+export function volumeIdFor(hypervisorId: string, externalId: string): string {
+  const digest = createHash("sha256").update(`${hypervisorId}\0${externalId}`).digest();
+  let bits = BigInt(`0x${digest.subarray(0, 16).toString("hex")}`);
+  let text = "";
+  for (let index = 0; index < 26; index++) {
+    text = crockford[Number(bits & 31n)] + text;
+    bits >>= 5n;
+  }
+  return `${idPrefixes.volume}_${text}`;
+}
+
+/** Every tenant's default store: the stack's own bucket. It has no row. */
+export const defaultStoreId = "default";
+
+export interface StoreRow {
+  readonly tenant: string;
+  readonly id: string;
+  readonly name: string;
+  readonly bucket: string;
+  readonly prefix: string;
+  /** Absent: Amazon S3 in `region`. */
+  readonly endpoint?: string;
+  readonly region: string;
+  readonly pathStyle: boolean;
+  /** A secret `{"accessKeyId":"…","secretAccessKey":"…"}` in Secrets Manager, by name. */
+  readonly secretId: string;
+  readonly createdAt: string;
+}
+
+/** One volume's backups share chunks with each other and with nobody else's. Hashed, so that the store learns no ids of tenants. */
+export function dedupDomain(tenant: string, volumeId: string): string {
+  return createHash("sha256").update(`${tenant}\0${volumeId}`).digest("hex").slice(0, 32);
+}

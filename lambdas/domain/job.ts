@@ -1,0 +1,105 @@
+/** Jobs: one for each piece of work that a caller can watch, wait for and cancel. Pure. */
+import type { ErrorSummary } from "./errors.ts";
+
+export const jobKinds = ["create-snapshot", "backup-snapshot", "restore-volume", "delete-snapshot"] as const;
+export type JobKind = (typeof jobKinds)[number];
+
+export const jobStates = ["Queued", "Running", "Succeeded", "Failed", "Cancelled"] as const;
+export type JobState = (typeof jobStates)[number];
+
+/** Where a job is, so that a stuck one says where it is stuck. */
+export const jobPhases = [
+  "Queued",
+  "Taking",
+  "Exporting",
+  "Planning",
+  "Copying",
+  "Verifying",
+  "Publishing",
+  "WaitingRetry",
+  "Deleting",
+  "Closing",
+] as const;
+export type JobPhase = (typeof jobPhases)[number];
+
+/** The moves of a job's state. A job that has ended never moves again. */
+export const jobTransitions: Readonly<Record<JobState, readonly JobState[]>> = {
+  Queued: ["Running", "Succeeded", "Failed", "Cancelled"],
+  Running: ["Succeeded", "Failed", "Cancelled"],
+  Succeeded: [],
+  Failed: [],
+  Cancelled: [],
+};
+
+export function hasEnded(state: JobState): boolean {
+  return jobTransitions[state].length === 0;
+}
+
+export interface JobAttempt {
+  readonly attempt: number;
+  readonly startedAt: string;
+  readonly endedAt: string;
+  readonly error: ErrorSummary;
+}
+
+export interface RestoreTarget {
+  readonly hypervisorId: string;
+  readonly hypervisorTenant: string;
+  readonly name: string;
+  readonly volumeId: string;
+}
+
+/** Copied from the settings when the job is made: a later change of a setting never bends a running job. */
+export interface BackupPolicy {
+  readonly maxAttempts: number;
+  readonly retryIntervalSeconds: number;
+}
+
+export interface Job {
+  readonly tenant: string;
+  readonly id: string;
+  readonly kind: JobKind;
+  readonly state: JobState;
+  readonly phase: JobPhase;
+  readonly snapshotId: string;
+  readonly volumeId: string;
+  /** 0 before the first attempt. */
+  readonly attempt: number;
+  readonly policy: BackupPolicy;
+  readonly attempts: readonly JobAttempt[];
+  /** A create job that ends with the backup: the backup job that closes it. */
+  readonly backupJobId?: string;
+  /** A backup job: the create job that it closes, when that one waits for the backup. */
+  readonly parentJobId?: string;
+  readonly asyncBackup?: boolean;
+  readonly target?: RestoreTarget;
+  /** The pool whose slot the job waits for or holds. */
+  readonly pool?: string;
+  readonly error?: ErrorSummary;
+  readonly cancelRequestedAt?: string;
+  readonly createdAt: string;
+  readonly updatedAt: string;
+  readonly queuedAt: string;
+  readonly startedAt?: string;
+  readonly finishedAt?: string;
+  /** True until nothing of the job is left to clean up; an ended job may still be open. */
+  readonly open: boolean;
+}
+
+/** What a state machine is started with: ids and the frozen policy, nothing that can be looked up, nothing secret. */
+export interface ExecutionInput {
+  readonly tenant: string;
+  readonly jobId: string;
+  readonly snapshotId: string;
+  readonly policy: BackupPolicy;
+}
+
+/** Derived from the row alone, so that starting it twice gives the same input and Step Functions answers with the first execution. */
+export function executionInput(job: Job): ExecutionInput {
+  return { tenant: job.tenant, jobId: job.id, snapshotId: job.snapshotId, policy: job.policy };
+}
+
+/** Whether a failed attempt is followed by another. `attempt` counts from 1. */
+export function hasAttemptsLeft(attempt: number, policy: BackupPolicy): boolean {
+  return attempt < policy.maxAttempts;
+}

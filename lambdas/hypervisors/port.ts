@@ -1,0 +1,112 @@
+/**
+ * What a hypervisor adapter does. The comments are the contract; `test/contract/hypervisor.ts` checks every adapter against it.
+ *
+ * - Every method may run twice with the same arguments and then finds what the first run made: names on the hypervisor
+ *   derive from the ids given here.
+ * - Adapters do not retry and do not count: they throw the classes of `domain/errors.ts` and leave the rest to the caller.
+ * - All offsets, lengths and sizes are bytes. A volume has any size, 0 and odd ones too.
+ */
+import type { Consistency } from "../domain/snapshot.ts";
+
+export interface Capabilities {
+  /** Whether a VM's writes can be held around the snapshot. */
+  readonly quiesce: boolean;
+  /** Whether `extents(export, { since })` can tell what changed since an older snapshot. */
+  readonly changeTracking: boolean;
+  /** Whether a taken snapshot costs time in proportion to the volume's allocated bytes (a copy) or not (a clone, an overlay). */
+  readonly snapshotCopies: boolean;
+}
+
+/** A volume as the hypervisor knows it. `externalId` is stable and unique within the hypervisor. */
+export interface VolumeDescription {
+  readonly externalId: string;
+  readonly name: string;
+  readonly sizeBytes: number;
+  /** Bytes that take room on primary storage, where the hypervisor can tell. */
+  readonly allocatedBytes?: number;
+  readonly inUse: boolean;
+  /** Why this volume cannot be backed up; absent when it can. */
+  readonly unsupported?: string;
+}
+
+export interface SnapshotRequest {
+  readonly externalId: string;
+  readonly snapshotId: string;
+}
+
+export interface TakenSnapshot {
+  readonly snapshotId: string;
+  /** Where the frozen bytes lie, in the adapter's own words; the argument of every later call on this snapshot. */
+  readonly installPath: string;
+  readonly sizeBytes: number;
+  /** Bytes that the frozen state takes on primary storage. */
+  readonly physicalBytes: number;
+  readonly consistency: Consistency;
+}
+
+/** A range of a volume. Ranges that are not listed read as zeros. */
+export interface Extent {
+  readonly offset: number;
+  readonly length: number;
+}
+
+/** An opened export. Plain JSON, free of secrets: it travels through execution input. */
+export interface ExportDescriptor {
+  readonly kind: string;
+  readonly snapshotId: string;
+  readonly installPath: string;
+  readonly sizeBytes: number;
+}
+
+export interface VolumeReader extends AsyncDisposable {
+  /** Exactly `length` bytes from `offset`, into `target` (which is `length` long). Throws ExportLost when they are gone. */
+  read(target: Uint8Array, offset: number): Promise<void>;
+}
+
+/** A volume under construction. Nobody but its writers sees it until {@link Hypervisor.publishVolume}. */
+export interface NewVolume {
+  /** Derives from the job that restores, so that a retry finds the same unfinished volume. */
+  readonly restoreId: string;
+  readonly name: string;
+  readonly sizeBytes: number;
+}
+
+export interface VolumeWriter extends AsyncDisposable {
+  /** Writes all of `data` at `offset`. What is never written reads as zeros. */
+  write(data: Uint8Array, offset: number): Promise<void>;
+  /** Makes all that was written durable. */
+  flush(): Promise<void>;
+}
+
+export interface Hypervisor {
+  readonly kind: string;
+  readonly capabilities: Capabilities;
+
+  /** Whether the hypervisor can be used as it is registered: reachable, rights, versions. Throws with a sentence that says what is missing. */
+  check(): Promise<void>;
+  listVolumes(): AsyncIterable<VolumeDescription>;
+  /** Throws VolumeNotFound. */
+  describeVolume(externalId: string): Promise<VolumeDescription>;
+
+  /** The path that {@link takeSnapshots} will use, so that it can be recorded before anything is created. */
+  plannedInstallPath(request: SnapshotRequest): string;
+  /** Freezes all the volumes at one moment where it can, all or none. A snapshot that exists already is returned as it is. */
+  takeSnapshots(requests: readonly SnapshotRequest[], options: { quiesce: boolean }): Promise<TakenSnapshot[]>;
+  /** Deletes the frozen bytes and whatever an interrupted take left. Gone is success. */
+  deleteSnapshot(installPath: string): Promise<void>;
+
+  openExport(snapshot: { snapshotId: string; installPath: string }): Promise<ExportDescriptor>;
+  /** Allocated ranges within `range`, ascending, not overlapping. An adapter that cannot tell yields the whole range. */
+  extents(descriptor: ExportDescriptor, range: Extent): AsyncIterable<Extent>;
+  openReader(descriptor: ExportDescriptor): Promise<VolumeReader>;
+  /** Gone or closed already is success. */
+  closeExport(descriptor: ExportDescriptor): Promise<void>;
+
+  /** Creates the unfinished volume, or finds the one that an earlier run made. Throws VolumeNameTaken if `name` exists. */
+  createVolume(volume: NewVolume): Promise<void>;
+  openWriter(volume: NewVolume): Promise<VolumeWriter>;
+  /** Gives the finished volume its name; never overwrites (VolumeNameTaken). A second call finds it published and answers the same. */
+  publishVolume(volume: NewVolume): Promise<VolumeDescription>;
+  /** Deletes an unfinished volume. Gone is success; a published one is left alone. */
+  discardVolume(volume: NewVolume): Promise<void>;
+}

@@ -1,0 +1,29 @@
+/** The few things that the repository asks of an object store. `s3-object-store.ts` does them on any S3-compatible service. */
+export interface ObjectStore {
+  /**
+   * Writes an object whole. The store checks the bytes against a SHA-256 that is sent along.
+   * With `ifAbsent`, an existing object is left alone and the answer is `exists`.
+   */
+  put(key: string, body: Uint8Array, options?: { ifAbsent?: boolean }): Promise<"written" | "exists">;
+  /** The object, or `range` of it. Undefined when there is no such object. */
+  get(key: string, range?: { offset: number; length: number }): Promise<Uint8Array | undefined>;
+  /** Size and the store's own SHA-256 of the object (hex, where the store kept one). Undefined when there is no such object. */
+  head(key: string): Promise<ObjectHead | undefined>;
+  /** Current objects below `prefix`, ascending by key. */
+  list(prefix: string, options?: { startAfter?: string }): AsyncIterable<ListedObject>;
+  /** Deletes these objects with every version and delete marker. Gone is success. */
+  deleteEveryVersion(keys: readonly string[]): Promise<void>;
+  /** Deletes all below `prefix` with every version and delete marker, and aborts multipart uploads there; returns how many versions went. */
+  deleteEveryVersionBelow(prefix: string, options?: { until?: () => boolean }): Promise<{ deleted: number; finished: boolean }>;
+}
+
+export interface ObjectHead {
+  readonly size: number;
+  readonly sha256?: string;
+}
+
+export interface ListedObject {
+  readonly key: string;
+  readonly size: number;
+  readonly lastModified: Date;
+}

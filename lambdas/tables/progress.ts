@@ -1,0 +1,70 @@
+/**
+ * Progress of jobs, kept off the streamed tables. Each part (a shard) writes how far it is in absolute bytes, so that a part
+ * that runs twice counts once; the total grows by the difference.
+ */
+import { UpdateCommand } from "@aws-sdk/lib-dynamodb";
+import { type Database, getRow } from "./database.ts";
+
+export interface Progress {
+  readonly bytesDone: number;
+  readonly bytesTotal: number;
+}
+
+const totalPart = "total";
+const keepSeconds = 7 * 86_400;
+
+export async function getProgress(database: Database, jobId: string): Promise<Progress | undefined> {
+  const row = await getRow(database, database.tables.progress, { jobId, part: totalPart });
+  if (row === undefined) return undefined;
+  const bytesTotal = Number(row.bytesTotal ?? 0);
+  return { bytesDone: Math.min(Number(row.bytesDone ?? 0), bytesTotal), bytesTotal };
+}
+
+export async function setProgressTotal(
+  database: Database,
+  jobId: string,
+  bytesTotal: number,
+  now: Date,
+): Promise<void> {
+  await database.client.send(
+    new UpdateCommand({
+      TableName: database.tables.progress,
+      Key: { jobId, part: totalPart },
+      UpdateExpression: "SET bytesTotal = :total, expiresAt = :expiresAt, bytesDone = if_not_exists(bytesDone, :zero)",
+      ExpressionAttributeValues: { ":total": bytesTotal, ":zero": 0, ":expiresAt": expiry(now) },
+    }),
+  );
+}
+
+/** A part has done `bytesDone` bytes by now. */
+export async function reportProgress(
+  database: Database,
+  jobId: string,
+  part: string,
+  bytesDone: number,
+  now: Date,
+): Promise<void> {
+  const { Attributes } = await database.client.send(
+    new UpdateCommand({
+      TableName: database.tables.progress,
+      Key: { jobId, part },
+      UpdateExpression: "SET bytesDone = :done, expiresAt = :expiresAt",
+      ExpressionAttributeValues: { ":done": bytesDone, ":expiresAt": expiry(now) },
+      ReturnValues: "UPDATED_OLD",
+    }),
+  );
+  const difference = bytesDone - Number(Attributes?.bytesDone ?? 0);
+  if (difference === 0) return;
+  await database.client.send(
+    new UpdateCommand({
+      TableName: database.tables.progress,
+      Key: { jobId, part: totalPart },
+      UpdateExpression: "ADD bytesDone :difference",
+      ExpressionAttributeValues: { ":difference": difference },
+    }),
+  );
+}
+
+function expiry(now: Date): number {
+  return Math.floor(now.getTime() / 1000) + keepSeconds;
+}

@@ -1,0 +1,166 @@
+/** Snapshot rows. Every change of state is one conditional write on `updateCount`. */
+import { UpdateCommand } from "@aws-sdk/lib-dynamodb";
+import { changeId, type Snapshot, type SnapshotState } from "../domain/snapshot.ts";
+import {
+  type Database,
+  getRow,
+  type Page,
+  pageOfRows,
+  queryRows,
+  type Row,
+  type TransactionItem,
+  updateExpression,
+} from "./database.ts";
+
+/** Rows of Destroyed snapshots stay this long, for whoever asks what became of them. */
+const keepDestroyedSeconds = 30 * 86_400;
+
+/** States in which a snapshot rests; all others are listed in the `by-state` index for garbage collection. */
+const settledStates: ReadonlySet<SnapshotState> = new Set(["BackedUp", "Destroyed"]);
+
+function readSnapshot(row: Row): Snapshot {
+  const { volumeKey: _volumeKey, unsettled: _unsettled, expiresAt: _expiresAt, readers, ...snapshot } = row;
+  return { ...snapshot, readers: [...((readers as Set<string> | undefined) ?? [])].sort() } as unknown as Snapshot;
+}
+
+function volumeKey(tenant: string, volumeId: string): string {
+  return `${tenant}#${volumeId}`;
+}
+
+export async function getSnapshot(database: Database, tenant: string, id: string): Promise<Snapshot | undefined> {
+  const row = await getRow(database, database.tables.snapshots, { tenant, id });
+  return row && readSnapshot(row);
+}
+
+/** Newest first. Destroyed ones are listed only when `state` asks for them. `after` is the id that the page before ended with. */
+export function listSnapshots(
+  database: Database,
+  tenant: string,
+  filter: { volumeId?: string; state?: SnapshotState; limit: number; after?: string },
+): Promise<Page<Snapshot>> {
+  const { snapshots } = database.tables;
+  return pageOfRows(
+    database,
+    filter.volumeId === undefined
+      ? { TableName: snapshots, partition: ["tenant", tenant], sortKey: "id" }
+      : {
+          TableName: snapshots,
+          IndexName: "by-volume",
+          partition: ["volumeKey", volumeKey(tenant, filter.volumeId)],
+          sortKey: "id",
+        },
+    {
+      limit: filter.limit,
+      after: filter.after,
+      accept: ({ state }) => (filter.state === undefined ? state !== "Destroyed" : state === filter.state),
+      read: readSnapshot,
+    },
+  );
+}
+
+/** Newest first, of every tenant, oldest ids last. */
+export async function* snapshotsOfVolume(
+  database: Database,
+  tenant: string,
+  volumeId: string,
+): AsyncGenerator<Snapshot> {
+  const rows = queryRows(database, {
+    TableName: database.tables.snapshots,
+    IndexName: "by-volume",
+    KeyConditionExpression: "volumeKey = :key",
+    ExpressionAttributeValues: { ":key": volumeKey(tenant, volumeId) },
+    ScanIndexForward: false,
+  });
+  for await (const row of rows) yield readSnapshot(row);
+}
+
+/** All snapshots, of every tenant, that are in an unsettled state. Eventually consistent: read the row again before acting on it. */
+export async function* snapshotsInState(database: Database, state: SnapshotState): AsyncGenerator<Snapshot> {
+  const rows = queryRows(database, {
+    TableName: database.tables.snapshots,
+    IndexName: "by-state",
+    KeyConditionExpression: "unsettled = :state",
+    ExpressionAttributeValues: { ":state": state },
+  });
+  for await (const row of rows) yield readSnapshot(row);
+}
+
+export function insertSnapshot(database: Database, snapshot: Omit<Snapshot, "readers">): TransactionItem {
+  return {
+    Put: {
+      TableName: database.tables.snapshots,
+      Item: { ...snapshot, volumeKey: volumeKey(snapshot.tenant, snapshot.volumeId), unsettled: snapshot.state },
+      ConditionExpression: "attribute_not_exists(id)",
+    },
+  };
+}
+
+export interface SnapshotMove {
+  readonly to: SnapshotState;
+  /** The job that owns the snapshot from now on. */
+  readonly jobId: string;
+  /** `jobId` of the attempt that makes this change; the owner if absent. */
+  readonly by?: string;
+  readonly attempt: number;
+  readonly now: string;
+  readonly set?: Partial<Omit<Snapshot, "tenant" | "id" | "state" | "readers">>;
+}
+
+/** The write that makes the move, on condition that the row is still the one that the decision was made on. */
+export function moveSnapshot(database: Database, snapshot: Snapshot, move: SnapshotMove): TransactionItem {
+  const update = updateExpression({
+    ...move.set,
+    state: move.to,
+    unsettled: settledStates.has(move.to) ? undefined : move.to,
+    updateCount: snapshot.updateCount + 1,
+    lastChange: changeId(move.by ?? move.jobId, move.to, move.attempt),
+    jobId: move.jobId,
+    attempt: move.attempt,
+    updatedAt: move.now,
+    expiresAt: move.to === "Destroyed" ? Math.floor(Date.parse(move.now) / 1000) + keepDestroyedSeconds : undefined,
+  });
+  const unread = move.to === "Destroying" ? " AND attribute_not_exists(readers)" : "";
+  return {
+    Update: {
+      TableName: database.tables.snapshots,
+      Key: { tenant: snapshot.tenant, id: snapshot.id },
+      ...update,
+      ConditionExpression: `updateCount = :expectedCount${unread}`,
+      ExpressionAttributeValues: { ...update.ExpressionAttributeValues, ":expectedCount": snapshot.updateCount },
+    },
+  };
+}
+
+/** Takes a reader's lease: only while the snapshot is BackedUp. */
+export function addReader(
+  database: Database,
+  snapshot: Pick<Snapshot, "tenant" | "id">,
+  jobId: string,
+): TransactionItem {
+  return {
+    Update: {
+      TableName: database.tables.snapshots,
+      Key: { tenant: snapshot.tenant, id: snapshot.id },
+      UpdateExpression: "ADD readers :reader",
+      ConditionExpression: "#state = :backedUp",
+      ExpressionAttributeNames: { "#state": "state" },
+      ExpressionAttributeValues: { ":reader": new Set([jobId]), ":backedUp": "BackedUp" },
+    },
+  };
+}
+
+/** Gives the lease back; given back already is success. */
+export async function removeReader(
+  database: Database,
+  snapshot: Pick<Snapshot, "tenant" | "id">,
+  jobId: string,
+): Promise<void> {
+  await database.client.send(
+    new UpdateCommand({
+      TableName: database.tables.snapshots,
+      Key: { tenant: snapshot.tenant, id: snapshot.id },
+      UpdateExpression: "DELETE readers :reader",
+      ExpressionAttributeValues: { ":reader": new Set([jobId]) },
+    }),
+  );
+}

@@ -1,0 +1,110 @@
+/** Store reference rows. The key is deterministic: a retry changes the row and never adds one. */
+import { DeleteCommand, UpdateCommand } from "@aws-sdk/lib-dynamodb";
+import {
+  type StoreReference,
+  type StoreReferenceState,
+  storeReferenceKey,
+  storeReferenceStatesBefore,
+} from "../domain/store-reference.ts";
+import { type Database, getRow, queryRows, type Row, type TransactionItem, updateExpression } from "./database.ts";
+
+type Key = Pick<StoreReference, "tenant" | "snapshotId" | "role" | "storeId">;
+
+function rowKey(key: Key): Row {
+  return { tenant: key.tenant, reference: storeReferenceKey(key) };
+}
+
+function readReference(row: Row): StoreReference {
+  const { reference: _reference, ...rest } = row;
+  return rest as unknown as StoreReference;
+}
+
+export async function getStoreReference(database: Database, key: Key): Promise<StoreReference | undefined> {
+  const row = await getRow(database, database.tables.storeReferences, rowKey(key));
+  return row && readReference(row);
+}
+
+export async function storeReferencesOf(
+  database: Database,
+  tenant: string,
+  snapshotId: string,
+): Promise<StoreReference[]> {
+  const references: StoreReference[] = [];
+  const rows = queryRows(database, {
+    TableName: database.tables.storeReferences,
+    KeyConditionExpression: "tenant = :tenant AND begins_with(#reference, :prefix)",
+    ExpressionAttributeNames: { "#reference": "reference" },
+    ExpressionAttributeValues: { ":tenant": tenant, ":prefix": `${snapshotId}#` },
+    ConsistentRead: true,
+  });
+  for await (const row of rows) references.push(readReference(row));
+  return references;
+}
+
+/** The write that makes or moves the reference, on condition that the table of states allows it. */
+export function moveStoreReference(
+  database: Database,
+  key: Key,
+  to: StoreReferenceState,
+  set: Partial<Omit<StoreReference, keyof Key | "state">> & { updatedAt: string },
+): TransactionItem {
+  const before = storeReferenceStatesBefore(to);
+  const { tenant: _tenant, ...attributes } = key;
+  const update = updateExpression({ ...attributes, ...set, state: to });
+  const fresh = to === "Creating" || to === "Allocated" ? "attribute_not_exists(#state) OR " : "";
+  return {
+    Update: {
+      TableName: database.tables.storeReferences,
+      Key: rowKey(key),
+      ...update,
+      ConditionExpression: `${fresh}#state IN (${before.map((_, index) => `:before${index}`).join(", ")})`,
+      ExpressionAttributeValues: {
+        ...update.ExpressionAttributeValues,
+        ...Object.fromEntries(before.map((state, index) => [`:before${index}`, state])),
+      },
+    },
+  };
+}
+
+/** {@link moveStoreReference} as a write of its own. Throws ConditionalCheckFailedException when the move is not allowed. */
+export async function writeStoreReference(
+  database: Database,
+  key: Key,
+  to: StoreReferenceState,
+  set: Partial<Omit<StoreReference, keyof Key | "state">> & { updatedAt: string },
+): Promise<void> {
+  const { Update } = moveStoreReference(database, key, to, set);
+  if (Update) await database.client.send(new UpdateCommand(Update));
+}
+
+/** Removes the row after its bytes are gone: only from Destroying. Gone is success. */
+export function removeStoreReference(database: Database, key: Key): TransactionItem {
+  return {
+    Delete: {
+      TableName: database.tables.storeReferences,
+      Key: rowKey(key),
+      ConditionExpression: "attribute_not_exists(#state) OR #state = :destroying",
+      ExpressionAttributeNames: { "#state": "state" },
+      ExpressionAttributeValues: { ":destroying": "Destroying" },
+    },
+  };
+}
+
+/** {@link removeStoreReference} as a write of its own. */
+export async function deleteStoreReference(database: Database, key: Key): Promise<void> {
+  const { Delete } = removeStoreReference(database, key);
+  if (Delete) await database.client.send(new DeleteCommand(Delete));
+}
+
+/** Condition of another write: the reference is in this state. */
+export function requireStoreReference(database: Database, key: Key, state: StoreReferenceState): TransactionItem {
+  return {
+    ConditionCheck: {
+      TableName: database.tables.storeReferences,
+      Key: rowKey(key),
+      ConditionExpression: "#state = :state",
+      ExpressionAttributeNames: { "#state": "state" },
+      ExpressionAttributeValues: { ":state": state },
+    },
+  };
+}

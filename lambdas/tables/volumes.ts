@@ -1,0 +1,182 @@
+/** Volume rows. */
+import { ConditionalCheckFailedException } from "@aws-sdk/client-dynamodb";
+import { DeleteCommand, UpdateCommand } from "@aws-sdk/lib-dynamodb";
+import type { Volume } from "../domain/inventory.ts";
+import {
+  type Database,
+  getRow,
+  type Page,
+  pageOfRows,
+  queryRows,
+  type Row,
+  type TransactionItem,
+  updateExpression,
+} from "./database.ts";
+
+type Key = Pick<Volume, "tenant" | "id">;
+
+export async function getVolume(database: Database, tenant: string, id: string): Promise<Volume | undefined> {
+  return (await getRow(database, database.tables.volumes, { tenant, id })) as Volume | undefined;
+}
+
+/** In descending order of ids. Unassigned volumes are left out unless asked for. */
+export function listVolumes(
+  database: Database,
+  tenant: string,
+  filter: { hypervisorId?: string; withUnassigned: boolean; limit: number; after?: string },
+): Promise<Page<Volume>> {
+  return pageOfRows(
+    database,
+    { TableName: database.tables.volumes, partition: ["tenant", tenant], sortKey: "id" },
+    {
+      limit: filter.limit,
+      after: filter.after,
+      accept: (row) =>
+        (filter.withUnassigned || row.unassigned !== true) &&
+        (filter.hypervisorId === undefined || row.hypervisorId === filter.hypervisorId),
+      read: (row) => row as unknown as Volume,
+    },
+  );
+}
+
+/** Volumes of every tenant on a hypervisor. Eventually consistent. */
+export async function* volumesOnHypervisor(database: Database, hypervisorId: string): AsyncGenerator<Volume> {
+  const rows = queryRows(database, {
+    TableName: database.tables.volumes,
+    IndexName: "by-hypervisor",
+    KeyConditionExpression: "hypervisorId = :hypervisor",
+    ExpressionAttributeValues: { ":hypervisor": hypervisorId },
+  });
+  for await (const row of rows) yield row as unknown as Volume;
+}
+
+/** Writes what discovery found; what Snapferry itself keeps of the volume (its counts, its restore) is left alone. */
+export async function recordDiscovered(
+  database: Database,
+  found: Omit<Volume, "backingUp" | "restoringJobId" | "missing">,
+): Promise<void> {
+  const { tenant, id, ...attributes } = found;
+  const update = updateExpression({ allocatedBytes: undefined, unsupported: undefined, ...attributes, missing: false });
+  await database.client.send(
+    new UpdateCommand({
+      TableName: database.tables.volumes,
+      Key: { tenant, id },
+      ...update,
+      UpdateExpression: `${update.UpdateExpression.replace(/^SET /, "SET backingUp = if_not_exists(backingUp, :zero), ")}`,
+      ExpressionAttributeValues: { ...update.ExpressionAttributeValues, ":zero": 0 },
+    }),
+  );
+}
+
+/** A volume that discovery did not find any more. */
+export async function markMissing(database: Database, volume: Key, discoveredAt: string): Promise<void> {
+  const update = updateExpression({ missing: true, discoveredAt });
+  await updateIfThere(database, volume, update, "attribute_exists(id) AND attribute_not_exists(restoringJobId)", {});
+}
+
+/** The row of a volume that a restore makes. A row of a volume that is missing by now may be taken over. */
+export function insertRestoringVolume(database: Database, volume: Volume): TransactionItem {
+  return {
+    Put: {
+      TableName: database.tables.volumes,
+      Item: volume,
+      ConditionExpression:
+        "attribute_not_exists(id) OR (missing = :true AND attribute_not_exists(restoringJobId) AND backingUp = :zero)",
+      ExpressionAttributeValues: { ":true": true, ":zero": 0 },
+    },
+  };
+}
+
+/** The restore is done: the volume is everybody's. */
+export function releaseRestoredVolume(
+  database: Database,
+  volume: Key,
+  jobId: string,
+  allocatedBytes: number | undefined,
+): TransactionItem {
+  const update = updateExpression({ restoringJobId: undefined, allocatedBytes });
+  return {
+    Update: {
+      TableName: database.tables.volumes,
+      Key: { tenant: volume.tenant, id: volume.id },
+      ...update,
+      ConditionExpression: "restoringJobId = :job",
+      ExpressionAttributeValues: { ...update.ExpressionAttributeValues, ":job": jobId },
+    },
+  };
+}
+
+/** Removes the row of a volume whose restore failed, after its bytes are gone. Gone is success. */
+export async function deleteRestoringVolume(database: Database, volume: Key, jobId: string): Promise<void> {
+  try {
+    await database.client.send(
+      new DeleteCommand({
+        TableName: database.tables.volumes,
+        Key: { tenant: volume.tenant, id: volume.id },
+        ConditionExpression: "attribute_not_exists(id) OR restoringJobId = :job",
+        ExpressionAttributeValues: { ":job": jobId },
+      }),
+    );
+  } catch (error) {
+    if (!(error instanceof ConditionalCheckFailedException)) throw error;
+  }
+}
+
+/** Removes a row that names nothing any more (its hypervisor is forgotten). */
+export async function forgetVolume(database: Database, volume: Key): Promise<void> {
+  await database.client.send(
+    new DeleteCommand({ TableName: database.tables.volumes, Key: { tenant: volume.tenant, id: volume.id } }),
+  );
+}
+
+/** Condition of another write: the volume is there and no restore is writing it. */
+export function requireUsableVolume(database: Database, volume: Key): TransactionItem {
+  return {
+    ConditionCheck: {
+      TableName: database.tables.volumes,
+      Key: { tenant: volume.tenant, id: volume.id },
+      ConditionExpression: "attribute_exists(id) AND attribute_not_exists(restoringJobId)",
+    },
+  };
+}
+
+/** One backup of the volume more, or one less. */
+export function countBackingUp(database: Database, volume: Key, difference: 1 | -1): TransactionItem {
+  return {
+    Update: {
+      TableName: database.tables.volumes,
+      Key: { tenant: volume.tenant, id: volume.id },
+      UpdateExpression: "ADD backingUp :difference",
+      ConditionExpression: "attribute_exists(id)",
+      ExpressionAttributeValues: { ":difference": difference },
+    },
+  };
+}
+
+/** Sets a count that was proven wrong, only while it is still the wrong one. */
+export async function correctBackingUp(database: Database, volume: Key, wrong: number, right: number): Promise<void> {
+  const update = updateExpression({ backingUp: right });
+  await updateIfThere(database, volume, update, "backingUp = :wrong", { ":wrong": wrong });
+}
+
+async function updateIfThere(
+  database: Database,
+  volume: Key,
+  update: ReturnType<typeof updateExpression>,
+  condition: string,
+  values: Row,
+): Promise<void> {
+  try {
+    await database.client.send(
+      new UpdateCommand({
+        TableName: database.tables.volumes,
+        Key: { tenant: volume.tenant, id: volume.id },
+        ...update,
+        ConditionExpression: condition,
+        ExpressionAttributeValues: { ...update.ExpressionAttributeValues, ...values },
+      }),
+    );
+  } catch (error) {
+    if (!(error instanceof ConditionalCheckFailedException)) throw error;
+  }
+}

@@ -1,0 +1,177 @@
+/** The rows' way from a queued backup to BackedUp, Error, or back to the queue. */
+import { type ErrorSummary, StateConflict } from "../domain/errors.ts";
+import { hasEnded, type Job } from "../domain/job.ts";
+import type { OnBackupFailure, Snapshot } from "../domain/snapshot.ts";
+import type { Database, TransactionItem } from "../tables/database.ts";
+import { getJob, insertJob, moveJob } from "../tables/jobs.ts";
+import { freeSlot, takeSlot } from "../tables/pools.ts";
+import { moveSnapshot } from "../tables/snapshots.ts";
+import { moveStoreReference, requireStoreReference } from "../tables/store-references.ts";
+import { countBackingUp } from "../tables/volumes.ts";
+import { imageReference, primaryReference, requireJob, requireSnapshot } from "./create-snapshot.ts";
+import { decideAndWrite, moveOrReplay } from "./decide-and-write.ts";
+
+/** A slot for the oldest queued job: job Running, snapshot BackingUp, one slot and one backup of the volume more. */
+export function startBackup(
+  database: Database,
+  queued: Pick<Job, "tenant" | "id">,
+  limit: number,
+  now: string,
+): Promise<"written" | "replay"> {
+  return decideAndWrite(database, async () => {
+    const job = await requireJob(database, queued.tenant, queued.id);
+    if (job.state !== "Queued") return "replay";
+    const snapshot = await requireSnapshot(database, job.tenant, job.snapshotId);
+    const to = moveOrReplay(snapshot, "BackupStarted", { jobId: job.id, attempt: 1 });
+    if (to === "replay") return "replay";
+    return [
+      takeSlot(database, poolOf(job), limit),
+      moveJob(
+        database,
+        job,
+        "Running",
+        { phase: "Exporting", attempt: 1, startedAt: now, updatedAt: now },
+        { from: ["Queued"] },
+      ),
+      moveSnapshot(database, snapshot, {
+        to,
+        jobId: job.id,
+        attempt: 1,
+        now,
+        set: { maxAttempts: job.policy.maxAttempts },
+      }),
+      countBackingUp(database, { tenant: snapshot.tenant, id: snapshot.volumeId }, 1),
+    ];
+  });
+}
+
+/** The root is published: snapshot BackedUp, this job and the one that waited for it Succeeded, the slot free. */
+export function backedUp(
+  database: Database,
+  running: Pick<Job, "tenant" | "id">,
+  stored: { attempt: number; installPath: string; storedBytes: number; logicalBytes: number },
+  now: string,
+): Promise<"written" | "replay"> {
+  return decideAndWrite(database, async () => {
+    const job = await requireJob(database, running.tenant, running.id);
+    const snapshot = await requireSnapshot(database, job.tenant, job.snapshotId);
+    const to = moveOrReplay(snapshot, "OperationSucceeded", { jobId: job.id, attempt: stored.attempt });
+    if (to === "replay") return "replay";
+    return [
+      moveSnapshot(database, snapshot, {
+        to,
+        jobId: job.id,
+        attempt: stored.attempt,
+        now,
+        set: { storedBytes: stored.storedBytes, backedUpAt: now, error: undefined, primaryKeptUntil: undefined },
+      }),
+      moveStoreReference(database, imageReference(snapshot), "Ready", {
+        jobId: job.id,
+        installPath: stored.installPath,
+        sizeBytes: stored.logicalBytes,
+        physicalBytes: stored.storedBytes,
+        updatedAt: now,
+      }),
+      moveJob(database, job, "Succeeded", { phase: "Closing", updatedAt: now }),
+      ...(await endOfParent(database, job, "Succeeded", undefined, now)),
+      ...releaseCapacity(database, job, snapshot),
+    ];
+  });
+}
+
+export interface BackupFailure {
+  readonly error: ErrorSummary;
+  readonly cancelled: boolean;
+  readonly onBackupFailure: OnBackupFailure;
+  readonly keptUntil: string;
+}
+
+/** The attempts are used up, or it was cancelled: snapshot Error (or back on primary when it is to be kept), jobs ended, the slot free. */
+export function backupFailed(
+  database: Database,
+  failed: Pick<Job, "tenant" | "id">,
+  failure: BackupFailure,
+  now: string,
+): Promise<"written" | "replay"> {
+  return decideAndWrite(database, async () => {
+    const job = await requireJob(database, failed.tenant, failed.id);
+    if (hasEnded(job.state)) return "replay";
+    const snapshot = await requireSnapshot(database, job.tenant, job.snapshotId);
+    const wasRunning = job.state === "Running";
+    const kept = failure.onBackupFailure === "keep" && wasRunning;
+    const to = moveOrReplay(snapshot, kept ? "BackupFailedButKept" : "OperationFailed", {
+      jobId: job.id,
+      attempt: job.attempt,
+    });
+    if (to === "replay") throw new StateConflict(`${snapshot.id} has failed already, but ${job.id} has not`);
+    const jobState = failure.cancelled ? "Cancelled" : "Failed";
+    return [
+      moveSnapshot(database, snapshot, {
+        to,
+        jobId: job.id,
+        attempt: job.attempt,
+        now,
+        set: { error: failure.error, ...(kept ? {} : { primaryKeptUntil: failure.keptUntil }) },
+      }),
+      moveJob(
+        database,
+        job,
+        jobState,
+        { phase: "Closing", error: failure.error, updatedAt: now },
+        { from: [job.state], close: !wasRunning },
+      ),
+      ...(await endOfParent(database, job, jobState, failure.error, now)),
+      ...(wasRunning ? releaseCapacity(database, job, snapshot) : []),
+    ];
+  });
+}
+
+/** The items that put a failed snapshot back into the queue, only while its bytes are still on primary. */
+export function requestBackup(
+  database: Database,
+  snapshot: Snapshot,
+  job: Omit<Job, "open">,
+  now: string,
+): TransactionItem[] {
+  const to = moveOrReplay(snapshot, "BackupRequested", { jobId: job.id, attempt: 0 });
+  if (to === "replay") return [];
+  return [
+    moveSnapshot(database, snapshot, {
+      to,
+      jobId: job.id,
+      attempt: 0,
+      now,
+      set: { error: undefined, primaryKeptUntil: undefined, maxAttempts: job.policy.maxAttempts },
+    }),
+    requireStoreReference(database, primaryReference(snapshot), "Ready"),
+    insertJob(database, job),
+  ];
+}
+
+function poolOf(job: Job): string {
+  if (job.pool === undefined) throw new StateConflict(`${job.id} belongs to no pool`);
+  return job.pool;
+}
+
+function releaseCapacity(database: Database, job: Job, snapshot: Snapshot): TransactionItem[] {
+  return [
+    freeSlot(database, poolOf(job)),
+    countBackingUp(database, { tenant: snapshot.tenant, id: snapshot.volumeId }, -1),
+  ];
+}
+
+/** The create job that waits for the backup ends as the backup does. */
+export async function endOfParent(
+  database: Database,
+  job: Job,
+  to: "Succeeded" | "Failed" | "Cancelled",
+  error: ErrorSummary | undefined,
+  now: string,
+): Promise<TransactionItem[]> {
+  if (job.parentJobId === undefined) return [];
+  const parent = await getJob(database, job.tenant, job.parentJobId);
+  if (!parent || hasEnded(parent.state)) return [];
+  return [
+    moveJob(database, parent, to, { phase: "Closing", ...(error ? { error } : {}), updatedAt: now }, { close: true }),
+  ];
+}
