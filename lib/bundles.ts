@@ -1,0 +1,84 @@
+/**
+ * The code of the functions: each entry file in one minified ES module with all it imports. One run of esbuild bundles all of them,
+ * which parses the AWS SDK once.
+ */
+import { cpSync, readdirSync, rmSync, statSync } from "node:fs";
+import { basename, extname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { Stack, Stage } from "aws-cdk-lib";
+import * as lambda from "aws-cdk-lib/aws-lambda";
+import type { Construct } from "constructs";
+import { buildSync } from "esbuild";
+
+const projectRoot = fileURLToPath(new URL("..", import.meta.url));
+
+/** The file of one function. */
+export interface Entry {
+  /** Path from the project's root. */
+  readonly file: string;
+  /** Whether the code asks the file system for more than Node can (clones, holes) by way of `koffi`, where that is at hand. */
+  readonly nativeFileCalls?: boolean;
+}
+
+/**
+ * Bundles `entries` beside the synthesised templates and returns the code of each. The CDK wants no code for stacks that it does
+ * not deploy (`cdk destroy`, `cdk list`): those get a placeholder.
+ */
+export function bundle<Name extends string>(
+  scope: Construct,
+  entries: Readonly<Record<Name, Entry>>,
+): Readonly<Record<Name, lambda.Code>> {
+  const names = Object.keys(entries) as Name[];
+  const codes = (code: (name: Name) => lambda.Code) =>
+    Object.fromEntries(names.map((name) => [name, code(name)])) as Record<Name, lambda.Code>;
+  if (!Stack.of(scope).bundlingRequired) return codes(() => lambda.Code.fromInline("// bundling was switched off"));
+
+  const directory = join(Stage.of(scope)?.outdir ?? projectRoot, "bundles");
+  rmSync(directory, { recursive: true, force: true });
+  compile(directory, Object.fromEntries(names.map((name) => [name, entries[name].file])));
+  for (const name of names) if (entries[name].nativeFileCalls) addKoffi(join(directory, name));
+  return codes((name) => lambda.Code.fromAsset(join(directory, name)));
+}
+
+/** Names of classes are kept: state machines catch errors by them. CommonJS modules inside expect a `require`. */
+function compile(outdir: string, entryPoints: Record<string, string>): void {
+  buildSync({
+    absWorkingDir: projectRoot,
+    entryPoints,
+    outdir,
+    entryNames: "[name]/index",
+    outExtension: { ".js": ".mjs" },
+    bundle: true,
+    platform: "node",
+    target: "node24",
+    format: "esm",
+    mainFields: ["module", "main"],
+    banner: {
+      js: 'import { createRequire as createRequireOfBundle } from "node:module"; const require = createRequireOfBundle(import.meta.url);',
+    },
+    external: ["koffi"],
+    minify: true,
+    keepNames: true,
+    sourcemap: true,
+    sourcesContent: false,
+    logLevel: "warning",
+  });
+}
+
+const loadable: ReadonlySet<string> = new Set([".js", ".cjs", ".json", ".node"]);
+const notOnLambda = /^(doc|lib|vendor|musl_.*)$/;
+
+/**
+ * What `koffi` loads, without its sources. npm installs the native part for the machine that deploys; where that is not the
+ * functions' own kind, they find none and do without.
+ */
+function addKoffi(directory: string): void {
+  const modules = join(projectRoot, "node_modules");
+  const natives = readdirSync(join(modules, "@koromix")).filter((name) => name.startsWith("koffi-linux-"));
+  for (const name of ["koffi", ...natives.map((native) => join("@koromix", native))])
+    cpSync(join(modules, name), join(directory, "node_modules", name), {
+      recursive: true,
+      filter: (source) =>
+        statSync(source).isDirectory() ? !notOnLambda.test(basename(source)) : loadable.has(extname(source)),
+    });
+}

@@ -1,0 +1,228 @@
+/**
+ * What whoever deploys decides: the values of CDK context (`cdk deploy -c key=value`, or `context` in cdk.json), each checked
+ * before anything is synthesised. Plain `cdk deploy` needs none of them.
+ */
+import { isIP } from "node:net";
+import { posix } from "node:path";
+import type { Node } from "constructs";
+import { type SettingName, settingNames, settingTexts } from "../lambdas/domain/settings.ts";
+
+/** A context value that cannot work. The message names the key and what to give instead. */
+export class InvalidContext extends Error {
+  override readonly name = "InvalidContext";
+}
+
+/** The context keys besides the settings of `lambdas/domain/settings.ts`, with what they mean. */
+export const contextKeys = {
+  "stack.name": "Name of the stack, and the prefix of everything named after it. Default Snapferry.",
+  "backup.retry": "Alias of backup.max.attempts that counts the retries after the first attempt.",
+  "backup.shard.concurrency": "Shards of one backup or restore that are copied at once. Default 4.",
+  "copy.reserved.concurrency":
+    "Concurrency reserved for the copy function; `none` reserves nothing. Default backup.pool.size x backup.shard.concurrency.",
+  "retain.data": "Whether tables and bucket survive the deletion of the stack. Default true.",
+  "kms.key.arn": "ARN of the KMS key that encrypts the backup bucket. Default: a key that S3 manages.",
+  "auth.issuer": "The `iss` that bearer tokens must carry.",
+  "auth.audience": "The `aud` that bearer tokens must carry.",
+  "auth.jwksUrl": "HTTPS address of the keys that bearer tokens are signed with.",
+  "endpoints.allowed.cidrs":
+    "Comma-separated private address ranges that endpoints of stores and hypervisors may lie in. Default none.",
+  "file.roots": "Comma-separated absolute directories that hypervisors of kind `file` may lie in. Default none.",
+  "file.efsAccessPointArn":
+    "ARN of an EFS access point to mount at /mnt/volumes, with file.subnetIds and file.securityGroupIds.",
+  "file.subnetIds":
+    "Comma-separated subnets from which the EFS access point, S3 and the other AWS services are reachable.",
+  "file.securityGroupIds": "Comma-separated security groups for the functions that mount the EFS access point.",
+  "notify.email": "Address that is told of every change of a snapshot's state.",
+  "alarm.email": "Address that is told of alarms.",
+  "api.rate": "Requests a second that the API takes. Default 50.",
+  "api.burst": "Requests at once that the API takes. Default 100.",
+} as const;
+
+type ContextKey = keyof typeof contextKeys | SettingName;
+
+/** Who may call the API. */
+export interface Authentication {
+  readonly issuer: string;
+  readonly audience: string;
+  readonly jwksUrl: string;
+}
+
+/** A file system for hypervisors of kind `file`. */
+export interface MountedFileSystem {
+  readonly accessPointArn: string;
+  readonly subnetIds: readonly string[];
+  readonly securityGroupIds: readonly string[];
+}
+
+/** The checked context. */
+export interface Deployment {
+  readonly stackName: string;
+  readonly settings: Readonly<Record<SettingName, string>>;
+  readonly shardConcurrency: number;
+  /** Undefined: nothing is reserved. */
+  readonly copyReservedConcurrency: number | undefined;
+  readonly retainData: boolean;
+  readonly kmsKeyArn: string | undefined;
+  /** Undefined: the API lets nobody in. */
+  readonly authentication: Authentication | undefined;
+  readonly allowedCidrs: readonly string[];
+  readonly fileRoots: readonly string[];
+  readonly fileSystem: MountedFileSystem | undefined;
+  readonly notifyEmail: string | undefined;
+  readonly alarmEmail: string | undefined;
+  readonly apiRate: number;
+  readonly apiBurst: number;
+}
+
+/** Reads and checks all context of the app. Throws {@link InvalidContext} or InvalidSetting. */
+export function readDeployment(node: Node): Deployment {
+  const given: Record<string, unknown> = node.getAllContext();
+  refuseUnknownKeys(Object.keys(given));
+  const text = (key: ContextKey) => textOf(key, given[key]);
+  const settings = settingTexts((name) => text(name as ContextKey));
+  const shardConcurrency = wholeNumber("backup.shard.concurrency", text("backup.shard.concurrency") ?? "4", 1, 100);
+  return {
+    stackName: stackName(text("stack.name") ?? "Snapferry"),
+    settings,
+    shardConcurrency,
+    copyReservedConcurrency: reservedConcurrency(
+      text("copy.reserved.concurrency") ?? String(Number(settings["backup.pool.size"]) * shardConcurrency),
+    ),
+    retainData: yesOrNo("retain.data", text("retain.data") ?? "true"),
+    kmsKeyArn: matching(
+      "kms.key.arn",
+      text("kms.key.arn"),
+      /^arn:[\w-]+:kms:[\w-]+:\d{12}:key\/[\w-]+$/,
+      "a key's ARN",
+    ),
+    authentication: authentication(text("auth.issuer"), text("auth.audience"), text("auth.jwksUrl")),
+    allowedCidrs: list(text("endpoints.allowed.cidrs")).map(cidr),
+    fileRoots: list(text("file.roots")).map(fileRoot),
+    fileSystem: fileSystem(
+      text("file.efsAccessPointArn"),
+      list(text("file.subnetIds")),
+      list(text("file.securityGroupIds")),
+    ),
+    notifyEmail: matching("notify.email", text("notify.email"), emailAddress, "an e-mail address"),
+    alarmEmail: matching("alarm.email", text("alarm.email"), emailAddress, "an e-mail address"),
+    apiRate: wholeNumber("api.rate", text("api.rate") ?? "50", 1, 10_000),
+    apiBurst: wholeNumber("api.burst", text("api.burst") ?? "100", 1, 5_000),
+  };
+}
+
+const emailAddress = /^[^@\s]+@[^@\s]+$/;
+
+const knownKeys: ReadonlySet<string> = new Set([...Object.keys(contextKeys), ...settingNames]);
+const namespaces: ReadonlySet<string> = new Set([...knownKeys].map(namespaceOf));
+
+function namespaceOf(key: string): string {
+  return key.slice(0, Math.max(0, key.indexOf(".")));
+}
+
+/** A misspelt key would leave its default in force without a word. Keys of the CDK and of others start otherwise. */
+function refuseUnknownKeys(keys: readonly string[]): void {
+  for (const key of keys) {
+    if (knownKeys.has(key) || !namespaces.has(namespaceOf(key))) continue;
+    const siblings = [...knownKeys].filter((known) => namespaceOf(known) === namespaceOf(key));
+    throw new InvalidContext(`context ${key} is not known; there are ${siblings.sort().join(", ")}`);
+  }
+}
+
+/** Context comes as text from the command line and as any JSON from cdk.json. Empty means not given. */
+function textOf(key: string, value: unknown): string | undefined {
+  if (value === undefined || value === null) return undefined;
+  if (Array.isArray(value)) return value.map((item) => textOf(key, item)).join(",") || undefined;
+  if (typeof value === "object") throw new InvalidContext(`context ${key} must be a text, not a JSON object`);
+  return String(value).trim() || undefined;
+}
+
+function list(text: string | undefined): string[] {
+  return (text ?? "")
+    .split(",")
+    .map((item) => item.trim())
+    .filter((item) => item !== "");
+}
+
+function wholeNumber(key: ContextKey, text: string, minimum: number, maximum: number): number {
+  const value = Number(text);
+  if (/^\d{1,9}$/.test(text) && value >= minimum && value <= maximum) return value;
+  throw new InvalidContext(`context ${key} must be a whole number from ${minimum} to ${maximum}, not "${text}"`);
+}
+
+function yesOrNo(key: ContextKey, text: string): boolean {
+  if (text === "true" || text === "false") return text === "true";
+  throw new InvalidContext(`context ${key} must be true or false, not "${text}"`);
+}
+
+function matching(key: ContextKey, text: string | undefined, pattern: RegExp, what: string): string | undefined {
+  if (text === undefined || pattern.test(text)) return text;
+  throw new InvalidContext(`context ${key} must be ${what}, not "${text}"`);
+}
+
+/** 60 characters leave room for the longest name made of it: a state machine's, of at most 80. */
+function stackName(text: string): string {
+  if (/^[A-Za-z][A-Za-z0-9-]{0,59}$/.test(text)) return text;
+  throw new InvalidContext(
+    `context stack.name must start with a letter and have at most 60 letters, digits and hyphens, not "${text}"`,
+  );
+}
+
+function reservedConcurrency(text: string): number | undefined {
+  return text === "none" ? undefined : wholeNumber("copy.reserved.concurrency", text, 1, 100_000);
+}
+
+function authentication(
+  issuer: string | undefined,
+  audience: string | undefined,
+  jwksUrl: string | undefined,
+): Authentication | undefined {
+  if (issuer === undefined && audience === undefined && jwksUrl === undefined) return undefined;
+  if (issuer === undefined || audience === undefined || jwksUrl === undefined) {
+    throw new InvalidContext(
+      "context auth.issuer, auth.audience and auth.jwksUrl belong together; give all three, or none of them for an API that lets nobody in",
+    );
+  }
+  return { issuer, audience, jwksUrl: keysUrl(jwksUrl) };
+}
+
+const loopbackHosts: ReadonlySet<string> = new Set(["localhost", "127.0.0.1", "[::1]"]);
+
+/** Keys that come over a connection anybody can change would let anybody in. */
+function keysUrl(text: string): string {
+  const url = URL.canParse(text) ? new URL(text) : undefined;
+  if (url?.protocol === "https:" || (url?.protocol === "http:" && loopbackHosts.has(url.hostname))) return text;
+  throw new InvalidContext(`context auth.jwksUrl must be an https:// address, not "${text}"`);
+}
+
+function cidr(text: string): string {
+  const [address = "", prefix = "", ...rest] = text.split("/");
+  const bits = { 0: -1, 4: 32, 6: 128 }[isIP(address)] ?? -1;
+  if (rest.length === 0 && /^\d{1,3}$/.test(prefix) && Number(prefix) <= bits) return text;
+  throw new InvalidContext(
+    `context endpoints.allowed.cidrs must list address ranges such as 10.0.0.0/8, separated by commas; "${text}" is none`,
+  );
+}
+
+function fileRoot(text: string): string {
+  const normal = posix.normalize(text).replace(/(?<=.)\/$/, "");
+  if (posix.isAbsolute(text) && normal === text.replace(/(?<=.)\/$/, "") && normal !== "/") return normal;
+  throw new InvalidContext(
+    `context file.roots must list absolute directories below / without . or .., separated by commas; "${text}" is none`,
+  );
+}
+
+function fileSystem(
+  accessPointArn: string | undefined,
+  subnetIds: readonly string[],
+  securityGroupIds: readonly string[],
+): MountedFileSystem | undefined {
+  if (accessPointArn === undefined && subnetIds.length === 0 && securityGroupIds.length === 0) return undefined;
+  if (accessPointArn === undefined || subnetIds.length === 0 || securityGroupIds.length === 0) {
+    throw new InvalidContext(
+      "context file.efsAccessPointArn, file.subnetIds and file.securityGroupIds belong together; give all three or none of them",
+    );
+  }
+  const arn = /^arn:[\w-]+:elasticfilesystem:[\w-]+:\d{12}:access-point\/fsap-[0-9a-f]+$/;
+  matching("file.efsAccessPointArn", accessPointArn, arn, "an access point's ARN");
+  return { accessPointArn, subnetIds, securityGroupIds };
+}

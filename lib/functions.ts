@@ -1,0 +1,254 @@
+/**
+ * The eight functions, split by what they may do:
+ *
+ * - `api` and `inventory` answer HTTP requests: the first starts and stops work, the second looks at hypervisors and stores;
+ * - `tasks`, `copy` and `collect` are called by state machines: the steps of jobs, the copying of bytes, and garbage collection,
+ *   which alone may delete versions of objects;
+ * - `dispatch`, `publish` and `reconcile` are called by streams and rules.
+ */
+import { ArnFormat, Duration, Stack } from "aws-cdk-lib";
+import { Construct } from "constructs";
+import { type JobKind, jobKinds } from "../lambdas/domain/job.ts";
+import type { BackupBucket } from "./backup-bucket.ts";
+import { bundle, type Entry } from "./bundles.ts";
+import type { Deployment } from "./deployment.ts";
+import type { Events } from "./events.ts";
+import { HandlerFunction } from "./handler-function.ts";
+import type { MachineArns } from "./machine-arns.ts";
+import { allow } from "./permissions.ts";
+import type { Settings } from "./settings.ts";
+import type { Tables } from "./tables.ts";
+
+/** Where the functions that read and write volumes find a mounted file system. */
+const fileSystemPath = "/mnt/volumes";
+
+/** Hypervisors' and stores' secrets are those whose names begin with this. */
+const secretPrefix = "snapferry/";
+
+/** API Gateway gives up after 29 seconds, Lambda after 15 minutes. 1769 MiB come with one whole processor. */
+const definitions = {
+  api: { file: "lambdas/api/backups-handler.ts", seconds: 29, memoryMiB: 512, does: "API: snapshots, jobs, volumes" },
+  inventory: {
+    file: "lambdas/api/inventory-handler.ts",
+    nativeFileCalls: true,
+    seconds: 29,
+    memoryMiB: 512,
+    does: "API: hypervisors and stores",
+  },
+  tasks: {
+    file: "lambdas/tasks/handler.ts",
+    nativeFileCalls: true,
+    seconds: 900,
+    memoryMiB: 1024,
+    does: "Steps of jobs",
+  },
+  copy: {
+    file: "lambdas/tasks/copy-handler.ts",
+    nativeFileCalls: true,
+    seconds: 900,
+    memoryMiB: 1769,
+    does: "Copies one shard of a volume",
+  },
+  collect: {
+    file: "lambdas/tasks/collect-handler.ts",
+    nativeFileCalls: true,
+    seconds: 900,
+    memoryMiB: 1024,
+    does: "Reconciles jobs with executions and collects garbage",
+  },
+  dispatch: { file: "lambdas/events/dispatch.ts", seconds: 60, memoryMiB: 256, does: "Starts queued backups" },
+  publish: { file: "lambdas/events/publish.ts", seconds: 60, memoryMiB: 256, does: "Publishes changes of snapshots" },
+  reconcile: {
+    file: "lambdas/events/reconcile.ts",
+    seconds: 60,
+    memoryMiB: 256,
+    does: "Closes jobs whose executions ended badly",
+  },
+} as const satisfies Record<string, Entry & { seconds: number; memoryMiB: number; does: string }>;
+
+export type FunctionName = keyof typeof definitions;
+
+/** {@link Functions} */
+export interface FunctionsProps {
+  readonly deployment: Deployment;
+  readonly tables: Tables;
+  readonly backupBucket: BackupBucket;
+  readonly settings: Settings;
+  readonly machineArns: MachineArns;
+  readonly events: Events;
+}
+
+export class Functions extends Construct {
+  readonly api: HandlerFunction;
+  readonly inventory: HandlerFunction;
+  readonly tasks: HandlerFunction;
+  readonly copy: HandlerFunction;
+  readonly collect: HandlerFunction;
+  readonly dispatch: HandlerFunction;
+  readonly publish: HandlerFunction;
+  readonly reconcile: HandlerFunction;
+  readonly #props: FunctionsProps;
+
+  constructor(scope: Construct, id: string, props: FunctionsProps) {
+    super(scope, id);
+    this.#props = props;
+    const codes = bundle(this, definitions);
+    const define = (name: FunctionName, reservedConcurrency?: number) => {
+      const { does, seconds, memoryMiB } = definitions[name];
+      return new HandlerFunction(
+        this,
+        name.replace(/^./, (letter) => letter.toUpperCase()),
+        {
+          service: name,
+          description: `Snapferry: ${does}`,
+          code: codes[name],
+          timeout: Duration.seconds(seconds),
+          memoryMiB,
+          reservedConcurrency,
+        },
+      );
+    };
+    this.api = define("api");
+    this.inventory = define("inventory");
+    this.tasks = define("tasks");
+    this.copy = define("copy", props.deployment.copyReservedConcurrency);
+    this.collect = define("collect");
+    this.dispatch = define("dispatch");
+    this.publish = define("publish");
+    this.reconcile = define("reconcile");
+
+    this.#grantApi();
+    this.#grantWorkers();
+    this.#grantEventHandlers();
+  }
+
+  #grantApi(): void {
+    const { tables, settings, deployment } = this.#props;
+    tables.grant(this.api, {
+      Snapshots: "write",
+      StoreReferences: "read",
+      Jobs: "write",
+      Volumes: "write",
+      Hypervisors: "read",
+      Stores: "read",
+      Pools: "update",
+      Progress: "read",
+      Requests: "write",
+    });
+    this.#allowStart(this.api, ["create-snapshot", "restore-volume", "delete-snapshot"]);
+    this.#allowStop(this.api);
+    tables.grant(this.inventory, {
+      Snapshots: "read",
+      Jobs: "read",
+      Volumes: "write",
+      Hypervisors: "write",
+      Stores: "write",
+      Requests: "write",
+    });
+    this.#openHypervisorsAndStores(this.inventory);
+    for (const handler of [this.api, this.inventory]) {
+      settings.grantRead(handler);
+      if (deployment.authentication === undefined) continue;
+      handler.addEnvironment("AUTH_ISSUER", deployment.authentication.issuer);
+      handler.addEnvironment("AUTH_AUDIENCE", deployment.authentication.audience);
+      handler.addEnvironment("AUTH_JWKS_URL", deployment.authentication.jwksUrl);
+    }
+  }
+
+  #grantWorkers(): void {
+    const { tables, settings, backupBucket } = this.#props;
+    const ofJobs = {
+      Snapshots: "write",
+      StoreReferences: "write",
+      Jobs: "write",
+      Volumes: "write",
+      Hypervisors: "read",
+      Stores: "read",
+      Pools: "write",
+      Progress: "write",
+    } as const;
+    tables.grant(this.tasks, ofJobs);
+    tables.grant(this.collect, ofJobs);
+    tables.grant(this.copy, {
+      Snapshots: "read",
+      Jobs: "read",
+      Volumes: "read",
+      Hypervisors: "read",
+      Stores: "read",
+      Progress: "write",
+    });
+    backupBucket.grant(this.tasks, ["read", "write", "delete"]);
+    backupBucket.grant(this.copy, ["read", "write"]);
+    backupBucket.grant(this.collect, ["read", "write", "delete", "deleteVersions"]);
+    for (const handler of [this.tasks, this.copy, this.collect]) this.#openHypervisorsAndStores(handler);
+    for (const handler of [this.tasks, this.collect]) settings.grantRead(handler);
+    this.#allowStart(this.collect, jobKinds);
+    this.#allowStop(this.collect);
+    this.#allowDescribe(this.collect);
+  }
+
+  #grantEventHandlers(): void {
+    const { tables, settings, events } = this.#props;
+    tables.grant(this.dispatch, { Jobs: "write", Snapshots: "write", Volumes: "write", Pools: "write" });
+    settings.grantRead(this.dispatch);
+    this.#allowStart(this.dispatch, ["backup-snapshot"]);
+    events.grantPublish(this.publish);
+    tables.grant(this.reconcile, {
+      Snapshots: "write",
+      StoreReferences: "write",
+      Jobs: "write",
+      Volumes: "write",
+      Hypervisors: "read",
+      Stores: "read",
+      Pools: "write",
+      Progress: "write",
+    });
+    settings.grantRead(this.reconcile);
+    this.#allowStart(this.reconcile, jobKinds);
+    this.#allowDescribe(this.reconcile);
+  }
+
+  /** What a function needs that talks to hypervisors and to stores of their own credentials. */
+  #openHypervisorsAndStores(handler: HandlerFunction): void {
+    const { deployment } = this.#props;
+    allow(handler.role, {
+      actions: ["secretsmanager:GetSecretValue"],
+      resources: [
+        Stack.of(this).formatArn({
+          service: "secretsmanager",
+          resource: "secret",
+          resourceName: `${secretPrefix}*`,
+          arnFormat: ArnFormat.COLON_RESOURCE_NAME,
+        }),
+      ],
+      wildcardBecause: "Administrators register hypervisors and stores with secrets of this prefix.",
+    });
+    handler.addEnvironment("FILE_ROOTS", deployment.fileRoots.join(","));
+    handler.addEnvironment("ALLOWED_CIDRS", deployment.allowedCidrs.join(","));
+    if (deployment.fileSystem) handler.mount(deployment.fileSystem, fileSystemPath);
+  }
+
+  #allowStart(handler: HandlerFunction, kinds: readonly JobKind[]): void {
+    allow(handler.role, {
+      actions: ["states:StartExecution"],
+      resources: kinds.map((kind) => this.#props.machineArns.of(kind)),
+    });
+    handler.addEnvironment("STATE_MACHINE_ARN_PREFIX", this.#props.machineArns.prefix);
+  }
+
+  #allowStop(handler: HandlerFunction): void {
+    this.#allowOnExecutions(handler, "states:StopExecution");
+  }
+
+  #allowDescribe(handler: HandlerFunction): void {
+    this.#allowOnExecutions(handler, "states:DescribeExecution");
+  }
+
+  #allowOnExecutions(handler: HandlerFunction, action: string): void {
+    allow(handler.role, {
+      actions: [action],
+      resources: jobKinds.map((kind) => this.#props.machineArns.executionsOf(kind)),
+      wildcardBecause: "Executions are named after jobs, which do not exist yet.",
+    });
+  }
+}
