@@ -3,6 +3,7 @@
  * that runs twice counts once; the total grows by the difference.
  */
 import { UpdateCommand } from "@aws-sdk/lib-dynamodb";
+import type { ErrorSummary } from "../domain/errors.ts";
 import { type Database, getRow } from "./database.ts";
 
 export interface Progress {
@@ -63,6 +64,38 @@ export async function reportProgress(
       ExpressionAttributeValues: { ":difference": difference },
     }),
   );
+}
+
+/** Why a shard of this attempt failed; the last one that says so counts. */
+export async function recordShardFailure(
+  database: Database,
+  jobId: string,
+  attempt: number,
+  error: ErrorSummary,
+  now: Date,
+): Promise<void> {
+  await database.client.send(
+    new UpdateCommand({
+      TableName: database.tables.progress,
+      Key: { jobId, part: failurePart(attempt) },
+      UpdateExpression: "SET #error = :error, expiresAt = :expiresAt",
+      ExpressionAttributeNames: { "#error": "error" },
+      ExpressionAttributeValues: { ":error": error, ":expiresAt": expiry(now) },
+    }),
+  );
+}
+
+export async function shardFailure(
+  database: Database,
+  jobId: string,
+  attempt: number,
+): Promise<ErrorSummary | undefined> {
+  const row = await getRow(database, database.tables.progress, { jobId, part: failurePart(attempt) });
+  return row?.error as ErrorSummary | undefined;
+}
+
+function failurePart(attempt: number): string {
+  return `failure#${attempt}`;
 }
 
 function expiry(now: Date): number {

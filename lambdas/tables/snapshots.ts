@@ -18,7 +18,8 @@ const keepDestroyedSeconds = 30 * 86_400;
 /** States in which a snapshot rests; all others are listed in the `by-state` index for garbage collection. */
 const settledStates: ReadonlySet<SnapshotState> = new Set(["BackedUp", "Destroyed"]);
 
-function readSnapshot(row: Row): Snapshot {
+/** A row as the domain knows it, without the attributes that only serve indexes. */
+export function readSnapshot(row: Row): Snapshot {
   const { volumeKey: _volumeKey, unsettled: _unsettled, expiresAt: _expiresAt, readers, ...snapshot } = row;
   return { ...snapshot, readers: [...((readers as Set<string> | undefined) ?? [])].sort() } as unknown as Snapshot;
 }
@@ -129,6 +130,23 @@ export function moveSnapshot(database: Database, snapshot: Snapshot, move: Snaps
       ExpressionAttributeValues: { ...update.ExpressionAttributeValues, ":expectedCount": snapshot.updateCount },
     },
   };
+}
+
+/** How much room the frozen state takes on primary now; no change of state. */
+export async function recordPhysicalBytes(
+  database: Database,
+  snapshot: Pick<Snapshot, "tenant" | "id">,
+  physicalBytes: number,
+): Promise<void> {
+  await database.client.send(
+    new UpdateCommand({
+      TableName: database.tables.snapshots,
+      Key: { tenant: snapshot.tenant, id: snapshot.id },
+      UpdateExpression: "SET physicalBytes = :bytes",
+      ConditionExpression: "attribute_exists(id)",
+      ExpressionAttributeValues: { ":bytes": physicalBytes },
+    }),
+  );
 }
 
 /** Takes a reader's lease: only while the snapshot is BackedUp. */

@@ -1,6 +1,6 @@
 /** Volume rows. */
 import { ConditionalCheckFailedException } from "@aws-sdk/client-dynamodb";
-import { DeleteCommand, UpdateCommand } from "@aws-sdk/lib-dynamodb";
+import { DeleteCommand, ScanCommand, UpdateCommand } from "@aws-sdk/lib-dynamodb";
 import type { Volume } from "../domain/inventory.ts";
 import {
   type Database,
@@ -151,6 +151,23 @@ export function countBackingUp(database: Database, volume: Key, difference: 1 | 
       ExpressionAttributeValues: { ":difference": difference },
     },
   };
+}
+
+/** Volumes of every tenant whose count of backups is not 0. Reads the whole table: for the reconciler, not for requests. */
+export async function* volumesBackingUp(database: Database): AsyncGenerator<Volume> {
+  let start: Row | undefined;
+  do {
+    const page = await database.client.send(
+      new ScanCommand({
+        TableName: database.tables.volumes,
+        FilterExpression: "backingUp <> :zero",
+        ExpressionAttributeValues: { ":zero": 0 },
+        ExclusiveStartKey: start,
+      }),
+    );
+    for (const row of page.Items ?? []) yield row as unknown as Volume;
+    start = page.LastEvaluatedKey;
+  } while (start !== undefined);
 }
 
 /** Sets a count that was proven wrong, only while it is still the wrong one. */

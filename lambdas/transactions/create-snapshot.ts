@@ -190,6 +190,20 @@ export async function requireJob(database: Database, tenant: string, id: string)
   return job;
 }
 
+/** A queued job that no pool holds back starts; one that runs already is a replay. */
+export function beginJob(
+  database: Database,
+  queued: Pick<Job, "tenant" | "id">,
+  phase: Job["phase"],
+  now: string,
+): Promise<"written" | "replay"> {
+  return decideAndWrite(database, async () => {
+    const job = await requireJob(database, queued.tenant, queued.id);
+    if (job.state !== "Queued") return "replay";
+    return [moveJob(database, job, "Running", { phase, startedAt: now, updatedAt: now }, { from: ["Queued"] })];
+  });
+}
+
 function awaitBackup(database: Database, job: Job, backupJobId: string, now: string): TransactionItem {
   return {
     Update: {

@@ -7,7 +7,7 @@ import { getJob, insertJob, moveJob } from "../tables/jobs.ts";
 import { moveSnapshot } from "../tables/snapshots.ts";
 import { removeStoreReference, storeReferencesOf } from "../tables/store-references.ts";
 import { endOfParent } from "./backup-snapshot.ts";
-import { requireJob, requireSnapshot } from "./create-snapshot.ts";
+import { beginJob, requireJob, requireSnapshot } from "./create-snapshot.ts";
 import { decideAndWrite, moveOrReplay } from "./decide-and-write.ts";
 
 /**
@@ -27,6 +27,15 @@ export async function requestDelete(
     insertJob(database, job),
     ...(await cancelWaiting(database, snapshot, now)),
   ];
+}
+
+/** The job is Running. */
+export function beginDelete(
+  database: Database,
+  queued: Pick<Job, "tenant" | "id">,
+  now: string,
+): Promise<"written" | "replay"> {
+  return beginJob(database, queued, "Deleting", now);
 }
 
 /** All bytes are gone: the references go, the snapshot is Destroyed. Its row stays for a while with the last error. */

@@ -7,7 +7,7 @@ import type { Database, TransactionItem } from "../tables/database.ts";
 import { insertJob, moveJob } from "../tables/jobs.ts";
 import { addReader } from "../tables/snapshots.ts";
 import { insertRestoringVolume, releaseRestoredVolume } from "../tables/volumes.ts";
-import { requireJob } from "./create-snapshot.ts";
+import { beginJob, requireJob } from "./create-snapshot.ts";
 import { decideAndWrite } from "./decide-and-write.ts";
 
 /** The items that record the request: lease on the snapshot (only while it is BackedUp), job Queued, row of the new volume. */
@@ -20,6 +20,16 @@ export function requestRestore(
   return [addReader(database, snapshot, job.id), insertRestoringVolume(database, volume), insertJob(database, job)];
 }
 
+/** The job is Running. */
+export function beginRestore(
+  database: Database,
+  queued: Pick<Job, "tenant" | "id">,
+  now: string,
+): Promise<"written" | "replay"> {
+  return beginJob(database, queued, "Planning", now);
+}
+
+/** The volume is complete and has its name. */
 export function restored(
   database: Database,
   running: Pick<Job, "tenant" | "id">,

@@ -1,0 +1,72 @@
+import {
+  GetSecretValueCommand,
+  ResourceNotFoundException,
+  SecretsManagerClient,
+} from "@aws-sdk/client-secrets-manager";
+import { z } from "zod";
+import { SecretUnusable, StoreRefused } from "../domain/errors.ts";
+import { defaultStoreId, type StoreRow } from "../domain/inventory.ts";
+import { environmentList, requiredEnvironment } from "../environment.ts";
+import { createS3Client, S3ObjectStore } from "../repository/s3-object-store.ts";
+import type { Database } from "../tables/database.ts";
+import { getStore } from "../tables/stores.ts";
+
+/** A client with its credentials serves this long; then the secret is read again, so that a rotation takes effect. */
+const keepClientMilliseconds = 300_000;
+
+const credentialsSchema = z.object({ accessKeyId: z.string().min(1), secretAccessKey: z.string().min(1) });
+
+let ownStore: S3ObjectStore | undefined;
+let secrets: SecretsManagerClient | undefined;
+const opened = new Map<string, { store: S3ObjectStore; until: number }>();
+
+/** The stack's own bucket. */
+export function ownBucket(): S3ObjectStore {
+  ownStore ??= new S3ObjectStore({ client: createS3Client({}), bucket: requiredEnvironment("BACKUP_BUCKET") });
+  return ownStore;
+}
+
+/** The store of that id. Throws StoreRefused when it is not registered (any more). */
+export async function openRegisteredStore(database: Database, tenant: string, id: string): Promise<S3ObjectStore> {
+  if (id === defaultStoreId) return ownBucket();
+  const key = `${tenant}/${id}`;
+  const known = opened.get(key);
+  if (known && known.until > Date.now()) return known.store;
+  const row = await getStore(database, tenant, id);
+  if (!row) throw new StoreRefused(`${id} is no longer registered`);
+  const store = await openStore(row);
+  opened.set(key, { store, until: Date.now() + keepClientMilliseconds });
+  return store;
+}
+
+/** The store that these settings describe, registered or about to be. Reads its secret. */
+export async function openStore(
+  settings: Pick<StoreRow, "bucket" | "prefix" | "endpoint" | "region" | "pathStyle" | "secretId">,
+): Promise<S3ObjectStore> {
+  const client = createS3Client({
+    region: settings.region,
+    pathStyle: settings.pathStyle,
+    credentials: await readCredentials(settings.secretId),
+    ...(settings.endpoint === undefined
+      ? {}
+      : { endpoint: settings.endpoint, allowedCidrs: environmentList("ALLOWED_CIDRS") }),
+  });
+  return new S3ObjectStore({ client, bucket: settings.bucket, prefix: settings.prefix });
+}
+
+/** The secret's value never leaves this function but as credentials of a client. Throws SecretUnusable with what is wrong. */
+async function readCredentials(secretId: string): Promise<z.infer<typeof credentialsSchema>> {
+  secrets ??= new SecretsManagerClient({ maxAttempts: 4 });
+  let text: string | undefined;
+  try {
+    text = (await secrets.send(new GetSecretValueCommand({ SecretId: secretId }))).SecretString;
+  } catch (error) {
+    if (error instanceof ResourceNotFoundException) throw new SecretUnusable(`there is no secret ${secretId}`);
+    throw error;
+  }
+  try {
+    return credentialsSchema.parse(JSON.parse(text ?? ""));
+  } catch {
+    throw new SecretUnusable(`the secret ${secretId} must be JSON with the texts accessKeyId and secretAccessKey`);
+  }
+}

@@ -1,0 +1,124 @@
+/** What an ended job leaves behind, taken away. Every step may run twice; gone is success. */
+import { dedupDomain } from "../domain/inventory.ts";
+import type { Job } from "../domain/job.ts";
+import type { Snapshot } from "../domain/snapshot.ts";
+import type { NewVolume } from "../hypervisors/port.ts";
+import { unpinJob } from "../repository/pin.ts";
+import { finishRestorePlan } from "../repository/reader.ts";
+import { collectJob, sweepDomain } from "../repository/sweep.ts";
+import type { Services } from "../services.ts";
+import { closeJob } from "../tables/jobs.ts";
+import { getSnapshot, recordPhysicalBytes, removeReader } from "../tables/snapshots.ts";
+import { deleteStoreReference, getStoreReference, writeStoreReference } from "../tables/store-references.ts";
+import { deleteRestoringVolume } from "../tables/volumes.ts";
+import { primaryReference } from "../transactions/create-snapshot.ts";
+
+/** Key, in the stack's bucket, of the list that a Distributed Map of this job reads. */
+export function mapItemsKey(jobId: string): string {
+  return `executions/${jobId}/shards.json`;
+}
+
+/** After a backup that has succeeded: its pin goes, and the copy on primary unless it is to stay. Then the job is closed. */
+export async function settleBackup(services: Services, job: Pick<Job, "tenant" | "id" | "snapshotId">): Promise<void> {
+  const snapshot = await getSnapshot(services.database, job.tenant, job.snapshotId);
+  if (snapshot) {
+    await unpinJob(await backupOf(services, snapshot, job.id));
+    if (snapshot.state === "BackedUp" && !(await services.settings()).retainPrimary)
+      await removePrimary(services, snapshot, job.id);
+  }
+  await removeMapItems(services, job.id);
+  await closeJob(services.database, job);
+}
+
+/** The frozen bytes go first, then their reference. */
+export async function removePrimary(services: Services, snapshot: Snapshot, jobId: string): Promise<void> {
+  const { database } = services;
+  const key = primaryReference(snapshot);
+  const reference = await getStoreReference(database, key);
+  if (!reference) return;
+  await writeStoreReference(database, key, "Destroying", { jobId, updatedAt: services.now().toISOString() });
+  const hypervisor = await services.hypervisor(snapshot.hypervisorTenant, snapshot.hypervisorId);
+  await hypervisor.deleteSnapshot(reference.installPath);
+  await recordPhysicalBytes(database, snapshot, 0);
+  await deleteStoreReference(database, key);
+}
+
+/** Closes the export of a snapshot's frozen bytes, however far its opening came. */
+export async function closeExportOf(services: Services, snapshot: Snapshot): Promise<void> {
+  const reference = await getStoreReference(services.database, primaryReference(snapshot));
+  if (!reference) return;
+  const hypervisor = await services.hypervisor(snapshot.hypervisorTenant, snapshot.hypervisorId);
+  await hypervisor.closeExport({
+    kind: hypervisor.kind,
+    snapshotId: snapshot.id,
+    installPath: reference.installPath,
+    sizeBytes: reference.sizeBytes ?? 0,
+  });
+}
+
+/**
+ * Cleans up after an ended job and closes it. Answers false when there is more to do than the time allowed for.
+ * Call it when no late worker of the job can still write.
+ */
+export async function cleanUpAfter(services: Services, job: Job, until: () => boolean): Promise<boolean> {
+  const snapshot = await getSnapshot(services.database, job.tenant, job.snapshotId);
+  if (job.kind === "backup-snapshot" && snapshot) {
+    if (job.state === "Succeeded") {
+      await closeExportOf(services, snapshot);
+      await settleBackup(services, job);
+      return true;
+    }
+    if (snapshot.jobId === job.id) await closeExportOf(services, snapshot);
+    const { store, domain } = await backupOf(services, snapshot, job.id);
+    await collectJob({ store, domain, jobId: job.id });
+    if (!(await sweepDomain({ store, domain }, { until })).finished) return false;
+  }
+  if (job.kind === "restore-volume") {
+    if (job.state !== "Succeeded") await discardRestore(services, job);
+    await closeRestore(services, job, snapshot);
+    return true;
+  }
+  await removeMapItems(services, job.id);
+  await closeJob(services.database, job);
+  return true;
+}
+
+/** After a restore, however it ended: the list of its work goes, then the lease on the snapshot. Then the job is closed. */
+export async function closeRestore(
+  services: Services,
+  job: Pick<Job, "tenant" | "id" | "snapshotId">,
+  snapshot: Snapshot | undefined,
+): Promise<void> {
+  if (snapshot) await finishRestorePlan(await backupOf(services, snapshot, job.id));
+  await removeMapItems(services, job.id);
+  await removeReader(services.database, { tenant: job.tenant, id: job.snapshotId }, job.id);
+  await closeJob(services.database, job);
+}
+
+/** Unfinished bytes first, then the row of the volume that was to be. */
+async function discardRestore(services: Services, job: Job): Promise<void> {
+  if (!job.target) return;
+  const hypervisor = await services.hypervisor(job.target.hypervisorTenant, job.target.hypervisorId);
+  await hypervisor.discardVolume(newVolumeOf(job, 0));
+  await deleteRestoringVolume(services.database, { tenant: job.tenant, id: job.target.volumeId }, job.id);
+}
+
+/** The volume that a restore job makes. */
+export function newVolumeOf(job: Job, sizeBytes: number): NewVolume {
+  if (!job.target) throw new Error(`${job.id} restores nothing`);
+  return { restoreId: job.id, name: job.target.name, sizeBytes };
+}
+
+/** Where a snapshot's backup lies, for the job that works on it. */
+export async function backupOf(services: Services, snapshot: Snapshot, jobId: string) {
+  return {
+    store: await services.objectStore(snapshot.tenant, snapshot.storeId),
+    domain: dedupDomain(snapshot.tenant, snapshot.volumeId),
+    snapshotId: snapshot.id,
+    jobId,
+  };
+}
+
+async function removeMapItems(services: Services, jobId: string): Promise<void> {
+  await (await services.ownBucket()).deleteEveryVersion([mapItemsKey(jobId)]);
+}

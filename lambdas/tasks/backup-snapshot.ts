@@ -1,0 +1,209 @@
+/** The states of `statemachines/backup-snapshot.asl.json`, but for the copying of shards (copy-shards.ts). */
+
+import { type ErrorSummary, ExportLost, isRetryableName } from "../domain/errors.ts";
+import { hasAttemptsLeft, hasEnded, type JobPhase } from "../domain/job.ts";
+import type { Snapshot } from "../domain/snapshot.ts";
+import { backupOf, closeExportOf, mapItemsKey, settleBackup } from "../endings/clean-up.ts";
+import { endJob } from "../endings/end-job.ts";
+import type { ExportDescriptor, Extent, Hypervisor } from "../hypervisors/port.ts";
+import { pinBase } from "../repository/pin.ts";
+import { writePlan } from "../repository/planner.ts";
+import { publishRoot } from "../repository/publish.ts";
+import { verifyBackup } from "../repository/verify.ts";
+import type { Services } from "../services.ts";
+import { getJob, updateRunningJob } from "../tables/jobs.ts";
+import { recordShardFailure, setProgressTotal, shardFailure } from "../tables/progress.ts";
+import { getSnapshot, snapshotsOfVolume } from "../tables/snapshots.ts";
+import { getStoreReference, writeStoreReference } from "../tables/store-references.ts";
+import { backedUp } from "../transactions/backup-snapshot.ts";
+import { imageReference, primaryReference, requireJob, requireSnapshot } from "../transactions/create-snapshot.ts";
+import { type CaughtError, causeOf, type StateFunctions, type TaskContext, type TaskInput } from "./state-function.ts";
+
+interface AttemptInput extends TaskInput {
+  readonly attempt: number;
+}
+
+interface Plan {
+  readonly planHash: string;
+  readonly shardCount: number;
+  readonly itemsKey: string;
+}
+
+/** The newest ancestors that may serve as base; one is enough, the others stand by in case it is deleted meanwhile. */
+const baseCandidates = 3;
+
+async function Begin(services: Services, { job: { tenant, jobId, snapshotId }, attempt }: AttemptInput) {
+  const job = await getJob(services.database, tenant, jobId);
+  const snapshot = await getSnapshot(services.database, tenant, snapshotId);
+  if (!job || hasEnded(job.state) || snapshot?.state !== "BackingUp" || snapshot.jobId !== jobId)
+    return { proceed: false };
+  return { proceed: await enter(services, tenant, jobId, "Exporting", attempt) };
+}
+
+async function OpenExport(
+  services: Services,
+  { job: { tenant, jobId, snapshotId } }: AttemptInput,
+): Promise<ExportDescriptor> {
+  const { database } = services;
+  const snapshot = await requireSnapshot(database, tenant, snapshotId);
+  const primary = await getStoreReference(database, primaryReference(snapshot));
+  if (primary?.state !== "Ready") throw new ExportLost(`${snapshotId} is no longer on primary storage`);
+  await writeStoreReference(database, imageReference(snapshot), "Creating", {
+    jobId,
+    installPath: rootOf(snapshot),
+    updatedAt: services.now().toISOString(),
+  });
+  const hypervisor = await services.hypervisor(snapshot.hypervisorTenant, snapshot.hypervisorId);
+  return hypervisor.openExport({ snapshotId, installPath: primary.installPath });
+}
+
+async function Plan(services: Services, input: AttemptInput & { export: ExportDescriptor }): Promise<Plan> {
+  const { tenant, jobId, snapshotId } = input.job;
+  await enter(services, tenant, jobId, "Planning", input.attempt);
+  const snapshot = await requireSnapshot(services.database, tenant, snapshotId);
+  const target = await backupOf(services, snapshot, jobId);
+  await pinBase(target, await possibleBases(services, snapshot));
+  const hypervisor = await services.hypervisor(snapshot.hypervisorTenant, snapshot.hypervisorId);
+  const { sizeBytes } = input.export;
+  const plan = await writePlan(target, { sizeBytes, extents: allExtents(hypervisor, input.export) });
+  await setProgressTotal(services.database, jobId, plan.bytesTotal, services.now());
+  const itemsKey = await writeMapItems(services, jobId, plan.shardCount);
+  await enter(services, tenant, jobId, "Copying", input.attempt);
+  return { planHash: plan.planHash, shardCount: plan.shardCount, itemsKey };
+}
+
+async function Verify(services: Services, input: AttemptInput & { plan: Plan }, { until }: TaskContext) {
+  const { tenant, jobId, snapshotId } = input.job;
+  await enter(services, tenant, jobId, "Verifying", input.attempt);
+  const target = await backupOf(services, await requireSnapshot(services.database, tenant, snapshotId), jobId);
+  return verifyBackup(target, { planHash: input.plan.planHash, until });
+}
+
+async function PublishRoot(services: Services, input: AttemptInput & { plan: Plan }) {
+  const { tenant, jobId, snapshotId } = input.job;
+  await enter(services, tenant, jobId, "Publishing", input.attempt);
+  const target = await backupOf(services, await requireSnapshot(services.database, tenant, snapshotId), jobId);
+  return publishRoot(target, { planHash: input.plan.planHash });
+}
+
+async function Complete(
+  services: Services,
+  input: AttemptInput & { stored: { storedBytes: number; logicalBytes: number } },
+) {
+  const { tenant, jobId, snapshotId } = input.job;
+  const snapshot = await requireSnapshot(services.database, tenant, snapshotId);
+  await backedUp(
+    services.database,
+    { tenant, id: jobId },
+    { ...input.stored, attempt: input.attempt, installPath: rootOf(snapshot) },
+    services.now().toISOString(),
+  );
+}
+
+async function CloseExport(
+  services: Services,
+  { job: { tenant, snapshotId }, ...input }: TaskInput & { export: ExportDescriptor },
+) {
+  const snapshot = await requireSnapshot(services.database, tenant, snapshotId);
+  const hypervisor = await services.hypervisor(snapshot.hypervisorTenant, snapshot.hypervisorId);
+  await hypervisor.closeExport(input.export);
+}
+
+async function SettlePrimary(services: Services, { job: { tenant, jobId, snapshotId } }: TaskInput) {
+  await settleBackup(services, { tenant, id: jobId, snapshotId });
+}
+
+/** A map run's own error says nothing; the shard that failed has left the reason. */
+async function RecordFailure(
+  services: Services,
+  input: AttemptInput & { error: CaughtError },
+): Promise<{ again: boolean; error: ErrorSummary }> {
+  const { tenant, jobId, snapshotId } = input.job;
+  const { database, logger } = services;
+  const error = (await shardFailure(database, jobId, input.attempt)) ?? causeOf(input.error);
+  const job = await requireJob(database, tenant, jobId);
+  if (hasEnded(job.state)) return { again: false, error };
+
+  const snapshot = await requireSnapshot(database, tenant, snapshotId);
+  await closeExportOf(services, snapshot).catch((failure) => {
+    logger.warn("the export is left to the reconciler", { jobId, snapshotId, error: failure });
+  });
+  const at = services.now().toISOString();
+  const startedAt = job.attempts.at(-1)?.endedAt ?? job.startedAt ?? at;
+  const earlier = job.attempts.filter(({ attempt }) => attempt !== input.attempt);
+  const again = isRetryableName(error.name) && hasAttemptsLeft(input.attempt, job.policy);
+  await updateRunningJob(database, job, {
+    attempts: [...earlier, { attempt: input.attempt, startedAt, endedAt: at, error }],
+    phase: again ? "WaitingRetry" : "Closing",
+    updatedAt: at,
+  });
+  return { again, error };
+}
+
+async function GiveUp(services: Services, { job: { tenant, jobId }, error }: AttemptInput & { error: ErrorSummary }) {
+  const job = await requireJob(services.database, tenant, jobId);
+  await endJob(services, job, { error, cancelled: false });
+}
+
+/** Called by a shard's own branch: what failed there is lost otherwise. */
+export async function ReportShardFailure(
+  services: Services,
+  input: AttemptInput & { shard: number; error: CaughtError },
+) {
+  await recordShardFailure(
+    services.database,
+    input.job.jobId,
+    input.attempt ?? 1,
+    causeOf(input.error),
+    services.now(),
+  );
+}
+
+/** The list of shards for the Distributed Map, in the stack's own bucket: Step Functions cannot read other stores. */
+export async function writeMapItems(services: Services, jobId: string, shardCount: number): Promise<string> {
+  const key = mapItemsKey(jobId);
+  const items = Array.from({ length: shardCount }, (_, shard) => ({ shard }));
+  await (await services.ownBucket()).put(key, Buffer.from(JSON.stringify(items)));
+  return key;
+}
+
+function enter(services: Services, tenant: string, jobId: string, phase: JobPhase, attempt: number): Promise<boolean> {
+  return updateRunningJob(
+    services.database,
+    { tenant, id: jobId },
+    { phase, attempt, updatedAt: services.now().toISOString() },
+  );
+}
+
+/** Where the backup's root is, in the words of the store reference. */
+function rootOf(snapshot: Snapshot): string {
+  return `roots/${snapshot.id}`;
+}
+
+async function possibleBases(services: Services, snapshot: Snapshot): Promise<string[]> {
+  const bases: string[] = [];
+  for await (const other of snapshotsOfVolume(services.database, snapshot.tenant, snapshot.volumeId)) {
+    if (other.id === snapshot.id || other.state !== "BackedUp" || other.storeId !== snapshot.storeId) continue;
+    bases.push(other.id);
+    if (bases.length === baseCandidates) break;
+  }
+  return bases;
+}
+
+async function* allExtents(hypervisor: Hypervisor, descriptor: ExportDescriptor): AsyncGenerator<Extent> {
+  if (descriptor.sizeBytes > 0) yield* hypervisor.extents(descriptor, { offset: 0, length: descriptor.sizeBytes });
+}
+
+export const backupSnapshotStates: StateFunctions = {
+  Begin,
+  OpenExport,
+  Plan,
+  Verify,
+  PublishRoot,
+  Complete,
+  CloseExport,
+  SettlePrimary,
+  RecordFailure,
+  GiveUp,
+  ReportShardFailure,
+};

@@ -1,0 +1,89 @@
+/** The states of the Distributed Maps: one shard of a backup or of a restore. They run in the copy workers and nowhere else. */
+
+import { backupOf, newVolumeOf } from "../endings/clean-up.ts";
+import type { ExportDescriptor } from "../hypervisors/port.ts";
+import { restoreShard } from "../repository/reader.ts";
+import { copyShard } from "../repository/writer.ts";
+import type { Services } from "../services.ts";
+import { reportProgress } from "../tables/progress.ts";
+import { requireJob, requireSnapshot } from "../transactions/create-snapshot.ts";
+import type { StateFunctions, TaskContext, TaskInput } from "./state-function.ts";
+
+interface CopyShardInput extends TaskInput {
+  readonly attempt: number;
+  readonly export: ExportDescriptor;
+  readonly planHash: string;
+  readonly shard: number;
+}
+
+interface RestoreShardInput extends TaskInput {
+  readonly sizeBytes: number;
+  readonly shard: number;
+  readonly from: number;
+}
+
+const progressIntervalMilliseconds = 500;
+
+async function CopyShard(services: Services, input: CopyShardInput, { until }: TaskContext) {
+  const { tenant, jobId, snapshotId } = input.job;
+  const snapshot = await requireSnapshot(services.database, tenant, snapshotId);
+  const hypervisor = await services.hypervisor(snapshot.hypervisorTenant, snapshot.hypervisorId);
+  const { planHash, shard, attempt } = input;
+  const progress = shardProgress(services, jobId, shard);
+  await using reader = await hypervisor.openReader(input.export);
+  const copied = await copyShard(await backupOf(services, snapshot, jobId), {
+    planHash,
+    shard,
+    attempt,
+    reader,
+    until,
+    onProgress: progress.report,
+  });
+  await progress.finish(copied.bytesDone);
+  return { finished: copied.finished };
+}
+
+async function RestoreShard(services: Services, input: RestoreShardInput, { until }: TaskContext) {
+  const { tenant, jobId, snapshotId } = input.job;
+  const job = await requireJob(services.database, tenant, jobId);
+  if (!job.target) throw new Error(`${jobId} has no target`);
+  const snapshot = await requireSnapshot(services.database, tenant, snapshotId);
+  const hypervisor = await services.hypervisor(job.target.hypervisorTenant, job.target.hypervisorId);
+  const progress = shardProgress(services, jobId, input.shard);
+  await using writer = await hypervisor.openWriter(newVolumeOf(job, input.sizeBytes));
+  const written = await restoreShard(await backupOf(services, snapshot, jobId), {
+    shard: input.shard,
+    from: input.from,
+    writer,
+    until,
+    onProgress: progress.report,
+  });
+  await writer.flush();
+  await progress.finish(written.bytesDone);
+  return { finished: written.finished, next: written.next };
+}
+
+/** Reports absolute bytes of this shard, at most twice a second; one report at a time, and none holds the copying up. */
+function shardProgress(services: Services, jobId: string, shard: number) {
+  let last = 0;
+  let running: Promise<void> = Promise.resolve();
+  const send = (bytesDone: number) =>
+    reportProgress(services.database, jobId, `shard#${shard}`, bytesDone, services.now()).catch((error) => {
+      services.logger.warn("progress was not recorded", { jobId, shard, error });
+    });
+  return {
+    report(bytesDone: number): void {
+      const now = services.now().getTime();
+      if (now - last < progressIntervalMilliseconds) return;
+      last = now;
+      running = running.then(() => send(bytesDone));
+    },
+    async finish(bytesDone: number): Promise<void> {
+      await running;
+      await send(bytesDone);
+    },
+  };
+}
+
+export const copyBackupStates: StateFunctions = { CopyShard };
+export const copyRestoreStates: StateFunctions = { RestoreShard };

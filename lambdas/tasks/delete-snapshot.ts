@@ -1,0 +1,54 @@
+/** The states of `statemachines/delete-snapshot.asl.json`. */
+import { hasEnded } from "../domain/job.ts";
+import { backupOf, removePrimary } from "../endings/clean-up.ts";
+import { endJob } from "../endings/end-job.ts";
+import { deleteBackup, sweepDomain } from "../repository/sweep.ts";
+import type { Services } from "../services.ts";
+import { getJob, updateRunningJob } from "../tables/jobs.ts";
+import { getSnapshot } from "../tables/snapshots.ts";
+import { getStoreReference, writeStoreReference } from "../tables/store-references.ts";
+import { imageReference, requireJob, requireSnapshot } from "../transactions/create-snapshot.ts";
+import { beginDelete, destroyed } from "../transactions/delete-snapshot.ts";
+import { type CaughtError, causeOf, type StateFunctions, type TaskContext, type TaskInput } from "./state-function.ts";
+
+async function Begin(services: Services, { job: { tenant, jobId, snapshotId } }: TaskInput) {
+  const job = await getJob(services.database, tenant, jobId);
+  const snapshot = await getSnapshot(services.database, tenant, snapshotId);
+  if (!job || hasEnded(job.state) || snapshot?.state !== "Destroying" || snapshot.jobId !== jobId)
+    return { proceed: false };
+  await beginDelete(services.database, job, services.now().toISOString());
+  return { proceed: true };
+}
+
+async function DeletePrimary(services: Services, { job: { tenant, jobId, snapshotId } }: TaskInput) {
+  await removePrimary(services, await requireSnapshot(services.database, tenant, snapshotId), jobId);
+}
+
+async function DeleteBackup(
+  services: Services,
+  { job: { tenant, jobId, snapshotId } }: TaskInput,
+  { until }: TaskContext,
+) {
+  const { database } = services;
+  const snapshot = await requireSnapshot(database, tenant, snapshotId);
+  const reference = await getStoreReference(database, imageReference(snapshot));
+  if (!reference) return { finished: true };
+  const updatedAt = services.now().toISOString();
+  await updateRunningJob(database, { tenant, id: jobId }, { updatedAt });
+  await writeStoreReference(database, reference, "Destroying", { jobId, updatedAt });
+  const { store, domain } = await backupOf(services, snapshot, jobId);
+  await deleteBackup({ store, domain, snapshotId });
+  const { finished } = await sweepDomain({ store, domain }, { until });
+  return { finished };
+}
+
+async function Complete(services: Services, { job: { tenant, jobId } }: TaskInput) {
+  await destroyed(services.database, { tenant, id: jobId }, services.now().toISOString());
+}
+
+async function Fail(services: Services, { job: { tenant, jobId }, error }: TaskInput & { error: CaughtError }) {
+  const job = await requireJob(services.database, tenant, jobId);
+  await endJob(services, job, { error: causeOf(error), cancelled: false });
+}
+
+export const deleteSnapshotStates: StateFunctions = { Begin, DeletePrimary, DeleteBackup, Complete, Fail };

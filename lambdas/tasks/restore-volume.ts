@@ -1,0 +1,87 @@
+/** The states of `statemachines/restore-volume.asl.json`, but for the writing of shards (copy-shards.ts). */
+import { hasEnded } from "../domain/job.ts";
+import { backupOf, cleanUpAfter, closeRestore, newVolumeOf } from "../endings/clean-up.ts";
+import { endJob } from "../endings/end-job.ts";
+import { planRestore } from "../repository/reader.ts";
+import type { Services } from "../services.ts";
+import { getJob, updateRunningJob } from "../tables/jobs.ts";
+import { setProgressTotal, shardFailure } from "../tables/progress.ts";
+import { getSnapshot } from "../tables/snapshots.ts";
+import { requireJob, requireSnapshot } from "../transactions/create-snapshot.ts";
+import { beginRestore, restored } from "../transactions/restore-volume.ts";
+import { ReportShardFailure, writeMapItems } from "./backup-snapshot.ts";
+import { type CaughtError, causeOf, type StateFunctions, type TaskInput } from "./state-function.ts";
+
+interface Plan {
+  readonly sizeBytes: number;
+  readonly shardCount: number;
+  readonly itemsKey: string;
+}
+
+/** A restore makes one attempt; its states retry what a store or a hypervisor may get over. */
+const onlyAttempt = 1;
+
+async function Begin(services: Services, { job: { tenant, jobId } }: TaskInput) {
+  const job = await getJob(services.database, tenant, jobId);
+  if (!job || hasEnded(job.state)) return { proceed: false };
+  await beginRestore(services.database, job, services.now().toISOString());
+  return { proceed: true };
+}
+
+async function Plan(services: Services, { job: { tenant, jobId, snapshotId } }: TaskInput): Promise<Plan> {
+  const snapshot = await requireSnapshot(services.database, tenant, snapshotId);
+  const plan = await planRestore(await backupOf(services, snapshot, jobId));
+  await setProgressTotal(services.database, jobId, plan.bytesTotal, services.now());
+  const itemsKey = await writeMapItems(services, jobId, plan.shardCount);
+  return { sizeBytes: plan.sizeBytes, shardCount: plan.shardCount, itemsKey };
+}
+
+async function CreateVolume(services: Services, { job: { tenant, jobId }, plan }: TaskInput & { plan: Plan }) {
+  const { hypervisor, job } = await targetOf(services, tenant, jobId);
+  await hypervisor.createVolume(newVolumeOf(job, plan.sizeBytes));
+  await updateRunningJob(services.database, job, { phase: "Copying", updatedAt: services.now().toISOString() });
+}
+
+async function Publish(services: Services, { job: { tenant, jobId }, plan }: TaskInput & { plan: Plan }) {
+  const { hypervisor, job } = await targetOf(services, tenant, jobId);
+  await updateRunningJob(services.database, job, { phase: "Publishing", updatedAt: services.now().toISOString() });
+  const { allocatedBytes } = await hypervisor.publishVolume(newVolumeOf(job, plan.sizeBytes));
+  return { id: job.target?.volumeId, allocatedBytes };
+}
+
+async function Complete(services: Services, input: TaskInput & { volume: { id: string; allocatedBytes?: number } }) {
+  const { tenant, jobId } = input.job;
+  const { id, allocatedBytes } = input.volume;
+  await restored(services.database, { tenant, id: jobId }, { id, allocatedBytes }, services.now().toISOString());
+}
+
+async function Close(services: Services, { job: { tenant, jobId, snapshotId } }: TaskInput) {
+  const snapshot = await getSnapshot(services.database, tenant, snapshotId);
+  await closeRestore(services, { tenant, id: jobId, snapshotId }, snapshot);
+}
+
+/** Before any byte was copied no late worker can exist, so the clean-up need not wait. */
+async function Abandon(services: Services, { job: { tenant, jobId }, error }: TaskInput & { error: CaughtError }) {
+  const before = await requireJob(services.database, tenant, jobId);
+  const reason = (await shardFailure(services.database, jobId, onlyAttempt)) ?? causeOf(error);
+  await endJob(services, before, { error: reason, cancelled: false });
+  const job = await requireJob(services.database, tenant, jobId);
+  if (before.phase !== "Copying" && job.state !== "Succeeded") await cleanUpAfter(services, job, () => false);
+}
+
+async function targetOf(services: Services, tenant: string, jobId: string) {
+  const job = await requireJob(services.database, tenant, jobId);
+  if (!job.target) throw new Error(`${jobId} has no target`);
+  return { job, hypervisor: await services.hypervisor(job.target.hypervisorTenant, job.target.hypervisorId) };
+}
+
+export const restoreVolumeStates: StateFunctions = {
+  Begin,
+  Plan,
+  CreateVolume,
+  Publish,
+  Complete,
+  Close,
+  Abandon,
+  ReportShardFailure,
+};

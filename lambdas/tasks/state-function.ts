@@ -1,0 +1,82 @@
+/** How a state machine's Task reaches its function: `{ machine, state, job, … }` in, plain JSON out, one log line for each. */
+import type { Context } from "aws-lambda";
+import { type ErrorSummary, summarizeError } from "../domain/errors.ts";
+import type { ExecutionInput } from "../domain/job.ts";
+import type { Services } from "../services.ts";
+
+/** What every state is given beside its own fields. */
+export interface TaskInput {
+  readonly job: ExecutionInput;
+}
+
+export interface TaskContext {
+  /** True when the function should stop, leave things so that the next call goes on, and answer. */
+  readonly until: () => boolean;
+}
+
+// biome-ignore lint/suspicious/noExplicitAny: each state types its own input; the table only joins them by name.
+export type StateFunction = (services: Services, input: any, context: TaskContext) => Promise<unknown>;
+/** One function for each Task state of a machine, under the state's name. */
+export type StateFunctions = Readonly<Record<string, StateFunction>>;
+
+interface TaskEvent {
+  readonly machine: string;
+  readonly state: string;
+  readonly job?: ExecutionInput;
+  readonly attempt?: number;
+  readonly shard?: number;
+}
+
+/** A call stops this long before the function's time is up: enough to seal a pack, upload it and write a checkpoint. */
+const reserveMilliseconds = 60_000;
+
+/** The Lambda handler that calls the function named by the event. */
+export function taskHandler(services: Services, machines: Readonly<Record<string, StateFunctions>>) {
+  return async (event: TaskEvent, context: Context): Promise<unknown> => {
+    const { machine, state } = event;
+    const stateFunction = machines[machine]?.[state];
+    if (!stateFunction) throw new Error(`no function for state ${state} of ${machine}`);
+    const startedAt = services.now().getTime();
+    const deadline = startedAt + context.getRemainingTimeInMillis() - reserveMilliseconds;
+    const about = {
+      machine,
+      state,
+      tenant: event.job?.tenant,
+      jobId: event.job?.jobId,
+      snapshotId: event.job?.snapshotId,
+      attempt: event.attempt,
+      shard: event.shard,
+    };
+    try {
+      const result = await stateFunction(services, event, { until: () => services.now().getTime() >= deadline });
+      services.logger.info("state done", { ...about, milliseconds: services.now().getTime() - startedAt });
+      return result ?? {};
+    } catch (error) {
+      services.logger.error("state failed", {
+        ...about,
+        milliseconds: services.now().getTime() - startedAt,
+        error: error instanceof Error ? error : String(error),
+      });
+      throw error;
+    }
+  };
+}
+
+/** What a state's Catch hands over. */
+export interface CaughtError {
+  readonly Error?: string;
+  readonly Cause?: string;
+}
+
+/** The error that a function threw, out of what Step Functions makes of it. */
+export function causeOf(caught: CaughtError): ErrorSummary {
+  const name = caught.Error ?? "Error";
+  const cause = caught.Cause ?? "";
+  try {
+    const { errorMessage } = JSON.parse(cause) as { errorMessage?: unknown };
+    if (typeof errorMessage === "string") return { name, message: errorMessage.slice(0, 1000) };
+  } catch {
+    // A cause that is no JSON is a plain text of the service.
+  }
+  return { name, message: summarizeError(cause).message };
+}
