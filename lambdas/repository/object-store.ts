@@ -14,7 +14,10 @@ export interface ObjectStore {
   /** Deletes these objects with every version and delete marker. Gone is success. */
   deleteEveryVersion(keys: readonly string[]): Promise<void>;
   /** Deletes all below `prefix` with every version and delete marker, and aborts multipart uploads there; returns how many versions went. */
-  deleteEveryVersionBelow(prefix: string, options?: { until?: () => boolean }): Promise<{ deleted: number; finished: boolean }>;
+  deleteEveryVersionBelow(
+    prefix: string,
+    options?: { until?: () => boolean },
+  ): Promise<{ deleted: number; finished: boolean }>;
 }
 
 export interface ObjectHead {

@@ -1,0 +1,94 @@
+/** A page: what a run of the volume's chunks consists of and where each of them lies. Immutable, named by its own hash. */
+import { RepositoryDamaged } from "../domain/errors.ts";
+import { ByteWriter, hashBytes, seal, sha256, unseal } from "./binary.ts";
+import { isEncoding } from "./chunk.ts";
+import { domainKeys, parsePackName, parsePageName } from "./layout.ts";
+import type { ObjectStore } from "./object-store.ts";
+import type { PackedChunk } from "./pack.ts";
+
+/** A chunk and the pack where it was put. The location is a hint, the index in the pack is the truth. */
+export interface ChunkLocation extends PackedChunk {
+  /** Name of the pack, see `formatPackName`. */
+  readonly pack: string;
+}
+
+export interface Page {
+  /** Position of the page in the volume, in pages. */
+  readonly index: number;
+  /** One for each chunk of the page; undefined is a chunk of zeros. */
+  readonly chunks: readonly (ChunkLocation | undefined)[];
+}
+
+/** Upper bound of chunks in a page of any domain. */
+export const maxPageChunks = 65_536;
+
+export function sameLocation(a: ChunkLocation | undefined, b: ChunkLocation | undefined): boolean {
+  if (a === b) return true;
+  return a?.hash === b?.hash && a?.pack === b?.pack && a?.offset === b?.offset;
+}
+
+export function encodePage(page: Page): Buffer {
+  const packs = [...packsOfPage(page)];
+  const packIndex = new Map(packs.map((pack, index) => [pack, index]));
+  const writer = new ByteWriter().u32(page.index).u32(page.chunks.length).u32(packs.length);
+  for (const pack of packs) writer.text(pack);
+  writer.bytes(encodeBitmap(page.chunks.map((chunk) => chunk !== undefined)));
+  for (const chunk of page.chunks) {
+    if (!chunk) continue;
+    writer.hex(chunk.hash).u32(packIndex.get(chunk.pack)!).u32(chunk.offset).u32(chunk.length).u8(chunk.encoding);
+  }
+  return seal("page", writer.finish());
+}
+
+/** Names of the packs that a page refers to, in the order of their first use. */
+export function packsOfPage(page: Page): Set<string> {
+  return new Set(page.chunks.flatMap((chunk) => (chunk ? [chunk.pack] : [])));
+}
+
+/** Throws RepositoryDamaged. */
+export function decodePage(bytes: Uint8Array, name: string): Page {
+  const reader = unseal("page", bytes, name);
+  const index = reader.u32();
+  const chunkCount = reader.u32();
+  if (chunkCount > maxPageChunks) throw reader.damaged("it has too many chunks");
+  const packs = Array.from({ length: reader.count(2, chunkCount) }, () => {
+    const pack = reader.text();
+    if (!parsePackName(pack)) throw reader.damaged("a pack in it has no proper name");
+    return pack;
+  });
+  const stored = decodeBitmap(reader.bytes(Math.ceil(chunkCount / 8)), chunkCount);
+  const chunks = stored.map((isStored) => {
+    if (!isStored) return undefined;
+    const hash = reader.hex(hashBytes);
+    const pack = packs[reader.u32()];
+    const offset = reader.u32();
+    const length = reader.u32();
+    const encoding = reader.u8();
+    if (pack === undefined || !isEncoding(encoding)) throw reader.damaged("a chunk in it has no proper location");
+    return { hash, pack, offset, length, encoding };
+  });
+  reader.end();
+  return { index, chunks };
+}
+
+/** One bit for each item, lowest bit first. */
+export function encodeBitmap(bits: readonly boolean[]): Buffer {
+  const bytes = Buffer.alloc(Math.ceil(bits.length / 8));
+  for (const [index, bit] of bits.entries()) if (bit) bytes[index >> 3]! |= 1 << (index & 7);
+  return bytes;
+}
+
+export function decodeBitmap(bytes: Uint8Array, length: number): boolean[] {
+  return Array.from({ length }, (_, index) => (bytes[index >> 3]! & (1 << (index & 7))) !== 0);
+}
+
+/** Reads a page and checks that it is the one its name tells. Throws RepositoryDamaged when it is missing or damaged. */
+export async function readPage(store: ObjectStore, domain: string, name: string): Promise<Page> {
+  const key = domainKeys(domain).page(name);
+  const bytes = await store.get(key);
+  if (!bytes) throw new RepositoryDamaged(`The object ${key} is missing.`);
+  if (sha256(bytes) !== parsePageName(name)?.sha256) {
+    throw new RepositoryDamaged(`The object ${key} is damaged: it is not the page that its name tells.`);
+  }
+  return decodePage(bytes, key);
+}

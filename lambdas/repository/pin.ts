@@ -1,0 +1,155 @@
+/**
+ * What keeps a running backup's objects, and those of its base, from the sweep.
+ *
+ * `pin` is the job's first object of all. It holds a copy of the candidate base's root, so the base's packs and pages are kept even
+ * when that root is deleted a moment later. Whether the base was still published when the pin was there already is decided after
+ * that, once for all workers and replays, in `base`. See `sweep.ts` for why this needs no lock.
+ */
+import { z } from "zod";
+import { RepositoryDamaged, UnsupportedFormat, VerificationFailed } from "../domain/errors.ts";
+import { ByteWriter, repositoryFormat, seal, sha256, unseal } from "./binary.ts";
+import { ensureDomain, type Geometry } from "./domain-record.ts";
+import { domainKeys, jobKeys } from "./layout.ts";
+import { decodeRoot, type Root } from "./manifest.ts";
+import type { ObjectStore } from "./object-store.ts";
+import { decodeRecord, encodeRecord } from "./record.ts";
+
+/** A backup: whose volume, of which snapshot, by which job. Names are of [A-Za-z0-9_-]. */
+export interface BackupTarget {
+  readonly store: ObjectStore;
+  /** Name of the dedup domain: one for each volume. */
+  readonly domain: string;
+  readonly snapshotId: string;
+  readonly jobId: string;
+}
+
+export interface Pin {
+  readonly jobId: string;
+  readonly snapshotId: string;
+  /** The sealed root of the candidate base; empty when there is none. */
+  readonly baseRoot: Uint8Array;
+}
+
+const decisionSchema = z.object({ format: z.literal(repositoryFormat), baseSnapshotId: z.string().optional() });
+
+/**
+ * Pins the newest candidate that is published and readable as the base of this backup, or none. Every later call of the same job
+ * answers the same. To be called before anything else is written for the job.
+ */
+export async function pinBase(
+  target: BackupTarget,
+  candidates: readonly string[],
+): Promise<{ baseSnapshotId?: string }> {
+  const pin = await writePin(target, candidates);
+  await ensureDomain(target.store, target.domain);
+  return decideBase(target, pin);
+}
+
+async function writePin(target: BackupTarget, candidates: readonly string[]): Promise<Pin> {
+  const known = await readPin(target.store, target.domain, target.jobId);
+  if (known) return known;
+  const pin = { jobId: target.jobId, snapshotId: target.snapshotId, baseRoot: await newestRoot(target, candidates) };
+  const outcome = await target.store.put(jobKeys(target.domain, target.jobId).pin, encodePin(pin), { ifAbsent: true });
+  return outcome === "written" ? pin : writePin(target, candidates);
+}
+
+/** The bytes of the first root that exists and can be read; a damaged one must not keep new backups from being made. */
+async function newestRoot(target: BackupTarget, candidates: readonly string[]): Promise<Uint8Array> {
+  for (const snapshotId of candidates) {
+    const key = domainKeys(target.domain).root(snapshotId);
+    const bytes = await target.store.get(key);
+    if (bytes && isReadableRoot(bytes, key)) return bytes;
+  }
+  return new Uint8Array();
+}
+
+function isReadableRoot(bytes: Uint8Array, key: string): boolean {
+  try {
+    decodeRoot(bytes, key);
+    return true;
+  } catch (error) {
+    if (error instanceof RepositoryDamaged || error instanceof UnsupportedFormat) return false;
+    throw error;
+  }
+}
+
+async function decideBase(target: BackupTarget, pin: Pin): Promise<{ baseSnapshotId?: string }> {
+  const key = jobKeys(target.domain, target.jobId).base;
+  const known = await target.store.get(key);
+  if (known) return decisionOf(known, key);
+  const base = await publishedBase(target, pin);
+  const decision = { format: repositoryFormat, ...(base && { baseSnapshotId: base.snapshotId }) };
+  const outcome = await target.store.put(key, encodeRecord(decision), { ifAbsent: true });
+  return outcome === "written" ? decisionOf(encodeRecord(decision), key) : decideBase(target, pin);
+}
+
+function decisionOf(bytes: Uint8Array, key: string): { baseSnapshotId?: string } {
+  const { baseSnapshotId } = decodeRecord(decisionSchema, bytes, key);
+  return baseSnapshotId === undefined ? {} : { baseSnapshotId };
+}
+
+/** The pinned root, if the very same is published now that the pin protects it. */
+async function publishedBase(target: BackupTarget, pin: Pin): Promise<Root | undefined> {
+  const root = baseRootOf(pin, target);
+  if (!root) return undefined;
+  const published = await target.store.get(domainKeys(target.domain).root(root.snapshotId));
+  return published && sha256(published) === sha256(pin.baseRoot) ? root : undefined;
+}
+
+function baseRootOf(pin: Pin, target: { domain: string; jobId: string }): Root | undefined {
+  if (pin.baseRoot.length === 0) return undefined;
+  return decodeRoot(pin.baseRoot, jobKeys(target.domain, target.jobId).pin);
+}
+
+/** What the job was told by {@link pinBase}: the domain's geometry and the base's root. Throws VerificationFailed without a pin. */
+export async function readPinnedBase(target: BackupTarget): Promise<{ geometry: Geometry; base?: Root }> {
+  const keys = jobKeys(target.domain, target.jobId);
+  const [pin, decision] = await Promise.all([
+    readPin(target.store, target.domain, target.jobId),
+    target.store.get(keys.base),
+  ]);
+  if (!pin || !decision)
+    throw new VerificationFailed(`The job ${target.jobId} has not pinned its base, or was collected.`);
+  const geometry = await ensureDomain(target.store, target.domain);
+  const base = decisionOf(decision, keys.base).baseSnapshotId === undefined ? undefined : baseRootOf(pin, target);
+  const fits = base?.chunkBytes === geometry.chunkBytes && base.pageChunks === geometry.pageChunks;
+  return base && fits ? { geometry, base } : { geometry };
+}
+
+function encodePin(pin: Pin): Buffer {
+  const body = new ByteWriter().text(pin.jobId).text(pin.snapshotId).u32(pin.baseRoot.length).bytes(pin.baseRoot);
+  return seal("pin", body.finish());
+}
+
+/** Undefined when the job has no pin. Throws RepositoryDamaged. */
+export async function readPin(store: ObjectStore, domain: string, jobId: string): Promise<Pin | undefined> {
+  const key = jobKeys(domain, jobId).pin;
+  const bytes = await store.get(key);
+  return bytes && decodePin(bytes, key);
+}
+
+export function decodePin(bytes: Uint8Array, key: string): Pin {
+  const reader = unseal("pin", bytes, key);
+  const pin = { jobId: reader.text(), snapshotId: reader.text(), baseRoot: reader.bytes(reader.count(1)) };
+  reader.end();
+  return pin;
+}
+
+/**
+ * Deletes all that a finished backup job needed while it ran. Its pin goes last, so that whoever finds an unfinished clean-up finds
+ * the job. To be repeated until `finished`; gone is success.
+ */
+export async function unpinJob(
+  target: Pick<BackupTarget, "store" | "domain" | "jobId">,
+  options?: { until?: () => boolean },
+): Promise<{ finished: boolean }> {
+  const keys = jobKeys(target.domain, target.jobId);
+  for (const below of [keys.checkpointsOfAll, keys.resultsOfAll, keys.restore]) {
+    const { finished } = await target.store.deleteEveryVersionBelow(below, options);
+    if (!finished) return { finished: false };
+  }
+  await target.store.deleteEveryVersion([keys.plan, keys.shards, keys.selection, keys.verified, keys.distrusted]);
+  await target.store.deleteEveryVersion([keys.base]);
+  await target.store.deleteEveryVersion([keys.pin]);
+  return { finished: true };
+}

@@ -1,0 +1,226 @@
+/** The writing side of a copy: puts chunks into packs, packs and pages into the store, and leaves a checkpoint after every pack. */
+import { randomBytes } from "node:crypto";
+import { sha256 } from "./binary.ts";
+import type { EncodedChunk } from "./chunk.ts";
+import type { Geometry } from "./domain-record.ts";
+import { InFlight } from "./in-flight.ts";
+import { domainKeys, formatPackName, formatPageName, jobKeys } from "./layout.ts";
+import { PackBuilder, packBuffer } from "./pack.ts";
+import { type ChunkLocation, decodePage, encodePage, type Page, packsOfPage, sameLocation } from "./page.ts";
+import type { BackupTarget } from "./pin.ts";
+import type { PlannedPage } from "./planner.ts";
+import { type Checkpoint, encodeCheckpoint, encodeResult, type ShardResult } from "./shard-state.ts";
+import type { ShardPosition } from "./volume-runs.ts";
+
+/** Three packs on their way and one being filled: 68 MiB. */
+const uploadsInFlight = 3;
+const pageUploadsInFlight = 4;
+
+/** A page while its chunks come in. */
+export interface OpenPage {
+  /** Position in the shard's list of planned pages. */
+  readonly position: number;
+  readonly planned: PlannedPage;
+  /** The base's page at the same place. */
+  readonly base: Page | undefined;
+  readonly chunks: (ChunkLocation | undefined)[];
+}
+
+/** A chunk's location that is filled in when the chunk reaches its pack. */
+export type PendingLocation = { -readonly [Key in keyof ChunkLocation]: ChunkLocation[Key] };
+
+interface OpenPack {
+  readonly name: string;
+  readonly builder: PackBuilder;
+  readonly buffer: Buffer;
+}
+
+export interface ShardOutputOptions {
+  readonly planHash: string;
+  readonly shard: number;
+  readonly attempt: number;
+  readonly geometry: Geometry;
+  readonly resumed: Checkpoint | undefined;
+}
+
+export class ShardOutput {
+  readonly #target: BackupTarget;
+  readonly #options: ShardOutputOptions;
+  /** New for every invocation: a late one of the same attempt may still write. */
+  readonly #token = randomBytes(8).toString("hex");
+  readonly #pages: ShardResult["pages"];
+  readonly #packs: ShardResult["packs"];
+  readonly #own: Set<string>;
+  readonly #reused: Set<string>;
+  readonly #packUploads = new InFlight(uploadsInFlight);
+  readonly #pageUploads = new InFlight(pageUploadsInFlight);
+  readonly #freeBuffers: Buffer[] = [];
+  #pack: OpenPack | undefined;
+  #packsStarted = 0;
+  #lastCheckpoint: Promise<void> = Promise.resolve();
+  #position: ShardPosition;
+  #partial: OpenPage | undefined;
+  #bytesDone: number;
+
+  constructor(target: BackupTarget, options: ShardOutputOptions) {
+    this.#target = target;
+    this.#options = options;
+    const { resumed } = options;
+    this.#pages = [...(resumed?.pages ?? [])];
+    this.#packs = [...(resumed?.packs ?? [])];
+    this.#own = new Set(this.#packs.map((pack) => pack.name));
+    this.#reused = new Set(resumed?.reused);
+    this.#position = { page: resumed?.nextPage ?? 0, chunk: resumed?.nextChunk ?? 0 };
+    this.#bytesDone = resumed?.bytesDone ?? 0;
+  }
+
+  /** Where the next chunk belongs. */
+  get position(): ShardPosition {
+    return this.#position;
+  }
+
+  /** Bytes of the volume whose chunks have come in, earlier invocations included. */
+  get bytesDone(): number {
+    return this.#bytesDone;
+  }
+
+  /** Takes the next chunk: zeros (no location), one that is stored already, or a new one with its encoded bytes. */
+  async add(
+    page: OpenPage,
+    chunk: {
+      index: number;
+      length: number;
+      location: PendingLocation | undefined;
+      encoded?: EncodedChunk;
+      endsPage: boolean;
+    },
+  ): Promise<void> {
+    if (chunk.location && chunk.encoded) this.#store(chunk.location, chunk.encoded);
+    page.chunks[chunk.index] = chunk.location;
+    this.#bytesDone += chunk.length;
+    this.#partial = chunk.endsPage ? undefined : page;
+    this.#position = chunk.endsPage
+      ? { page: page.position + 1, chunk: 0 }
+      : { page: page.position, chunk: chunk.index + 1 };
+    if (chunk.endsPage) await this.#finishPage(page);
+    if (this.#pack?.builder.isFull(this.#options.geometry.packBytes)) await this.#sealPack(this.#pack);
+  }
+
+  #store(location: PendingLocation, encoded: EncodedChunk): void {
+    const pack = this.#pack ?? this.#openPack();
+    this.#pack = pack;
+    Object.assign(location, pack.builder.append(location.hash, encoded), { pack: pack.name });
+  }
+
+  #openPack(): OpenPack {
+    const { shard, attempt, geometry } = this.#options;
+    const sequence = this.#packsStarted++;
+    const name = formatPackName({ jobId: this.#target.jobId, attempt, shard, token: this.#token, sequence });
+    const buffer = this.#freeBuffers.pop() ?? packBuffer(geometry.packBytes, geometry.chunkBytes);
+    this.#own.add(name);
+    return { name, builder: new PackBuilder(buffer), buffer };
+  }
+
+  async #finishPage(page: OpenPage): Promise<void> {
+    const chunks = page.chunks.filter((chunk) => chunk !== undefined).length;
+    if (chunks === 0) return;
+    const finished: Page = { index: page.planned.index, chunks: page.chunks };
+    for (const pack of packsOfPage(finished)) if (!this.#own.has(pack)) this.#reused.add(pack);
+    if (page.planned.base !== undefined && isUnchanged(page)) {
+      this.#pages.push({ index: finished.index, name: page.planned.base, chunks, size: 0 });
+      return;
+    }
+    const object = encodePage(finished);
+    const { jobId, store, domain } = this.#target;
+    const name = formatPageName({ jobId, attempt: this.#options.attempt, sha256: sha256(object) });
+    this.#pages.push({ index: finished.index, name, chunks, size: object.length });
+    await this.#pageUploads.launch(async () => {
+      await store.put(domainKeys(domain).page(name), object);
+    });
+  }
+
+  async #sealPack(pack: OpenPack): Promise<void> {
+    const object = pack.builder.seal();
+    this.#packs.push({ name: pack.name, size: object.length, sha256: sha256(object) });
+    this.#pack = undefined;
+    const checkpoint = this.#checkpoint();
+    const before = Promise.all([this.#lastCheckpoint, this.#pageUploads.settle()]);
+    before.catch(() => undefined);
+    await this.#packUploads.launch(() => {
+      const written = this.#uploadPack(pack, object)
+        .then(() => before)
+        .then(() => this.#writeCheckpoint(checkpoint));
+      this.#lastCheckpoint = written;
+      return written;
+    });
+  }
+
+  async #uploadPack(pack: OpenPack, object: Buffer): Promise<void> {
+    await this.#target.store.put(domainKeys(this.#target.domain).pack(pack.name), object);
+    this.#freeBuffers.push(pack.buffer);
+  }
+
+  /** What is done, as of now: every chunk that came in lies in a sealed pack. */
+  #checkpoint(): Checkpoint {
+    const partial = this.#partial;
+    const partialPage = partial
+      ? encodePage({ index: partial.planned.index, chunks: partial.chunks }).toString("base64")
+      : "";
+    return { ...this.#result(), nextPage: this.#position.page, nextChunk: this.#position.chunk, partialPage };
+  }
+
+  #result(): ShardResult {
+    return {
+      planHash: this.#options.planHash,
+      pages: [...this.#pages],
+      packs: [...this.#packs],
+      reused: [...this.#reused],
+      bytesDone: this.#bytesDone,
+    };
+  }
+
+  async #writeCheckpoint(checkpoint: Checkpoint): Promise<void> {
+    const { shard, attempt } = this.#options;
+    const key = jobKeys(this.#target.domain, this.#target.jobId).checkpoint(shard, attempt);
+    await this.#target.store.put(key, encodeCheckpoint(checkpoint));
+  }
+
+  async #flush(): Promise<void> {
+    if (this.#pack && !this.#pack.builder.isEmpty) await this.#sealPack(this.#pack);
+    await this.#packUploads.settle();
+    await this.#pageUploads.settle();
+  }
+
+  /** Makes all that came in durable, so that the next invocation goes on from here. */
+  async pause(): Promise<void> {
+    await this.#flush();
+    await this.#writeCheckpoint(this.#checkpoint());
+  }
+
+  /** Writes the shard's result. A result that is there already (of a late invocation) is as good. */
+  async finish(): Promise<void> {
+    await this.#flush();
+    const { shard, attempt } = this.#options;
+    const key = jobKeys(this.#target.domain, this.#target.jobId).result(shard, attempt);
+    await this.#target.store.put(key, encodeResult(this.#result()), { ifAbsent: true });
+  }
+
+  /** Waits until nothing is on its way any more, whatever becomes of it. */
+  async drain(): Promise<void> {
+    await this.#packUploads.drain();
+    await this.#pageUploads.drain();
+  }
+}
+
+function isUnchanged(page: OpenPage): boolean {
+  const { base, chunks } = page;
+  return (
+    base?.chunks.length === chunks.length && base.chunks.every((chunk, index) => sameLocation(chunk, chunks[index]))
+  );
+}
+
+/** The chunks of the page that a checkpoint stopped in. */
+export function partialChunks(checkpoint: Checkpoint, name: string): Page | undefined {
+  if (checkpoint.partialPage === "") return undefined;
+  return decodePage(Buffer.from(checkpoint.partialPage, "base64"), name);
+}

@@ -1,0 +1,50 @@
+/** What a shard's worker leaves behind: checkpoints on the way, one result at the end. Both hold the same things. */
+import { z } from "zod";
+import { repositoryFormat } from "./binary.ts";
+import { parsePackName, parsePageName } from "./layout.ts";
+import { decodeRecord, encodeRecord } from "./record.ts";
+
+const packName = z.string().refine((text) => parsePackName(text) !== undefined, "a pack has no proper name");
+const pageName = z.string().refine((text) => parsePageName(text) !== undefined, "a page has no proper name");
+const sha256 = z.string().regex(/^[0-9a-f]{64}$/);
+const bytes = z.int().min(0);
+
+const shardStateSchema = z.object({
+  format: z.literal(repositoryFormat),
+  planHash: sha256,
+  /** Pages without any chunk left are not listed. `size` is that of the page object, 0 for a page of the base. */
+  pages: z.array(z.object({ index: bytes, name: pageName, chunks: bytes, size: bytes })),
+  /** Packs that this shard wrote. */
+  packs: z.array(z.object({ name: packName, size: bytes, sha256 })),
+  /** Packs of the base that the pages refer to. */
+  reused: z.array(packName),
+  /** Bytes of the volume that are done. */
+  bytesDone: bytes,
+});
+
+const checkpointSchema = shardStateSchema.extend({
+  /** Position in the shard's list of planned pages of the page being worked on. */
+  nextPage: bytes,
+  /** That page so far (base64 of a page object), up to the chunk `nextChunk`. */
+  partialPage: z.string(),
+  nextChunk: bytes,
+});
+
+export type ShardResult = Omit<z.infer<typeof shardStateSchema>, "format">;
+export type Checkpoint = Omit<z.infer<typeof checkpointSchema>, "format">;
+
+export function encodeResult(result: ShardResult): Buffer {
+  return encodeRecord({ format: repositoryFormat, ...result });
+}
+
+export function decodeResult(object: Uint8Array, key: string): ShardResult {
+  return decodeRecord(shardStateSchema, object, key);
+}
+
+export function encodeCheckpoint(checkpoint: Checkpoint): Buffer {
+  return encodeRecord({ format: repositoryFormat, ...checkpoint });
+}
+
+export function decodeCheckpoint(object: Uint8Array, key: string): Checkpoint {
+  return decodeRecord(checkpointSchema, object, key);
+}

@@ -1,0 +1,106 @@
+/**
+ * A plan: one object with a table of shards in front and each shard's part behind it, so that a worker reads the table and its own
+ * part. The SHA-256 of the sealed table names the plan: it covers the hash of every part.
+ */
+import { RepositoryDamaged } from "../domain/errors.ts";
+import { ByteReader, ByteWriter, hashBytes, seal, sha256, unseal } from "./binary.ts";
+import type { Geometry } from "./domain-record.ts";
+import type { ObjectStore } from "./object-store.ts";
+
+/** More would not fit into one Distributed Map (10,000 concurrent children, and its history). */
+export const maxShards = 10_000;
+
+export interface ShardPart {
+  /** Bytes of the volume that this shard's worker handles. */
+  readonly bytes: number;
+  readonly body: Uint8Array;
+}
+
+export interface ShardTable {
+  readonly hash: string;
+  readonly sizeBytes: number;
+  readonly geometry: Geometry;
+  readonly shards: readonly ShardEntry[];
+}
+
+interface ShardEntry {
+  readonly bytes: number;
+  readonly offset: number;
+  readonly length: number;
+  readonly sha256: string;
+}
+
+/** table length u32 in front of the sealed table */
+const prefixBytes = 4;
+/** bytes u64, length u32, SHA-256 */
+const entryBytes = 8 + 4 + hashBytes;
+/** Holds the table of up to 5,900 shards, so that one request is mostly enough. */
+const firstReadBytes = 256 * 1024;
+const maxTableBytes = 1024 + maxShards * entryBytes;
+
+export function encodeShardTable(
+  volume: { sizeBytes: number; geometry: Geometry },
+  parts: readonly ShardPart[],
+): Buffer {
+  const { chunkBytes, pageChunks, packBytes } = volume.geometry;
+  const writer = new ByteWriter()
+    .u64(volume.sizeBytes)
+    .u32(chunkBytes)
+    .u32(pageChunks)
+    .u32(packBytes)
+    .u32(parts.length);
+  for (const part of parts) writer.u64(part.bytes).u32(part.body.length).hex(sha256(part.body));
+  const table = seal("plan", writer.finish());
+  const prefix = new ByteWriter().u32(table.length).finish();
+  return Buffer.concat([prefix, table, ...parts.map((part) => part.body)]);
+}
+
+export function totalBytes(table: ShardTable): number {
+  return table.shards.reduce((sum, shard) => sum + shard.bytes, 0);
+}
+
+/** Undefined when there is no such plan. Throws RepositoryDamaged. */
+export async function readShardTable(store: ObjectStore, key: string): Promise<ShardTable | undefined> {
+  const first = await store.get(key, { offset: 0, length: firstReadBytes });
+  if (!first) return undefined;
+  const length = new ByteReader(first, key).u32();
+  if (length > maxTableBytes) throw new RepositoryDamaged(`The object ${key} is damaged: its table is too long.`);
+  const bytes = first.subarray(prefixBytes, prefixBytes + length);
+  const table = bytes.length === length ? bytes : await store.get(key, { offset: prefixBytes, length });
+  return table && decodeTable(table, key);
+}
+
+function decodeTable(bytes: Uint8Array, key: string): ShardTable {
+  const reader = unseal("plan", bytes, key);
+  const sizeBytes = reader.u64();
+  const geometry = { chunkBytes: reader.u32(), pageChunks: reader.u32(), packBytes: reader.u32() };
+  let offset = prefixBytes + bytes.length;
+  const shards = Array.from({ length: reader.count(entryBytes, maxShards) }, () => {
+    const entry = { bytes: reader.u64(), offset, length: reader.u32(), sha256: reader.hex(hashBytes) };
+    offset += entry.length;
+    return entry;
+  });
+  reader.end();
+  return { hash: sha256(bytes), sizeBytes, geometry, shards };
+}
+
+/** A reader of one shard's part. Throws RepositoryDamaged when it is not what the table says. */
+export async function readShardPart(
+  store: ObjectStore,
+  key: string,
+  table: ShardTable,
+  shard: number,
+): Promise<ByteReader> {
+  const entry = table.shards[shard];
+  if (!entry) throw new RangeError(`The plan ${key} has no shard ${shard}.`);
+  const body = await store.get(key, { offset: entry.offset, length: entry.length });
+  if (!body || sha256(body) !== entry.sha256) {
+    throw new RepositoryDamaged(`The object ${key} is damaged: its part for shard ${shard} is not what was written.`);
+  }
+  return new ByteReader(body, key);
+}
+
+/** The items of the Distributed Map that works on a plan. */
+export function shardItems(shardCount: number): Buffer {
+  return Buffer.from(JSON.stringify(Array.from({ length: shardCount }, (_, shard) => ({ shard }))), "utf8");
+}

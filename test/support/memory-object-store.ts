@@ -1,0 +1,96 @@
+/** An object store in memory with versions, for unit tests. `test/contract/object-store.ts` holds it to what the real one does. */
+import { hash } from "node:crypto";
+import type { ListedObject, ObjectHead, ObjectStore } from "../../lambdas/repository/object-store.ts";
+
+export type StoreOperation = "put" | "get" | "head" | "list" | "delete";
+
+interface Version {
+  readonly body: Uint8Array;
+  readonly modified: Date;
+}
+
+export interface MemoryObjectStoreOptions {
+  /** Called before each operation takes effect; what it throws, the operation throws. May wait, to let others go first. */
+  readonly before?: (operation: StoreOperation, key: string) => void | Promise<void>;
+  /** Whether `head` tells the object's SHA-256. Default true. */
+  readonly checksums?: boolean;
+  readonly now?: () => number;
+}
+
+export class MemoryObjectStore implements ObjectStore {
+  readonly #options: MemoryObjectStoreOptions;
+  /** Versions of each key, oldest first. */
+  readonly #objects = new Map<string, Version[]>();
+
+  constructor(options: MemoryObjectStoreOptions = {}) {
+    this.#options = options;
+  }
+
+  async put(key: string, body: Uint8Array, options?: { ifAbsent?: boolean }): Promise<"written" | "exists"> {
+    await this.#options.before?.("put", key);
+    const versions = this.#objects.get(key) ?? [];
+    if (options?.ifAbsent && versions.length > 0) return "exists";
+    const modified = new Date((this.#options.now ?? Date.now)());
+    this.#objects.set(key, [...versions, { body: Uint8Array.from(body), modified }]);
+    return "written";
+  }
+
+  async get(key: string, range?: { offset: number; length: number }): Promise<Uint8Array | undefined> {
+    await this.#options.before?.("get", key);
+    const body = this.#objects.get(key)?.at(-1)?.body;
+    return range ? body?.slice(range.offset, range.offset + range.length) : body?.slice();
+  }
+
+  async head(key: string): Promise<ObjectHead | undefined> {
+    await this.#options.before?.("head", key);
+    const body = this.#objects.get(key)?.at(-1)?.body;
+    if (!body) return undefined;
+    return this.#options.checksums === false
+      ? { size: body.length }
+      : { size: body.length, sha256: hash("sha256", body, "hex") };
+  }
+
+  async *list(prefix: string, options?: { startAfter?: string }): AsyncGenerator<ListedObject> {
+    await this.#options.before?.("list", prefix);
+    for (const key of this.keys(prefix)) {
+      const current = this.#objects.get(key)?.at(-1);
+      const isAfter = options?.startAfter === undefined || key > options.startAfter;
+      if (current && isAfter) yield { key, size: current.body.length, lastModified: current.modified };
+    }
+  }
+
+  async deleteEveryVersion(keys: readonly string[]): Promise<void> {
+    for (const key of keys) {
+      await this.#options.before?.("delete", key);
+      this.#objects.delete(key);
+    }
+  }
+
+  async deleteEveryVersionBelow(
+    prefix: string,
+    options?: { until?: () => boolean },
+  ): Promise<{ deleted: number; finished: boolean }> {
+    let deleted = 0;
+    for (const key of this.keys(prefix)) {
+      if (options?.until?.()) return { deleted, finished: false };
+      await this.#options.before?.("delete", key);
+      deleted += this.#objects.get(key)?.length ?? 0;
+      this.#objects.delete(key);
+    }
+    return { deleted, finished: true };
+  }
+
+  /** Keys below `prefix`, ascending. */
+  keys(prefix = ""): string[] {
+    return [...this.#objects.keys()].filter((key) => key.startsWith(prefix)).sort();
+  }
+
+  /** Changes an object behind the repository's back, as a damaged disk does. `undefined` makes it vanish. */
+  damage(key: string, change: (body: Uint8Array) => Uint8Array | undefined): void {
+    const current = this.#objects.get(key)?.at(-1);
+    if (!current) throw new Error(`There is no object ${key} to damage.`);
+    const body = change(current.body.slice());
+    if (body) this.#objects.set(key, [{ ...current, body }]);
+    else this.#objects.delete(key);
+  }
+}
