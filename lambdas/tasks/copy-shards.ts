@@ -30,17 +30,16 @@ async function CopyShard(services: Services, input: CopyShardInput, { until }: T
   const hypervisor = await services.hypervisor(snapshot.hypervisorTenant, snapshot.hypervisorId);
   const { planHash, shard, attempt } = input;
   const progress = shardProgress(services, jobId, shard);
-  await using reader = await hypervisor.openReader(input.export);
-  const copied = await copyShard(await backupOf(services, snapshot, jobId), {
-    planHash,
-    shard,
-    attempt,
-    reader,
-    until,
-    onProgress: progress.report,
-  });
-  await progress.finish(copied.bytesDone);
-  return { finished: copied.finished };
+  const reader = await hypervisor.openReader(input.export);
+  try {
+    const target = await backupOf(services, snapshot, jobId);
+    const options = { planHash, shard, attempt, reader, until, onProgress: progress.report };
+    const { bytesDone, finished } = await copyShard(target, options);
+    await progress.finish(bytesDone);
+    return { finished };
+  } finally {
+    await reader[Symbol.asyncDispose]();
+  }
 }
 
 async function RestoreShard(services: Services, input: RestoreShardInput, { until }: TaskContext) {
@@ -50,17 +49,17 @@ async function RestoreShard(services: Services, input: RestoreShardInput, { unti
   const snapshot = await requireSnapshot(services.database, tenant, snapshotId);
   const hypervisor = await services.hypervisor(job.target.hypervisorTenant, job.target.hypervisorId);
   const progress = shardProgress(services, jobId, input.shard);
-  await using writer = await hypervisor.openWriter(newVolumeOf(job, input.sizeBytes));
-  const written = await restoreShard(await backupOf(services, snapshot, jobId), {
-    shard: input.shard,
-    from: input.from,
-    writer,
-    until,
-    onProgress: progress.report,
-  });
-  await writer.flush();
-  await progress.finish(written.bytesDone);
-  return { finished: written.finished, next: written.next };
+  const writer = await hypervisor.openWriter(newVolumeOf(job, input.sizeBytes));
+  try {
+    const source = await backupOf(services, snapshot, jobId);
+    const options = { shard: input.shard, from: input.from, writer, until, onProgress: progress.report };
+    const { bytesDone, finished, next } = await restoreShard(source, options);
+    await writer.flush();
+    await progress.finish(bytesDone);
+    return { finished, next };
+  } finally {
+    await writer[Symbol.asyncDispose]();
+  }
 }
 
 /** Reports absolute bytes of this shard, at most twice a second; one report at a time, and none holds the copying up. */

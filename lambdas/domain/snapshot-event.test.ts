@@ -1,0 +1,64 @@
+import assert from "node:assert/strict";
+import { describe, it } from "node:test";
+import type { Snapshot } from "./snapshot.ts";
+import { sentence, snapshotEvent } from "./snapshot-event.ts";
+
+const snapshot = (changes: Partial<Snapshot>): Snapshot => ({
+  tenant: "acme",
+  id: "snap_1",
+  volumeId: "vol_1",
+  hypervisorId: "hyp_1",
+  hypervisorTenant: "acme",
+  storeId: "default",
+  tags: {},
+  state: "BackingUp",
+  updateCount: 6,
+  lastChange: "job_1#BackingUp#1",
+  jobId: "job_1",
+  attempt: 1,
+  maxAttempts: 3,
+  onBackupFailure: "delete",
+  createdAt: "2026-01-01T00:00:00.000Z",
+  updatedAt: "2026-01-01T00:00:00.000Z",
+  readers: [],
+  ...changes,
+});
+
+describe("an event of a snapshot", () => {
+  it("of a failed backup says at which attempt, why, and until when the primary copy stays", () => {
+    const message = snapshotEvent(
+      snapshot({}),
+      snapshot({
+        state: "Error",
+        updateCount: 7,
+        lastChange: "job_1#Error#3",
+        attempt: 3,
+        error: { name: "StoreUnavailable", message: "no answer" },
+        primaryKeptUntil: "2026-01-01T00:15:00.000Z",
+      }),
+    );
+    assert.equal(message?.type, "snapshot.backup-failed");
+    assert.equal(message.detail.eventId, "snap_1#7");
+    assert.equal(message.detail.attempt, 3);
+    assert.equal(message.forPeople, true);
+    assert.match(sentence(message), /attempt 3 of 3: StoreUnavailable: no answer\. .*00:15/);
+  });
+
+  it("names the job that made the change, not the next one", () => {
+    const message = snapshotEvent(
+      snapshot({ state: "Creating" }),
+      snapshot({
+        state: "CreatedOnPrimary",
+        updateCount: 7,
+        lastChange: "job_create#CreatedOnPrimary#0",
+        jobId: "job_backup",
+      }),
+    );
+    assert.equal(message?.type, "snapshot.created-on-primary");
+    assert.equal(message.detail.jobId, "job_create");
+  });
+
+  it("is none when the state did not change", () => {
+    assert.equal(snapshotEvent(snapshot({}), snapshot({ physicalBytes: 0 })), undefined);
+  });
+});

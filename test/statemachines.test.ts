@@ -1,0 +1,152 @@
+import assert from "node:assert/strict";
+import { readdirSync, readFileSync } from "node:fs";
+import { describe, it } from "node:test";
+import aslValidator from "asl-validator";
+import jsonata from "jsonata";
+import { backupSnapshotStates } from "../lambdas/tasks/backup-snapshot.ts";
+import { collectGarbageStates } from "../lambdas/tasks/collect-garbage.ts";
+import { copyBackupStates, copyRestoreStates } from "../lambdas/tasks/copy-shards.ts";
+import { createSnapshotStates } from "../lambdas/tasks/create-snapshot.ts";
+import { deleteSnapshotStates } from "../lambdas/tasks/delete-snapshot.ts";
+import { restoreVolumeStates } from "../lambdas/tasks/restore-volume.ts";
+
+interface State {
+  Type: string;
+  Resource?: string;
+  Arguments?: { FunctionName: string; Payload: unknown };
+  Next?: string;
+  Default?: string;
+  End?: boolean;
+  Choices?: { Next: string; Condition: string }[];
+  Catch?: { ErrorEquals: string[]; Next: string }[];
+  Retry?: { ErrorEquals: string[] }[];
+  ItemProcessor?: Machine;
+}
+interface Machine {
+  StartAt: string;
+  QueryLanguage?: string;
+  States: Record<string, State>;
+}
+
+const folder = new URL("../statemachines/", import.meta.url);
+const machines = readdirSync(folder)
+  .filter((file) => file.endsWith(".asl.json"))
+  .map((file) => ({
+    name: file.replace(".asl.json", ""),
+    definition: JSON.parse(
+      readFileSync(new URL(file, folder), "utf8")
+        .replaceAll("${ShardConcurrency}", "4")
+        .replace(/\$\{(\w+)\}/g, "arn:$1"),
+    ) as Machine,
+  }));
+
+/** The functions behind each machine's Task states, by the function that the state names. */
+const functions: Record<string, Record<string, object>> = {
+  "create-snapshot": { TasksFunctionArn: createSnapshotStates },
+  "backup-snapshot": { TasksFunctionArn: backupSnapshotStates, CopyFunctionArn: copyBackupStates },
+  "restore-volume": { TasksFunctionArn: restoreVolumeStates, CopyFunctionArn: copyRestoreStates },
+  "delete-snapshot": { CollectFunctionArn: deleteSnapshotStates },
+  "collect-garbage": { CollectFunctionArn: collectGarbageStates },
+};
+
+function* statesOf(machine: Machine): Generator<[string, State, Machine]> {
+  for (const [name, state] of Object.entries(machine.States)) {
+    yield [name, state, machine];
+    if (state.ItemProcessor) yield* statesOf(state.ItemProcessor);
+  }
+}
+
+function nextStates(state: State): string[] {
+  return [
+    ...(state.Next ? [state.Next] : []),
+    ...(state.Default ? [state.Default] : []),
+    ...(state.Choices ?? []).map((choice) => choice.Next),
+    ...(state.Catch ?? []).map((handler) => handler.Next),
+  ];
+}
+
+function* expressionsIn(value: unknown): Generator<string> {
+  if (typeof value === "string") {
+    const match = /^\{%(.*)%\}$/s.exec(value);
+    if (match?.[1]) yield match[1];
+  } else if (value && typeof value === "object") {
+    for (const part of Object.values(value)) yield* expressionsIn(part);
+  }
+}
+
+describe("the state machines", () => {
+  for (const { name, definition } of machines) {
+    it(`${name} is valid Amazon States Language`, () => {
+      const { isValid, errorsText } = aslValidator(definition as unknown as Parameters<typeof aslValidator>[0], {
+        checkPaths: false,
+        checkArn: false,
+      });
+      assert.ok(isValid, errorsText());
+    });
+
+    it(`${name}: every state can be reached, and every next state exists`, () => {
+      const scopes = new Set([...statesOf(definition)].map(([, , scope]) => scope));
+      for (const scope of scopes) {
+        const reached = new Set<string>();
+        const open = [scope.StartAt];
+        for (let state = open.pop(); state !== undefined; state = open.pop()) {
+          assert.ok(scope.States[state], `${name}: ${state} does not exist`);
+          if (reached.has(state)) continue;
+          reached.add(state);
+          open.push(...nextStates(scope.States[state] as State));
+        }
+        assert.deepEqual([...reached].sort(), Object.keys(scope.States).sort());
+      }
+    });
+
+    it(`${name}: every Task has a function of its name, and every function a Task`, () => {
+      const called = new Set<string>();
+      for (const [state, { Type, Arguments }] of statesOf(definition)) {
+        if (Type !== "Task") continue;
+        const target = Arguments?.FunctionName.replace("arn:", "") ?? "";
+        assert.ok(
+          functions[name]?.[target] && state in functions[name][target],
+          `${name}.${state} on ${target} has no function`,
+        );
+        called.add(state);
+      }
+      const offered = Object.values(functions[name] ?? {}).flatMap((states) => Object.keys(states));
+      assert.deepEqual([...called].sort(), offered.sort());
+    });
+
+    it(`${name}: what can fail is caught or must not fail, and errors of the machine itself are never retried`, () => {
+      for (const [state, { Type, Catch, Retry }] of statesOf(definition)) {
+        if (Type !== "Task" && Type !== "Map") continue;
+        const retriesAll = (Retry ?? []).some(({ ErrorEquals }) => ErrorEquals.includes("States.ALL"));
+        assert.ok(Catch !== undefined || retriesAll, `${name}.${state} neither catches nor insists`);
+        const names = (Retry ?? []).flatMap(({ ErrorEquals }) => ErrorEquals);
+        assert.ok(!names.includes("States.Runtime") && !names.includes("States.QueryEvaluationError"), state);
+      }
+    });
+
+    it(`${name}: every expression parses`, () => {
+      for (const expression of expressionsIn(definition)) assert.doesNotThrow(() => jsonata(expression), expression);
+    });
+  }
+
+  it("a failed attempt waits for the interval that the job was given at its start, then counts one more", async () => {
+    const wait = machines.find(({ name }) => name === "backup-snapshot")?.definition.States.WaitRetry as unknown as {
+      Seconds: string;
+      Assign: { attempt: string };
+    };
+    const [seconds, attempt] = [...expressionsIn([wait.Seconds, wait.Assign.attempt])];
+    const states = { context: { Execution: { Input: { policy: { maxAttempts: 3, retryIntervalSeconds: 17 } } } } };
+    assert.equal(await jsonata(seconds ?? "").evaluate({}, { states, attempt: 1 }), 17);
+    assert.equal(await jsonata(attempt ?? "").evaluate({}, { states, attempt: 1 }), 2);
+  });
+
+  it("a shard's function is called again while it says that it has not finished", async () => {
+    const restore = machines.find(({ name }) => name === "restore-volume")?.definition;
+    const states = restore?.States.RestoreShards?.ItemProcessor?.States ?? {};
+    const [output] = [...expressionsIn((states.RestoreShard as unknown as { Output: string }).Output)];
+    const bindings = { states: { input: { shard: 3, from: 0 }, result: { Payload: { finished: false, next: 7 } } } };
+    const next: unknown = await jsonata(output ?? "").evaluate({}, bindings);
+    assert.equal(JSON.stringify(next), JSON.stringify({ shard: 3, from: 7 }));
+    assert.equal(states.ShardFinished?.Default, "RestoreShard");
+  });
+});
