@@ -1,0 +1,43 @@
+import assert from "node:assert/strict";
+import { readdirSync, statSync } from "node:fs";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join, relative } from "node:path";
+import { test } from "node:test";
+import { fileURLToPath, pathToFileURL } from "node:url";
+import { App, Stack } from "aws-cdk-lib";
+import { bundle } from "../../lib/bundles.ts";
+
+const projectRoot = fileURLToPath(new URL("../..", import.meta.url));
+
+const source = `
+  import { createRequire } from "node:module";
+  class VolumeNotFound extends Error { constructor() { super("gone"); this.name = new.target.name; } }
+  export const handler = async () => ({
+    thrown: new VolumeNotFound().name,
+    required: require("node:path").sep,
+    called: (await import("koffi")).default.types !== undefined,
+  });
+  export const unused = createRequire;
+`;
+
+test("a bundle keeps the names of errors, can require, and brings native file calls where they are wanted", async (t) => {
+  const directory = await mkdtemp(join(tmpdir(), "snapferry-bundle-"));
+  t.after(() => rm(directory, { recursive: true }));
+  await writeFile(join(directory, "entry.ts"), source);
+  const outdir = join(directory, "out");
+  const file = relative(projectRoot, join(directory, "entry.ts"));
+  bundle(new Stack(new App({ outdir })), { plain: { file }, native: { file, nativeFileCalls: true } });
+
+  const { handler } = await import(pathToFileURL(join(outdir, "bundles/native/index.mjs")).href);
+  assert.deepEqual(await handler(), { thrown: "VolumeNotFound", required: "/", called: true });
+  const plain = await import(pathToFileURL(join(outdir, "bundles/plain/index.mjs")).href);
+  await assert.rejects(plain.handler(), { code: "ERR_MODULE_NOT_FOUND" });
+  assert.ok(bytesIn(join(outdir, "bundles/native/node_modules")) < 4_000_000);
+});
+
+function bytesIn(directory: string): number {
+  return readdirSync(directory, { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile())
+    .reduce((sum, entry) => sum + statSync(join(entry.parentPath, entry.name)).size, 0);
+}

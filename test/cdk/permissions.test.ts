@@ -1,0 +1,182 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { allowing, functionRoles, resourcesOf, type Statement, statementsOf, templateWith } from "./synthesised.ts";
+
+const template = templateWith();
+type FunctionName = keyof typeof functionRoles;
+const names = Object.keys(functionRoles) as FunctionName[];
+const may = Object.fromEntries(names.map((name) => [name, statementsOf(template, functionRoles[name])])) as Record<
+  FunctionName,
+  Statement[]
+>;
+
+function whoMay(action: RegExp): FunctionName[] {
+  return names.filter((name) => allowing(may[name], action).length > 0);
+}
+
+function machines(name: FunctionName, action: RegExp): string[] {
+  const arns = allowing(may[name], action).flatMap(({ resources }) => resources);
+  return arns.map((arn) => arn.replace(/^.*:(stateMachine|execution):Snapferry-/, "")).sort();
+}
+
+/** `Table: read` or `Table: read, write` for each table that `name` may touch. */
+function tablesOf(name: FunctionName): string[] {
+  return may[name]
+    .filter(({ actions }) => actions.includes("dynamodb:GetItem"))
+    .flatMap(({ actions, resources }) =>
+      resources.flatMap((arn) => {
+        const table = /^<Tables(\w+)[0-9A-F]{8}\.Arn>$/.exec(arn)?.[1];
+        const level = actions.includes("dynamodb:PutItem")
+          ? "write"
+          : actions.includes("dynamodb:UpdateItem")
+            ? "update"
+            : "read";
+        return table ? [`${table}: ${level}`] : [];
+      }),
+    )
+    .sort();
+}
+
+const ofJobs = [
+  "Hypervisors: read",
+  "Jobs: write",
+  "Pools: write",
+  "Progress: write",
+  "Snapshots: write",
+  "StoreReferences: write",
+  "Stores: read",
+  "Volumes: write",
+];
+
+const expectedTables: Record<FunctionName, string[]> = {
+  api: [
+    "Hypervisors: read",
+    "Jobs: write",
+    "Pools: update",
+    "Progress: read",
+    "Requests: write",
+    "Snapshots: write",
+    "StoreReferences: read",
+    "Stores: read",
+    "Volumes: write",
+  ],
+  inventory: [
+    "Hypervisors: write",
+    "Jobs: read",
+    "Requests: write",
+    "Snapshots: read",
+    "Stores: write",
+    "Volumes: write",
+  ],
+  tasks: ofJobs,
+  copy: ["Hypervisors: read", "Jobs: read", "Progress: write", "Snapshots: read", "Stores: read", "Volumes: read"],
+  collect: ofJobs,
+  dispatch: ["Jobs: write", "Pools: write", "Snapshots: write", "Volumes: write"],
+  publish: [],
+  reconcile: ofJobs,
+};
+
+for (const name of names)
+  test(`${name} touches ${expectedTables[name].length === 0 ? "no table" : "its tables and no others"}`, () => {
+    assert.deepEqual(tablesOf(name), expectedTables[name]);
+  });
+
+test("publish reads the stream of snapshots, and no row by key", () => {
+  const ofDynamo = may.publish.map(({ actions, resources }) => ({
+    actions: actions.filter((action) => action.startsWith("dynamodb:")),
+    resources,
+  }));
+  assert.deepEqual([...new Set(ofDynamo.flatMap(({ actions }) => actions))].sort(), [
+    "dynamodb:DescribeStream",
+    "dynamodb:GetRecords",
+    "dynamodb:GetShardIterator",
+    "dynamodb:ListStreams",
+  ]);
+  const records = allowing(ofDynamo, /GetRecords/).flatMap(({ resources }) => resources);
+  assert.match(records.join(), /^<TablesSnapshots[0-9A-F]{8}\.StreamArn>$/);
+});
+
+test("nobody reads whole tables", () => {
+  assert.deepEqual(whoMay(/^dynamodb:(Scan|\*)$/), []);
+});
+
+test("copy writes objects and deletes none", () => {
+  const actions = allowing(may.copy, /^s3:/).flatMap((statement) => statement.actions);
+  assert.deepEqual(actions.sort(), ["s3:GetObject", "s3:ListBucket", "s3:PutObject"]);
+});
+
+test("only collect removes versions of objects and what unfinished uploads left", () => {
+  assert.deepEqual(whoMay(/^s3:(DeleteObjectVersion|AbortMultipartUpload|ListBucketVersions)$/), ["collect"]);
+  assert.deepEqual(whoMay(/^s3:DeleteObject$/), ["tasks", "collect"]);
+});
+
+test("the functions that face the network touch no backup", () => {
+  assert.deepEqual(whoMay(/^s3:/), ["tasks", "copy", "collect"]);
+});
+
+test("executions are started, stopped and looked at by those whose work it is", () => {
+  const kinds = ["backup-snapshot", "create-snapshot", "delete-snapshot", "restore-volume"];
+  const executions = kinds.map((kind) => `${kind}:*`);
+  assert.deepEqual(whoMay(/^states:StartExecution$/), ["api", "collect", "dispatch", "reconcile"]);
+  assert.deepEqual(machines("api", /StartExecution/), ["create-snapshot", "delete-snapshot", "restore-volume"]);
+  assert.deepEqual(machines("dispatch", /StartExecution/), ["backup-snapshot"]);
+  assert.deepEqual(machines("collect", /StartExecution/), kinds);
+  assert.deepEqual(machines("reconcile", /StartExecution/), kinds);
+  assert.deepEqual(whoMay(/^states:StopExecution$/), ["api", "collect"]);
+  assert.deepEqual(machines("api", /StopExecution/), executions);
+  assert.deepEqual(whoMay(/^states:DescribeExecution$/), ["collect", "reconcile"]);
+});
+
+test("secrets are read by those who open hypervisors and stores, below one prefix", () => {
+  assert.deepEqual(whoMay(/^secretsmanager:/), ["inventory", "tasks", "copy", "collect"]);
+  for (const name of whoMay(/^secretsmanager:/))
+    for (const { actions, resources } of allowing(may[name], /^secretsmanager:/)) {
+      assert.deepEqual(actions, ["secretsmanager:GetSecretValue"]);
+      assert.match(resources.join(), /:secret:snapferry\/\*$/);
+    }
+});
+
+test("only publish sends events, and to the stack's own bus and topic", () => {
+  assert.deepEqual(whoMay(/^(events:PutEvents|sns:Publish)$/), ["publish"]);
+  const sinks = allowing(may.publish, /^(events|sns):/).flatMap(({ resources }) => resources);
+  assert.match(sinks.sort().join(), /^<EventsBus\w+\.Arn>,<EventsTopic\w+>$/);
+});
+
+test("settings are read below the stack's own path and written by no function", () => {
+  assert.deepEqual(whoMay(/^ssm:/), ["api", "inventory", "tasks", "collect", "dispatch", "reconcile"]);
+  for (const name of whoMay(/^ssm:/))
+    for (const { actions, resources } of allowing(may[name], /^ssm:/)) {
+      assert.deepEqual(actions, ["ssm:GetParametersByPath"]);
+      for (const arn of resources) assert.match(arn, /:parameter\/Snapferry\/settings(\/\*)?$/);
+    }
+});
+
+test("a map's role starts its own machine, reads plans and nothing else of the bucket", () => {
+  for (const name of ["backup-snapshot", "restore-volume"]) {
+    const statements = statementsOf(template, `Workflows${name.replace("-", "")}Role`);
+    const starts = allowing(statements, /^states:StartExecution$/).flatMap(({ resources }) => resources);
+    assert.equal(starts.length, 1);
+    assert.match(starts.join(), new RegExp(`:stateMachine:Snapferry-${name}$`));
+    const ofBucket = allowing(statements, /^s3:/);
+    assert.deepEqual(
+      ofBucket.flatMap(({ actions }) => actions),
+      ["s3:GetObject"],
+    );
+    assert.match(ofBucket.flatMap(({ resources }) => resources).join(), /^<BackupsBucket\w+\.Arn>\/executions\/\*$/);
+  }
+});
+
+test("no role may do everything of a service, or anything to every resource but what AWS wants so", () => {
+  const everywhere = new Set<string>();
+  for (const id of Object.keys(resourcesOf(template, "AWS::IAM::Role")))
+    for (const { actions, resources } of statementsOf(template, id)) {
+      for (const action of actions) assert.doesNotMatch(action, /\*/, id);
+      if (resources.includes("*")) for (const action of actions) everywhere.add(action);
+    }
+  const known =
+    /^(xray:\w+|dynamodb:ListStreams|logs:\w*(LogDelivery|LogDeliveries|ResourcePolicy|ResourcePolicies|DescribeLogGroups))$/;
+  assert.deepEqual(
+    [...everywhere].filter((action) => !known.test(action)),
+    [],
+  );
+});
