@@ -101,7 +101,7 @@ async function startOnPort(
   const lifeline = child.stdio[3];
   if (lifeline && "unref" in lifeline && typeof lifeline.unref === "function") lifeline.unref();
 
-  const failure = await Promise.race([exited, ready(endpoint, localstack)]);
+  const failure = await Promise.race([exited, ready(endpoint, logFile, localstack)]);
   if (failure)
     throw new LocalCloudError(`LocalStack did not start (${failure}); the end of ${logFile}:\n${tail(logFile)}`);
   return { endpoint, state };
@@ -155,10 +155,15 @@ function localStackEnvironment(
   };
 }
 
-async function ready(endpoint: string, localstack: ProcessIdentity | undefined): Promise<string | undefined> {
+// Its own log has to say so, too: at the same port, another LocalStack might answer.
+async function ready(
+  endpoint: string,
+  logFile: string,
+  localstack: ProcessIdentity | undefined,
+): Promise<string | undefined> {
   const deadline = Date.now() + READY_TIMEOUT_MS;
   while (Date.now() < deadline && localstack && isAlive(localstack)) {
-    if (await answers(endpoint)) return undefined;
+    if (/^Ready\.$/m.test(readFileSync(logFile, "utf8")) && (await answers(endpoint))) return undefined;
     await sleep(READY_POLL_MS);
   }
   return `no answer within ${READY_TIMEOUT_MS / 1000} s`;

@@ -13,6 +13,13 @@ def end_with_owner():
         lifeline.watch(fd)
 
 
+@hooks.on_runtime_create()
+def listen_on_named_address():
+    from snapferry_lambda_executor.patches import gateway
+
+    gateway.apply()
+
+
 @hooks.on_infra_start()
 def cache_jsonpath_parsers():
     from snapferry_lambda_executor.patches import jsonpath_cache
