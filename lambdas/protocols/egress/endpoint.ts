@@ -6,7 +6,7 @@ import { lookup as lookupCallback } from "node:dns";
 import { lookup } from "node:dns/promises";
 import { Agent as HttpAgent, type AgentOptions as HttpAgentOptions } from "node:http";
 import { Agent as HttpsAgent } from "node:https";
-import { isIP, type LookupFunction } from "node:net";
+import { isIP, type LookupFunction, Socket } from "node:net";
 import { isForbiddenAddress, isWithin } from "./addresses.ts";
 
 /** An endpoint that must not be called. The message says why. */
@@ -101,12 +101,14 @@ export function guardedAgents(
   return { httpAgent, httpsAgent };
 }
 
-/** Checks the host of every new connection that is an address already. */
+/** Checks the host of every new connection that is an address already. A refusal is an error of the request, as any failed connection. */
 function guardLiterals(agent: HttpAgent, rules: ConnectionRules): void {
   const connect = agent.createConnection.bind(agent);
   agent.createConnection = (options, callback) => {
     const host = options.host ?? "localhost";
-    if (isIP(host) !== 0) assertAllowed(host, [host], rules);
-    return connect(options, callback);
+    const failure = isIP(host) === 0 ? undefined : refusal(() => assertAllowed(host, [host], rules));
+    if (!failure) return connect(options, callback);
+    process.nextTick(() => callback?.(failure, new Socket()));
+    return undefined;
   };
 }

@@ -1,0 +1,131 @@
+/** What every `ObjectStore` does, the double in memory as well as the real thing. */
+import assert from "node:assert/strict";
+import { hash, randomBytes } from "node:crypto";
+import { describe, test } from "node:test";
+import type { ObjectStore } from "../../lambdas/repository/object-store.ts";
+
+async function collect<T>(items: AsyncIterable<T>): Promise<T[]> {
+  const collected: T[] = [];
+  for await (const item of items) collected.push(item);
+  return collected;
+}
+
+/** `makeStore` gives an empty store. */
+export function objectStoreContract(name: string, makeStore: () => Promise<ObjectStore>): void {
+  describe(`${name} as an object store`, () => {
+    test("an object comes back whole, in ranges, and with size and checksum", async () => {
+      const store = await makeStore();
+      const body = randomBytes(100_000);
+      assert.equal(await store.put("a/object", body), "written");
+      assert.deepEqual(Buffer.from((await store.get("a/object"))!), body);
+      assert.deepEqual(Buffer.from((await store.get("a/object", { offset: 5, length: 10 }))!), body.subarray(5, 15));
+      const head = await store.head("a/object");
+      assert.equal(head?.size, body.length);
+      if (head?.sha256 !== undefined) assert.equal(head.sha256, hash("sha256", body, "hex"));
+    });
+
+    test("a range that reaches past the end brings what is there", async () => {
+      const store = await makeStore();
+      await store.put("short", Buffer.from("0123456789"));
+      assert.equal(Buffer.from((await store.get("short", { offset: 8, length: 10 }))!).toString(), "89");
+      assert.equal((await store.get("short", { offset: 10, length: 10 }))?.length, 0);
+      assert.equal((await store.get("short", { offset: 3, length: 0 }))?.length, 0);
+    });
+
+    test("an object may be empty", async () => {
+      const store = await makeStore();
+      await store.put("empty", new Uint8Array());
+      assert.equal((await store.get("empty"))?.length, 0);
+      assert.equal((await store.head("empty"))?.size, 0);
+    });
+
+    test("what is not there is undefined", async () => {
+      const store = await makeStore();
+      assert.equal(await store.get("nothing"), undefined);
+      assert.equal(await store.get("nothing", { offset: 0, length: 1 }), undefined);
+      assert.equal(await store.get("nothing", { offset: 0, length: 0 }), undefined);
+      assert.equal(await store.head("nothing"), undefined);
+    });
+
+    test("a put with ifAbsent leaves an existing object alone, one without replaces it", async () => {
+      const store = await makeStore();
+      assert.equal(await store.put("key", Buffer.from("first"), { ifAbsent: true }), "written");
+      assert.equal(await store.put("key", Buffer.from("second"), { ifAbsent: true }), "exists");
+      assert.equal(Buffer.from((await store.get("key"))!).toString(), "first");
+      assert.equal(await store.put("key", Buffer.from("third")), "written");
+      assert.equal(Buffer.from((await store.get("key"))!).toString(), "third");
+    });
+
+    test("of several puts with ifAbsent at once one wins", async () => {
+      const store = await makeStore();
+      const outcomes = await Promise.all(
+        [1, 2, 3, 4].map((n) => store.put("race", Buffer.from([n]), { ifAbsent: true })),
+      );
+      assert.equal(outcomes.filter((outcome) => outcome === "written").length, 1);
+    });
+
+    test("listing is ascending, current objects only, and can start anywhere", async () => {
+      const store = await makeStore();
+      const keys = ["l/a", "l/a-b", "l/a/b", "l/a0", "l/b"];
+      for (const key of [...keys].reverse()) await store.put(key, Buffer.from(key));
+      await store.put("m", Buffer.from("other"));
+      await store.put("l/c", Buffer.from("gone"));
+      await store.deleteEveryVersion(["l/c"]);
+      const listed = await collect(store.list("l/"));
+      assert.deepEqual(
+        listed.map(({ key }) => key),
+        keys,
+      );
+      assert.deepEqual(
+        listed.map(({ size }) => size),
+        keys.map((key) => key.length),
+      );
+      assert.ok(listed.every(({ lastModified }) => Math.abs(lastModified.getTime() - Date.now()) < 600_000));
+      const rest = await collect(store.list("l/", { startAfter: "l/a/b" }));
+      assert.deepEqual(
+        rest.map(({ key }) => key),
+        ["l/a0", "l/b"],
+      );
+    });
+
+    test("deleting takes every version of exactly the named objects; gone is success", async () => {
+      const store = await makeStore();
+      for (const key of ["d/a", "d/a", "d/a", "d/ab", "d/b", "d/c"]) await store.put(key, Buffer.from(key));
+      await store.deleteEveryVersion(["d/c", "d/a", "d/nothing", "d/a"]);
+      await store.deleteEveryVersion(["d/a"]);
+      assert.deepEqual(
+        (await collect(store.list("d/"))).map(({ key }) => key),
+        ["d/ab", "d/b"],
+      );
+      assert.equal((await store.deleteEveryVersionBelow("d/a")).deleted, 1);
+      await store.deleteEveryVersion([]);
+    });
+
+    test("deleting below a prefix counts versions and leaves the rest", async () => {
+      const store = await makeStore();
+      for (const key of ["p/x/1", "p/x/2", "p/x/2", "p/y"]) await store.put(key, Buffer.from(key));
+      assert.deepEqual(await store.deleteEveryVersionBelow("p/x/"), { deleted: 3, finished: true });
+      assert.deepEqual(await store.deleteEveryVersionBelow("p/x/"), { deleted: 0, finished: true });
+      assert.deepEqual(
+        (await collect(store.list("p/"))).map(({ key }) => key),
+        ["p/y"],
+      );
+      assert.equal((await store.deleteEveryVersionBelow("p/", { until: () => true })).finished, false);
+    });
+
+    test("more than a thousand objects are listed and deleted", async () => {
+      const store = await makeStore();
+      const keys = Array.from({ length: 1_050 }, (_, n) => `many/${String(n).padStart(5, "0")}`);
+      for (let at = 0; at < keys.length; at += 50) {
+        await Promise.all(keys.slice(at, at + 50).map((key) => store.put(key, Buffer.from("x"))));
+      }
+      assert.deepEqual(
+        (await collect(store.list("many/"))).map(({ key }) => key),
+        keys,
+      );
+      await store.deleteEveryVersion(keys.filter((_, n) => n % 100 === 7));
+      assert.equal((await collect(store.list("many/"))).length, keys.length - 11);
+      assert.deepEqual(await store.deleteEveryVersionBelow("many/"), { deleted: keys.length - 11, finished: true });
+    });
+  });
+}

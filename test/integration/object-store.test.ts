@@ -1,0 +1,76 @@
+/** The S3 store against a real service: `AWS_ENDPOINT_URL=http://127.0.0.1:4566 node --test test/integration/object-store.test.ts`. */
+import assert from "node:assert/strict";
+import { randomBytes } from "node:crypto";
+import { after, describe, test } from "node:test";
+import { CreateBucketCommand, DeleteBucketCommand, PutBucketVersioningCommand } from "@aws-sdk/client-s3";
+import { EndpointForbidden, StoreRefused, StoreUnavailable } from "../../lambdas/domain/errors.ts";
+import { preflightStore } from "../../lambdas/repository/preflight.ts";
+import { createS3Client, S3ObjectStore } from "../../lambdas/repository/s3-object-store.ts";
+import { objectStoreContract } from "../contract/object-store.ts";
+import { backup, restore, SparseVolume } from "../support/repository.ts";
+
+const endpoint = process.env.AWS_ENDPOINT_URL;
+if (!endpoint) {
+  throw new Error("AWS_ENDPOINT_URL names no S3 service. Start the local cloud and set it to its address.");
+}
+
+const settings = {
+  endpoint,
+  region: "us-east-1",
+  credentials: { accessKeyId: "test", secretAccessKey: "test" },
+  pathStyle: true,
+};
+const client = createS3Client({ ...settings, allowedCidrs: ["127.0.0.0/8", "::1"] });
+const bucket = `contract-${randomBytes(6).toString("hex")}`;
+await client.send(new CreateBucketCommand({ Bucket: bucket }));
+await client.send(new PutBucketVersioningCommand({ Bucket: bucket, VersioningConfiguration: { Status: "Enabled" } }));
+
+after(async () => {
+  await new S3ObjectStore({ client, bucket }).deleteEveryVersionBelow("");
+  await client.send(new DeleteBucketCommand({ Bucket: bucket }));
+  client.destroy();
+});
+
+function newStore(): S3ObjectStore {
+  return new S3ObjectStore({ client, bucket, prefix: randomBytes(4).toString("hex") });
+}
+
+objectStoreContract("S3", async () => newStore());
+
+describe("the S3 store", () => {
+  test("passes the preflight", () => preflightStore(newStore()));
+
+  test("keeps its prefix to itself", async () => {
+    const store = newStore();
+    await store.put("key", Buffer.from("value"));
+    const whole = new S3ObjectStore({ client, bucket });
+    assert.equal(Buffer.from((await whole.get(store.fullKey("key")))!).toString(), "value");
+  });
+
+  test("a bucket that does not exist is refused", async () => {
+    const store = new S3ObjectStore({ client, bucket: `${bucket}-not` });
+    await assert.rejects(store.put("key", Buffer.from("value")), StoreRefused);
+    await assert.rejects(store.get("key"), StoreRefused);
+    await assert.rejects(store.deleteEveryVersion(["key"]), StoreRefused);
+    await assert.rejects(store.list("").next(), StoreRefused);
+  });
+
+  test("a user's endpoint inside the network is not called unless allowed", async () => {
+    const guarded = createS3Client(settings);
+    await assert.rejects(new S3ObjectStore({ client: guarded, bucket }).get("key"), EndpointForbidden);
+    guarded.destroy();
+  });
+
+  test("a service that is not there is unavailable", async () => {
+    const absent = createS3Client({ ...settings, endpoint: "http://127.0.0.1:9", allowedCidrs: ["127.0.0.1"] });
+    await assert.rejects(new S3ObjectStore({ client: absent, bucket }).get("key"), StoreUnavailable);
+    absent.destroy();
+  });
+
+  test("a volume is backed up and comes back", async () => {
+    const content = Buffer.concat([randomBytes(3_000_000), Buffer.alloc(2_000_000), Buffer.alloc(1_000_000, "text ")]);
+    const target = { store: newStore(), domain: "vol", snapshotId: "snap", jobId: "job" };
+    await backup(target, SparseVolume.of(content));
+    assert.deepEqual(await (await restore({ ...target, jobId: "job2" })).content(), content);
+  });
+});
