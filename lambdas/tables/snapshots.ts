@@ -1,5 +1,5 @@
 /** Snapshot rows. Every change of state is one conditional write on `updateCount`. */
-import { UpdateCommand } from "@aws-sdk/lib-dynamodb";
+import { DeleteCommand, UpdateCommand } from "@aws-sdk/lib-dynamodb";
 import { changeId, type Snapshot, type SnapshotState } from "../domain/snapshot.ts";
 import {
   type Database,
@@ -179,6 +179,16 @@ export async function removeReader(
       Key: { tenant: snapshot.tenant, id: snapshot.id },
       UpdateExpression: "DELETE readers :reader",
       ExpressionAttributeValues: { ":reader": new Set([jobId]) },
+    }),
+  );
+}
+
+/** Removes a row whose hypervisor or store is forgotten: nothing can be done with the snapshot any more. Gone is success. */
+export async function forgetSnapshot(database: Database, snapshot: Pick<Snapshot, "tenant" | "id">): Promise<void> {
+  await database.client.send(
+    new DeleteCommand({
+      TableName: database.tables.snapshots,
+      Key: { tenant: snapshot.tenant, id: snapshot.id },
     }),
   );
 }

@@ -96,6 +96,11 @@ export async function deleteStoreReference(database: Database, key: Key): Promis
   if (Delete) await database.client.send(new DeleteCommand(Delete));
 }
 
+/** Removes the row whatever its state, and leaves the bytes: what held them is forgotten. Gone is success. */
+export async function forgetStoreReference(database: Database, key: Key): Promise<void> {
+  await database.client.send(new DeleteCommand({ TableName: database.tables.storeReferences, Key: rowKey(key) }));
+}
+
 /** Condition of another write: the reference is in this state. */
 export function requireStoreReference(database: Database, key: Key, state: StoreReferenceState): TransactionItem {
   return {

@@ -1,0 +1,18 @@
+/** Whether the service works: it can read a table. */
+import packageJson from "../../package.json" with { type: "json" };
+import { backupPool } from "../domain/pool.ts";
+import type { Services } from "../services.ts";
+import { getPool } from "../tables/pools.ts";
+import type { ApiResponse } from "./http.ts";
+import { Problem } from "./problem.ts";
+
+export const { version } = packageJson;
+
+export async function readHealth(services: Pick<Services, "database">): Promise<ApiResponse> {
+  try {
+    await getPool(services.database, backupPool);
+  } catch (cause) {
+    throw new Problem("unavailable", "The tables cannot be read.", { headers: { "Retry-After": "5" }, cause });
+  }
+  return { status: 200, body: { status: "ok", version } };
+}

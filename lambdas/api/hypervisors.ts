@@ -1,0 +1,114 @@
+/** Hypervisors: register, list, look at, discover, forget. */
+import path from "node:path";
+import { HypervisorMisconfigured, HypervisorUnavailable, PathOutsideDirectory } from "../domain/errors.ts";
+import { newId } from "../domain/ids.ts";
+import type { HypervisorRow, HypervisorSettings } from "../domain/inventory.ts";
+import type { Hypervisor } from "../hypervisors/port.ts";
+import type { Services } from "../services.ts";
+import { transact } from "../tables/database.ts";
+import { getHypervisor, insertHypervisor, listHypervisors as listRows } from "../tables/hypervisors.ts";
+import type { ApiRequest } from "./api-handler.ts";
+import { encodeCursor } from "./cursor.ts";
+import { discover } from "./discovery.ts";
+import { forgetHypervisor } from "./forgetting.ts";
+import type { ApiResponse, Caller } from "./http.ts";
+import { idempotently } from "./middleware/idempotency.ts";
+import type { operations } from "./operations.ts";
+import { invalidRequest, notFound, Problem } from "./problem.ts";
+import { hypervisorRepresentation, pathOf } from "./representations.ts";
+
+type Operations = typeof operations;
+
+/** The adapter for settings that are not registered yet. */
+export type OpenHypervisor = (settings: HypervisorSettings) => Hypervisor;
+
+export async function registerHypervisor(
+  services: Services,
+  open: OpenHypervisor,
+  request: ApiRequest<Operations["registerHypervisor"]>,
+): Promise<ApiResponse> {
+  const { caller, body } = request;
+  const answer = await idempotently(services, request, { hypervisor: newId("hypervisor") }, async ({ ids, record }) => {
+    const row: HypervisorRow = {
+      tenant: caller.tenant,
+      id: ids.hypervisor,
+      name: body.name ?? (path.posix.basename(body.directory) || body.directory),
+      settings: { kind: body.kind, directory: body.directory },
+      tenantRules: body.tenantRules,
+      createdAt: services.now().toISOString(),
+    };
+    await check(open, row.settings);
+    const answer = hypervisorRepresentation(row, caller);
+    await transact(services.database, [insertHypervisor(services.database, row), ...record(answer)]);
+    return answer;
+  });
+  return { status: 201, headers: { Location: pathOf("hypervisors", answer.id) }, body: answer };
+}
+
+/** What does not work is the directory's fault: it is all that this kind is registered with. */
+async function check(open: OpenHypervisor, settings: HypervisorSettings): Promise<void> {
+  try {
+    await open(settings).check();
+  } catch (error) {
+    if (
+      error instanceof HypervisorMisconfigured ||
+      error instanceof PathOutsideDirectory ||
+      error instanceof HypervisorUnavailable
+    )
+      throw invalidRequest([{ pointer: "/directory", detail: error.message }]);
+    throw error;
+  }
+}
+
+export async function listHypervisors(
+  services: Services,
+  { caller, query }: ApiRequest<Operations["listHypervisors"]>,
+): Promise<ApiResponse> {
+  const page = await listRows(services.database, caller.tenant, { limit: query.limit, after: query.cursor });
+  return {
+    status: 200,
+    body: {
+      items: page.items.map((row) => hypervisorRepresentation(row, caller)),
+      ...(page.next === undefined ? {} : { nextCursor: encodeCursor(page.next) }),
+    },
+  };
+}
+
+export async function readHypervisor(
+  services: Services,
+  { caller, id }: ApiRequest<Operations["getHypervisor"]>,
+): Promise<ApiResponse> {
+  return { status: 200, body: hypervisorRepresentation(await requireHypervisor(services, caller, id), caller) };
+}
+
+export async function discoverVolumes(
+  services: Services,
+  { caller, id }: ApiRequest<Operations["discoverVolumes"]>,
+): Promise<ApiResponse> {
+  const row = await requireHypervisor(services, caller, id);
+  try {
+    return { status: 200, body: await discover(services, row) };
+  } catch (error) {
+    if (
+      error instanceof HypervisorMisconfigured ||
+      error instanceof PathOutsideDirectory ||
+      error instanceof HypervisorUnavailable
+    )
+      throw new Problem("unavailable", `${id} cannot be used now: ${error.message}`, { cause: error });
+    throw error;
+  }
+}
+
+export async function deleteHypervisor(
+  services: Services,
+  { caller, id, query }: ApiRequest<Operations["deleteHypervisor"]>,
+): Promise<ApiResponse> {
+  const row = await requireHypervisor(services, caller, id);
+  return { status: 200, body: await forgetHypervisor(services, row, query) };
+}
+
+async function requireHypervisor(services: Services, caller: Caller, id: string): Promise<HypervisorRow> {
+  const row = await getHypervisor(services.database, caller.tenant, id);
+  if (!row) throw notFound("hypervisor", id);
+  return row;
+}

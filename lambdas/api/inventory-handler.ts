@@ -1,0 +1,37 @@
+/** Hypervisors and stores: the part of the API that reaches them. Wiring only. */
+import { hypervisorOf } from "../composition/hypervisors.ts";
+import { composeServices } from "../composition/services.ts";
+import { getJob } from "../tables/jobs.ts";
+import { apiHandler, route } from "./api-handler.ts";
+import {
+  deleteHypervisor,
+  discoverVolumes,
+  listHypervisors,
+  readHypervisor,
+  registerHypervisor,
+} from "./hypervisors.ts";
+import { operations } from "./operations.ts";
+import { checkStore } from "./store-check.ts";
+import { deleteStore, listStores, readStore, registerStore } from "./stores.ts";
+import { tokenSettings } from "./token-settings.ts";
+
+const services = composeServices();
+
+export const handler = apiHandler(
+  [
+    route(operations.registerHypervisor, (request) => registerHypervisor(services, hypervisorOf, request)),
+    route(operations.listHypervisors, (request) => listHypervisors(services, request)),
+    route(operations.getHypervisor, (request) => readHypervisor(services, request)),
+    route(operations.deleteHypervisor, (request) => deleteHypervisor(services, request)),
+    route(operations.discoverVolumes, (request) => discoverVolumes(services, request)),
+    route(operations.registerStore, (request) => registerStore(services, checkStore, request)),
+    route(operations.listStores, (request) => listStores(services, request)),
+    route(operations.getStore, (request) => readStore(services, request)),
+    route(operations.deleteStore, (request) => deleteStore(services, request)),
+  ],
+  {
+    logger: services.logger,
+    tokens: tokenSettings(),
+    readJob: (tenant, id) => getJob(services.database, tenant, id),
+  },
+);

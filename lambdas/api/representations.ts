@@ -1,0 +1,172 @@
+/** Rows as the API shows them: what callers can use, nothing of how it is kept. */
+import { defaultStoreId, type HypervisorRow, type StoreRow, type Volume, volumeStatus } from "../domain/inventory.ts";
+import type { Job } from "../domain/job.ts";
+import type { Snapshot } from "../domain/snapshot.ts";
+import type { StoreReference } from "../domain/store-reference.ts";
+import type { Progress } from "../tables/progress.ts";
+import { basePath, type Caller, mayActAs } from "./http.ts";
+import type {
+  HypervisorRepresentation,
+  JobRepresentation,
+  SnapshotRepresentation,
+  StoreRepresentation,
+  VolumeRepresentation,
+} from "./response-schemas.ts";
+
+export function pathOf(kind: "jobs" | "snapshots" | "volumes" | "hypervisors" | "stores", id: string): string {
+  return `${basePath}/${kind}/${id}`;
+}
+
+/** What is known of a job beside its row. */
+export interface JobSurroundings {
+  /** The backup that a creation waits for: its phase, attempts and progress are what the waiting is about. */
+  readonly awaitedBackup?: Job;
+  readonly progress?: Progress;
+  readonly queue?: { readonly position: number; readonly waitsFor: string };
+}
+
+export function jobRepresentation(job: Omit<Job, "open">, surroundings: JobSurroundings = {}): JobRepresentation {
+  const { awaitedBackup, progress, queue } = surroundings;
+  const worker = awaitedBackup ?? job;
+  return {
+    id: job.id,
+    kind: job.kind,
+    state: job.state,
+    phase: worker.phase,
+    snapshotId: job.snapshotId,
+    volumeId: job.volumeId,
+    ...given({ asyncBackup: job.asyncBackup }),
+    attempt: worker.attempt,
+    maxAttempts: worker.policy.maxAttempts,
+    attempts: worker.attempts.map(({ attempt, startedAt, endedAt, error }) => ({
+      attempt,
+      startedAt,
+      endedAt,
+      error: { name: error.name, message: error.message },
+    })),
+    ...given({ progress, queue, backupJobId: job.backupJobId, parentJobId: job.parentJobId }),
+    ...(job.target === undefined
+      ? {}
+      : {
+          target: {
+            hypervisorId: job.target.hypervisorId,
+            name: job.target.name,
+            volumeId: job.target.volumeId,
+          },
+        }),
+    ...given({ error: job.error, cancelRequestedAt: job.cancelRequestedAt }),
+    createdAt: job.createdAt,
+    updatedAt: job.updatedAt,
+    queuedAt: job.queuedAt,
+    ...given({ startedAt: job.startedAt, finishedAt: job.finishedAt }),
+    links: {
+      self: pathOf("jobs", job.id),
+      snapshot: pathOf("snapshots", job.snapshotId),
+      volume: pathOf("volumes", job.target?.volumeId ?? job.volumeId),
+      ...(job.backupJobId === undefined ? {} : { backupJob: pathOf("jobs", job.backupJobId) }),
+      ...(job.parentJobId === undefined ? {} : { parentJob: pathOf("jobs", job.parentJobId) }),
+    },
+  };
+}
+
+/** What is known of a snapshot beside its row. */
+export interface SnapshotSurroundings {
+  readonly references?: readonly StoreReference[];
+  readonly progress?: Progress;
+  readonly job?: Pick<Job, "id" | "kind" | "state">;
+}
+
+export function snapshotRepresentation(
+  snapshot: Snapshot,
+  surroundings: SnapshotSurroundings = {},
+): SnapshotRepresentation {
+  const { references = [], progress, job } = surroundings;
+  return {
+    id: snapshot.id,
+    volumeId: snapshot.volumeId,
+    hypervisorId: snapshot.hypervisorId,
+    storeId: snapshot.storeId,
+    ...given({ name: snapshot.name, description: snapshot.description }),
+    tags: snapshot.tags,
+    state: snapshot.state,
+    ...given({ consistency: snapshot.consistency }),
+    bytes: given({
+      logical: snapshot.logicalBytes,
+      physical: snapshot.physicalBytes,
+      stored: snapshot.storedBytes,
+    }),
+    ...given({ progress }),
+    references: references.map(({ role, storeId, state, sizeBytes, physicalBytes, error }) => ({
+      role,
+      storeId,
+      state,
+      ...given({ sizeBytes, physicalBytes, error }),
+    })),
+    job: {
+      id: snapshot.jobId,
+      ...(job === undefined ? {} : { kind: job.kind, state: job.state }),
+      href: pathOf("jobs", snapshot.jobId),
+    },
+    attempt: snapshot.attempt,
+    maxAttempts: snapshot.maxAttempts,
+    readers: [...snapshot.readers],
+    ...given({ error: snapshot.error, primaryKeptUntil: snapshot.primaryKeptUntil }),
+    createdAt: snapshot.createdAt,
+    updatedAt: snapshot.updatedAt,
+    ...given({ createdOnPrimaryAt: snapshot.createdOnPrimaryAt, backedUpAt: snapshot.backedUpAt }),
+  };
+}
+
+export function volumeRepresentation(volume: Volume, caller: Caller): VolumeRepresentation {
+  return {
+    id: volume.id,
+    hypervisorId: volume.hypervisorId,
+    name: volume.name,
+    externalId: volume.externalId,
+    status: volumeStatus(volume),
+    sizeBytes: volume.sizeBytes,
+    ...given({ allocatedBytes: volume.allocatedBytes }),
+    inUse: volume.inUse,
+    backingUp: volume.backingUp,
+    ...given({ restoringJobId: volume.restoringJobId, unsupported: volume.unsupported }),
+    ...(mayActAs(caller, "admin") ? { unassigned: volume.unassigned } : {}),
+    discoveredAt: volume.discoveredAt,
+  };
+}
+
+export function hypervisorRepresentation(hypervisor: HypervisorRow, caller: Caller): HypervisorRepresentation {
+  return {
+    id: hypervisor.id,
+    kind: hypervisor.settings.kind,
+    name: hypervisor.name,
+    directory: hypervisor.settings.directory,
+    ...(mayActAs(caller, "admin") ? { tenantRules: [...hypervisor.tenantRules] } : {}),
+    createdAt: hypervisor.createdAt,
+    ...given({ discoveredAt: hypervisor.discoveredAt }),
+  };
+}
+
+export function storeRepresentation(store: StoreRow): StoreRepresentation {
+  return {
+    id: store.id,
+    name: store.name,
+    default: false,
+    bucket: store.bucket,
+    prefix: store.prefix,
+    ...given({ endpoint: store.endpoint }),
+    region: store.region,
+    pathStyle: store.pathStyle,
+    secretId: store.secretId,
+    createdAt: store.createdAt,
+  };
+}
+
+/** The stack's own bucket: every tenant has it, and nobody needs to know where it is. */
+export const defaultStore: StoreRepresentation = { id: defaultStoreId, name: defaultStoreId, default: true };
+
+type Given<T> = { [Key in keyof T]?: Exclude<T[Key], undefined> };
+
+/** Only the members that have a value: JSON has no undefined, and schemas tell absent from null. */
+function given<T extends object>(members: T): Given<T> {
+  return Object.fromEntries(Object.entries(members).filter(([, value]) => value !== undefined)) as Given<T>;
+}

@@ -1,0 +1,224 @@
+/** What requests may hold. Validation, types and the OpenAPI document all come from here. */
+import { z } from "zod";
+import { idPattern } from "../domain/ids.ts";
+import { defaultStoreId } from "../domain/inventory.ts";
+import { jobKinds, jobStates } from "../domain/job.ts";
+import { snapshotStates } from "../domain/snapshot.ts";
+import { decodeCursor } from "./cursor.ts";
+import { quoted } from "./problem.ts";
+
+// biome-ignore lint/suspicious/noControlCharactersInRegex: these are what is refused.
+const controlCharacters = /[\u0000-\u001f\u007f]/;
+// biome-ignore lint/suspicious/noControlCharactersInRegex: these are what is refused; tab, line feed and carriage return are not.
+const controlCharactersButLines = /[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f]/;
+
+interface TextBounds {
+  readonly min?: number;
+  readonly max: number;
+  readonly lines?: boolean;
+}
+
+/** Text of so many characters (code points, as JSON Schema counts them), without control characters and half surrogate pairs. */
+function text({ min = 1, max, lines = false }: TextBounds) {
+  const forbidden = lines ? controlCharactersButLines : controlCharacters;
+  return z
+    .string()
+    .check((context) => {
+      const problem = wrongText(context.value, min, max, forbidden);
+      if (problem) context.issues.push({ code: "custom", message: problem, input: context.value });
+    })
+    .meta({ ...(min > 0 ? { minLength: min } : {}), maxLength: max });
+}
+
+function wrongText(value: string, min: number, max: number, forbidden: RegExp): string | undefined {
+  const length = value.length > 2 * max ? value.length : [...value].length;
+  if (length < min) return "must not be empty";
+  if (length > max) return `must have at most ${max} characters, not ${length}`;
+  if (!value.isWellFormed()) return "holds half of a surrogate pair, which is no character";
+  if (forbidden.test(value)) return "must not hold control characters";
+  return undefined;
+}
+
+/** Text of a given form. `form` ends the sentence "must be …". */
+function matching(pattern: RegExp, form: string, max: number) {
+  return z
+    .string()
+    .refine((value) => value.length <= max && pattern.test(value), {
+      error: ({ input }) => `must be ${form}, not ${typeof input === "string" ? quoted(input) : "this"}`,
+    })
+    .meta({ pattern: pattern.source, maxLength: max });
+}
+
+const storeId = matching(new RegExp(`^${defaultStoreId}$|${idPattern("store").source}`), "the id of a store", 40);
+const hypervisorId = matching(idPattern("hypervisor"), "the id of a hypervisor", 40);
+const snapshotId = matching(idPattern("snapshot"), "the id of a snapshot", 40);
+const volumeId = matching(idPattern("volume"), "the id of a volume", 40);
+const tenantName = matching(
+  /^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$/,
+  "the name of a tenant (letters, digits, _ and -, at most 63)",
+  63,
+);
+
+const mostTags = 50;
+const tags = z
+  .record(text({ max: 128 }), text({ min: 0, max: 256, lines: true }))
+  .refine((entries) => Object.keys(entries).length <= mostTags, { error: `must have at most ${mostTags} entries` })
+  .meta({ maxProperties: mostTags, description: "Keys of 1 to 128 characters, values of at most 256." });
+
+export const createSnapshotBody = z
+  .strictObject({
+    name: text({ max: 255 }).optional(),
+    description: text({ min: 0, max: 1024, lines: true }).optional(),
+    asyncBackup: z
+      .boolean()
+      .default(false)
+      .meta({ description: "true: the job has succeeded at CreatedOnPrimary; false: at BackedUp." }),
+    storeId: storeId.default(defaultStoreId).meta({ description: "Where the backup goes." }),
+    tags: tags.default({}),
+  })
+  .meta({ id: "CreateSnapshot" });
+
+const mostNameBytes = 255;
+
+/** A file system's rules for names, which the strictest of the hypervisors has. */
+const newVolumeName = z
+  .string()
+  .check((context) => {
+    const problem = wrongVolumeName(context.value);
+    if (problem) context.issues.push({ code: "custom", message: problem, input: context.value });
+  })
+  .meta({
+    minLength: 1,
+    maxLength: mostNameBytes,
+    description: "1 to 255 bytes of UTF-8; no `/`, no NUL, no `.` first.",
+  });
+
+function wrongVolumeName(name: string): string | undefined {
+  if (name === "") return "must not be empty";
+  if (!name.isWellFormed()) return "holds half of a surrogate pair, which is no character";
+  if (Buffer.byteLength(name) > mostNameBytes) return `must have at most ${mostNameBytes} bytes in UTF-8`;
+  if (name.includes("/") || name.includes("\0")) return "must not hold / or NUL";
+  if (name.startsWith(".")) return "must not begin with a dot";
+  return undefined;
+}
+
+export const restoreBody = z
+  .strictObject({
+    target: z.strictObject({ hypervisorId, name: newVolumeName }),
+  })
+  .meta({ id: "RestoreSnapshot" });
+
+export const emptyBody = z.strictObject({}).meta({ id: "Empty" });
+
+export const registerHypervisorBody = z
+  .strictObject({
+    kind: z.literal("file"),
+    name: text({ max: 255 }).optional().meta({ description: "The last part of the directory if absent." }),
+    directory: text({ max: 4096 }).meta({ description: "Absolute path of the directory whose files are the volumes." }),
+    tenantRules: z
+      .array(
+        z.strictObject({
+          pattern: text({ max: 255 }).meta({ description: "`*` stands for any characters of a volume's name." }),
+          tenant: tenantName,
+        }),
+      )
+      .max(100)
+      .default([])
+      .meta({
+        description: "The first rule that matches gives a volume its tenant. Without rules all are the caller's.",
+      }),
+  })
+  .meta({ id: "RegisterHypervisor" });
+
+const bucketName = matching(
+  /^(?!\d+\.\d+\.\d+\.\d+$)[a-z0-9](?:[a-z0-9-]|\.(?!\.)){1,61}[a-z0-9]$/,
+  "the name of a bucket (3 to 63 of a-z, 0-9, - and .)",
+  63,
+);
+const keyPrefix = matching(
+  /^$|^(?!\/)(?!.*\/\/)(?!.*(?:^|\/)\.{1,2}(?:\/|$))[\w.!*'()/-]*$/,
+  "a prefix of keys without a leading /",
+  512,
+);
+
+export const registerStoreBody = z
+  .strictObject({
+    name: text({ max: 255 }),
+    bucket: bucketName,
+    prefix: keyPrefix.default("").meta({ description: "What the keys of all objects begin with." }),
+    endpoint: z
+      .string()
+      .max(2048)
+      .refine(isEndpoint, { error: "must be the URL of a service: https://host[:port], nothing more" })
+      .optional()
+      .meta({ format: "uri", description: "Absent: Amazon S3 in the region." }),
+    region: matching(/^[a-z0-9][a-z0-9-]{0,62}$/, "the name of a region", 63).default("us-east-1"),
+    pathStyle: z
+      .boolean()
+      .optional()
+      .meta({ description: "Whether the bucket stands in the path; true if absent and an endpoint is given." }),
+    secretId: matching(
+      /^snapferry\/[A-Za-z0-9/_+=.@-]{1,500}$/,
+      "the name of a secret that begins with snapferry/",
+      512,
+    ).meta({
+      description: 'A secret `{"accessKeyId":"…","secretAccessKey":"…"}` in Secrets Manager, by name.',
+    }),
+  })
+  .meta({ id: "RegisterStore" });
+
+function isEndpoint(value: string): boolean {
+  if (!URL.canParse(value)) return false;
+  const url = new URL(value);
+  const bare =
+    url.pathname === "/" && url.search === "" && url.hash === "" && url.username === "" && url.password === "";
+  return bare && (url.protocol === "https:" || url.protocol === "http:");
+}
+
+const largestPage = 100;
+
+const limit = z
+  .string()
+  .refine((value) => /^\d{1,3}$/.test(value) && Number(value) >= 1 && Number(value) <= largestPage, {
+    error: ({ input }) => `must be a whole number from 1 to ${largestPage}, not ${quoted(String(input))}`,
+  })
+  .transform(Number)
+  .default(25)
+  .meta({ type: "integer", minimum: 1, maximum: largestPage, description: "How many at most." });
+
+const cursor = z
+  .string()
+  .transform((value, context) => {
+    const after = decodeCursor(value);
+    if (after !== undefined) return after;
+    context.addIssue({ code: "custom", message: "is no cursor that this API has given", input: value });
+    return z.NEVER;
+  })
+  .optional()
+  .meta({ type: "string", description: "`nextCursor` of the page before." });
+
+const page = { limit, cursor };
+
+const flag = z
+  .enum(["true", "false"])
+  .default("false")
+  .transform((value) => value === "true")
+  .meta({ type: "boolean", default: false });
+
+export const pageQuery = z.strictObject(page);
+export const noQuery = z.strictObject({});
+export const forceQuery = z.strictObject({
+  force: flag.meta({ description: "Forget the rows that stand in the way. What they name stays where it is." }),
+});
+export const listSnapshotsQuery = z.strictObject({
+  volumeId: volumeId.optional(),
+  state: z.enum(snapshotStates).optional().meta({ description: "Destroyed ones are listed only on request." }),
+  ...page,
+});
+export const listJobsQuery = z.strictObject({
+  state: z.enum(jobStates).optional(),
+  kind: z.enum(jobKinds).optional(),
+  snapshotId: snapshotId.optional(),
+  ...page,
+});
+export const listVolumesQuery = z.strictObject({ hypervisorId: hypervisorId.optional(), ...page });

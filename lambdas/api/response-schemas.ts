@@ -1,0 +1,232 @@
+/** What answers hold. The representations are typed by these, and the OpenAPI document is made from them. */
+import { z } from "zod";
+import { jobKinds, jobPhases, jobStates } from "../domain/job.ts";
+import { snapshotStates } from "../domain/snapshot.ts";
+import { storeReferenceStates } from "../domain/store-reference.ts";
+
+const time = z.iso.datetime().meta({ description: "ISO 8601, UTC." });
+const bytes = z.int().min(0);
+const link = z
+  .string()
+  .meta({ description: "A path of this API.", example: "/v1/jobs/job_01JD7QXN8ZK4V1TQ3C5M9R2WEY" });
+
+const error = z
+  .object({ name: z.string(), message: z.string() })
+  .meta({ id: "Error", description: "What went wrong: the name never changes, the message is for people." });
+
+const progress = z
+  .object({ bytesDone: bytes, bytesTotal: bytes })
+  .meta({ id: "Progress", description: "How far a job is, in bytes." });
+
+export const jobSchema = z
+  .object({
+    id: z.string(),
+    kind: z.enum(jobKinds),
+    state: z.enum(jobStates),
+    phase: z
+      .enum(jobPhases)
+      .meta({ description: "Where the job is. A job that waits for its backup shows the backup's." }),
+    snapshotId: z.string(),
+    volumeId: z.string(),
+    asyncBackup: z.boolean().optional(),
+    attempt: z.int().min(0).meta({ description: "0 before the first." }),
+    maxAttempts: z.int().min(1),
+    attempts: z
+      .array(z.object({ attempt: z.int(), startedAt: time, endedAt: time, error }))
+      .meta({ description: "The attempts that failed." }),
+    progress: progress.optional(),
+    queue: z
+      .object({ position: z.int().min(1), waitsFor: z.string() })
+      .optional()
+      .meta({ description: "While the job waits for a slot of a pool." }),
+    backupJobId: z.string().optional().meta({ description: "Of a creation: the job that backs the snapshot up." }),
+    parentJobId: z.string().optional().meta({ description: "Of a backup: the creation that waits for it." }),
+    target: z.object({ hypervisorId: z.string(), name: z.string(), volumeId: z.string() }).optional(),
+    error: error.optional(),
+    cancelRequestedAt: time.optional(),
+    createdAt: time,
+    updatedAt: time,
+    queuedAt: time,
+    startedAt: time.optional(),
+    finishedAt: time.optional(),
+    links: z.object({
+      self: link,
+      snapshot: link,
+      volume: link,
+      backupJob: link.optional(),
+      parentJob: link.optional(),
+    }),
+  })
+  .meta({ id: "Job" });
+
+export const snapshotSchema = z
+  .object({
+    id: z.string(),
+    volumeId: z.string(),
+    hypervisorId: z.string(),
+    storeId: z.string(),
+    name: z.string().optional(),
+    description: z.string().optional(),
+    tags: z.record(z.string(), z.string()),
+    state: z.enum(snapshotStates),
+    consistency: z.enum(["none", "offline", "crash", "filesystem"]).optional().meta({
+      description:
+        "What the frozen bytes are worth: of no single moment, of a volume not in use, as after a power cut, flushed by the guest.",
+    }),
+    bytes: z.object({ logical: bytes.optional(), physical: bytes.optional(), stored: bytes.optional() }).meta({
+      description: "Size of the volume, room taken on primary storage, room that this snapshot added to the store.",
+    }),
+    progress: progress.optional().meta({ description: "While BackingUp." }),
+    references: z
+      .array(
+        z.object({
+          role: z.enum(["Primary", "Image"]),
+          storeId: z.string().meta({ description: "The hypervisor (Primary) or the store (Image)." }),
+          state: z.enum(storeReferenceStates),
+          sizeBytes: bytes.optional(),
+          physicalBytes: bytes.optional(),
+          error: error.optional(),
+        }),
+      )
+      .meta({ description: "Where the bytes lie." }),
+    job: z
+      .object({ id: z.string(), kind: z.enum(jobKinds).optional(), state: z.enum(jobStates).optional(), href: link })
+      .meta({ description: "The job that works on the snapshot, or worked on it last." }),
+    attempt: z.int().min(0),
+    maxAttempts: z.int().min(1),
+    readers: z
+      .array(z.string())
+      .meta({ description: "Jobs that read the backup; it is not deleted while there are any." }),
+    error: error.optional(),
+    primaryKeptUntil: time
+      .optional()
+      .meta({ description: "Until when the copy on primary storage of a failed snapshot is kept." }),
+    createdAt: time,
+    updatedAt: time,
+    createdOnPrimaryAt: time.optional(),
+    backedUpAt: time.optional(),
+  })
+  .meta({ id: "Snapshot" });
+
+export const volumeSchema = z
+  .object({
+    id: z.string(),
+    hypervisorId: z.string(),
+    name: z.string(),
+    externalId: z.string().meta({ description: "The hypervisor's own id of the volume." }),
+    status: z.enum(["available", "in-use", "backing-up", "restoring", "missing"]),
+    sizeBytes: bytes,
+    allocatedBytes: bytes.optional(),
+    inUse: z.boolean(),
+    backingUp: z.int().min(0).meta({ description: "Snapshots of this volume that are BackingUp." }),
+    restoringJobId: z.string().optional(),
+    unsupported: z.string().optional().meta({ description: "Why it cannot be backed up." }),
+    unassigned: z.boolean().optional().meta({ description: "No rule gave it a tenant. Only administrators see it." }),
+    discoveredAt: time,
+  })
+  .meta({ id: "Volume" });
+
+export const hypervisorSchema = z
+  .object({
+    id: z.string(),
+    kind: z.literal("file"),
+    name: z.string(),
+    directory: z.string(),
+    tenantRules: z
+      .array(z.object({ pattern: z.string(), tenant: z.string() }))
+      .optional()
+      .meta({ description: "Only administrators see them." }),
+    createdAt: time,
+    discoveredAt: time.optional(),
+  })
+  .meta({ id: "Hypervisor" });
+
+export const storeSchema = z
+  .object({
+    id: z.string(),
+    name: z.string(),
+    default: z.boolean().meta({ description: "The stack's own bucket, which every tenant has." }),
+    bucket: z.string().optional(),
+    prefix: z.string().optional(),
+    endpoint: z.string().optional(),
+    region: z.string().optional(),
+    pathStyle: z.boolean().optional(),
+    secretId: z.string().optional().meta({ description: "The name of the secret, never what it holds." }),
+    createdAt: time.optional(),
+  })
+  .meta({ id: "Store" });
+
+/** A page of a list. */
+function pageOf<Item extends z.ZodType>(item: Item, id: string) {
+  return z
+    .object({
+      items: z.array(item),
+      nextCursor: z.string().optional().meta({ description: "Absent on the last page." }),
+    })
+    .meta({ id });
+}
+
+export const snapshotPage = pageOf(snapshotSchema, "SnapshotPage");
+export const jobPage = pageOf(jobSchema, "JobPage");
+export const volumePage = pageOf(volumeSchema, "VolumePage");
+export const hypervisorPage = pageOf(hypervisorSchema, "HypervisorPage");
+export const storePage = pageOf(storeSchema, "StorePage");
+
+export const jobAndSnapshot = z.object({ job: jobSchema, snapshot: snapshotSchema }).meta({ id: "JobAndSnapshot" });
+export const jobSnapshotAndVolume = z
+  .object({ job: jobSchema, snapshot: snapshotSchema, volume: volumeSchema })
+  .meta({ id: "JobSnapshotAndVolume" });
+export const jobAnswer = z.object({ job: jobSchema }).meta({ id: "JobAnswer" });
+
+export const discoverySchema = z
+  .object({
+    found: z.int().min(0).meta({ description: "Volumes that are there now." }),
+    added: z.int().min(0).meta({ description: "Those of them that were not known." }),
+    missing: z.int().min(0).meta({ description: "Volumes that were known and are not there." }),
+    unsupported: z.int().min(0).meta({ description: "Volumes that are there and cannot be backed up." }),
+  })
+  .meta({ id: "Discovery" });
+
+export const forgottenSchema = z
+  .object({
+    snapshots: z.array(z.string()).meta({ description: "Snapshots whose rows were forgotten." }),
+    volumes: z.int().min(0).meta({ description: "Volumes whose rows were forgotten." }),
+    bytesLeftBehind: z
+      .object({ primary: bytes, stored: bytes })
+      .meta({ description: "What lies on primary storage and in the store and is nobody's now." }),
+  })
+  .meta({ id: "Forgotten" });
+
+export const healthSchema = z.object({ status: z.literal("ok"), version: z.string() }).meta({ id: "Health" });
+
+export const documentSchema = z.looseObject({ openapi: z.string() }).meta({ id: "OpenApiDocument" });
+
+export const problemSchema = z
+  .looseObject({
+    type: z.string().meta({ example: "/problems/invalid-request" }),
+    title: z.string(),
+    status: z.int(),
+    detail: z.string(),
+    instance: z.string(),
+    requestId: z.string(),
+    errors: z
+      .array(
+        z.object({
+          pointer: z.string().optional(),
+          parameter: z.string().optional(),
+          header: z.string().optional(),
+          detail: z.string(),
+        }),
+      )
+      .optional()
+      .meta({ description: "What is wrong with the request, one entry for each field, query parameter or header." }),
+  })
+  .meta({ id: "Problem", description: "RFC 9457." });
+
+export type JobRepresentation = z.output<typeof jobSchema>;
+export type SnapshotRepresentation = z.output<typeof snapshotSchema>;
+export type VolumeRepresentation = z.output<typeof volumeSchema>;
+export type HypervisorRepresentation = z.output<typeof hypervisorSchema>;
+export type StoreRepresentation = z.output<typeof storeSchema>;
+export type Discovery = z.output<typeof discoverySchema>;
+export type Forgotten = z.output<typeof forgottenSchema>;
