@@ -1,0 +1,278 @@
+/** What every adapter of `lambdas/hypervisors/port.ts` does. Each kind of hypervisor runs this suite on the real thing. */
+import assert from "node:assert/strict";
+import { randomBytes } from "node:crypto";
+import { afterEach, beforeEach, describe, test } from "node:test";
+import { ExportLost, VolumeNameTaken, VolumeNotFound } from "../../lambdas/domain/errors.ts";
+import type { ExportDescriptor, Extent, Hypervisor, NewVolume, TakenSnapshot } from "../../lambdas/hypervisors/port.ts";
+
+/** A hypervisor with the means to look at it from the other side. */
+export interface HypervisorSubject extends AsyncDisposable {
+  readonly hypervisor: Hypervisor;
+  /** Makes a volume of zeros that takes no room and returns its externalId. */
+  makeVolume(name: string, sizeBytes: number): Promise<string>;
+  writeVolume(externalId: string, data: Uint8Array, offset: number): Promise<void>;
+  readVolume(externalId: string): Promise<Buffer>;
+  /** Frozen states that take room on the hypervisor. */
+  countSnapshots(): Promise<number>;
+}
+
+export interface HypervisorContractOptions {
+  /** Volumes of this hypervisor have sizes that are multiples of this; default 1. */
+  readonly sizeGranularity?: number;
+}
+
+async function collect<T>(items: AsyncIterable<T>): Promise<T[]> {
+  const collected: T[] = [];
+  for await (const item of items) collected.push(item);
+  return collected;
+}
+
+export function hypervisorContract(
+  name: string,
+  makeSubject: () => Promise<HypervisorSubject>,
+  options: HypervisorContractOptions = {},
+): void {
+  const granularity = options.sizeGranularity ?? 1;
+  const rounded = (bytes: number) => Math.ceil(bytes / granularity) * granularity;
+
+  describe(`${name} as a hypervisor`, () => {
+    let subject: HypervisorSubject;
+    beforeEach(async () => {
+      subject = await makeSubject();
+    });
+    afterEach(async () => {
+      await subject[Symbol.asyncDispose]();
+    });
+
+    async function snapshot(externalId: string, snapshotId: string): Promise<TakenSnapshot> {
+      const [taken] = await subject.hypervisor.takeSnapshots([{ externalId, snapshotId }], { quiesce: false });
+      return taken!;
+    }
+
+    async function read(descriptor: ExportDescriptor, range: Extent): Promise<Buffer> {
+      const target = Buffer.alloc(range.length, 0xff);
+      await using reader = await subject.hypervisor.openReader(descriptor);
+      await reader.read(target, range.offset);
+      return target;
+    }
+
+    test("it can be used as it is set up", () => subject.hypervisor.check());
+
+    describe("volumes", () => {
+      test("are listed and described with their size", async () => {
+        const size = rounded(1_000_003);
+        const externalId = await subject.makeVolume("disk-a", size);
+        const listed = (await collect(subject.hypervisor.listVolumes())).find(
+          (volume) => volume.externalId === externalId,
+        );
+        assert.equal(listed?.sizeBytes, size);
+        assert.equal(listed.unsupported, undefined);
+        assert.deepEqual(await subject.hypervisor.describeVolume(externalId), listed);
+      });
+
+      test("that are not there are VolumeNotFound", async () => {
+        await assert.rejects(subject.hypervisor.describeVolume("no-such-volume"), VolumeNotFound);
+        await assert.rejects(snapshot("no-such-volume", "snap_none"), VolumeNotFound);
+      });
+    });
+
+    describe("a snapshot", () => {
+      test("keeps the bytes of its moment while the volume goes on", async () => {
+        const size = rounded(300_000);
+        const externalId = await subject.makeVolume("disk-a", size);
+        const before = randomBytes(size);
+        await subject.writeVolume(externalId, before, 0);
+        const taken = await snapshot(externalId, "snap_1");
+        await subject.writeVolume(externalId, randomBytes(1000), 500);
+        const descriptor = await subject.hypervisor.openExport(taken);
+        assert.equal(descriptor.sizeBytes, size);
+        assert.deepEqual(await read(descriptor, { offset: 0, length: size }), before);
+        await subject.hypervisor.closeExport(descriptor);
+      });
+
+      test("lies where it was announced to lie", async () => {
+        const externalId = await subject.makeVolume("disk-a", rounded(4096));
+        const planned = subject.hypervisor.plannedInstallPath({ externalId, snapshotId: "snap_1" });
+        assert.equal((await snapshot(externalId, "snap_1")).installPath, planned);
+      });
+
+      test("that exists already is returned as it is", async () => {
+        const externalId = await subject.makeVolume("disk-a", rounded(4096));
+        await subject.writeVolume(externalId, Buffer.from("before"), 0);
+        const first = await snapshot(externalId, "snap_1");
+        await subject.writeVolume(externalId, Buffer.from("after."), 0);
+        assert.deepEqual(await snapshot(externalId, "snap_1"), first);
+        const descriptor = await subject.hypervisor.openExport(first);
+        assert.equal((await read(descriptor, { offset: 0, length: 6 })).toString(), "before");
+      });
+
+      test("of several volumes is made of all of them or of none", async () => {
+        const a = await subject.makeVolume("disk-a", rounded(4096));
+        const b = await subject.makeVolume("disk-b", rounded(8192));
+        const requests = [a, b].map((externalId, n) => ({ externalId, snapshotId: `snap_${n}` }));
+        const taken = await subject.hypervisor.takeSnapshots(requests, { quiesce: false });
+        assert.deepEqual(
+          taken.map((one) => [one.snapshotId, one.sizeBytes]),
+          [
+            ["snap_0", rounded(4096)],
+            ["snap_1", rounded(8192)],
+          ],
+        );
+        for (const { installPath } of taken) await subject.hypervisor.deleteSnapshot(installPath);
+        const withMissing = [...requests, { externalId: "no-such-volume", snapshotId: "snap_2" }];
+        await assert.rejects(subject.hypervisor.takeSnapshots(withMissing, { quiesce: false }), VolumeNotFound);
+        assert.equal(await subject.countSnapshots(), 0);
+      });
+
+      test("taken twice at once is one snapshot", async () => {
+        const externalId = await subject.makeVolume("disk-a", rounded(1_000_000));
+        await subject.writeVolume(externalId, randomBytes(1_000_000), 0);
+        const [one, other] = await Promise.all([snapshot(externalId, "snap_1"), snapshot(externalId, "snap_1")]);
+        assert.deepEqual(one, other);
+        assert.equal(await subject.countSnapshots(), 1);
+      });
+
+      test("is deleted; gone is success; reading it then is ExportLost", async () => {
+        const externalId = await subject.makeVolume("disk-a", rounded(4096));
+        const taken = await snapshot(externalId, "snap_1");
+        await subject.hypervisor.deleteSnapshot(taken.installPath);
+        await subject.hypervisor.deleteSnapshot(taken.installPath);
+        assert.equal(await subject.countSnapshots(), 0);
+        await assert.rejects(subject.hypervisor.openExport(taken), ExportLost);
+      });
+    });
+
+    describe("an export", () => {
+      test("is plain JSON that other processes can go on with, and closes twice", async () => {
+        const externalId = await subject.makeVolume("disk-a", rounded(4096));
+        await subject.writeVolume(externalId, Buffer.from("content"), 100);
+        const taken = await snapshot(externalId, "snap_1");
+        const descriptor: ExportDescriptor = JSON.parse(JSON.stringify(await subject.hypervisor.openExport(taken)));
+        assert.equal(descriptor.kind, subject.hypervisor.kind);
+        assert.equal((await read(descriptor, { offset: 100, length: 7 })).toString(), "content");
+        await subject.hypervisor.closeExport(descriptor);
+        await subject.hypervisor.closeExport(descriptor);
+      });
+
+      test("tells extents in order that hold all that is not zero", async () => {
+        const mebibyte = 1024 * 1024;
+        const externalId = await subject.makeVolume("disk-a", 64 * mebibyte);
+        for (const at of [0, 10, 40]) await subject.writeVolume(externalId, randomBytes(mebibyte), at * mebibyte);
+        const descriptor = await subject.hypervisor.openExport(await snapshot(externalId, "snap_1"));
+        const extents = await collect(subject.hypervisor.extents(descriptor, { offset: 0, length: 64 * mebibyte }));
+        let end = 0;
+        for (const extent of extents) {
+          assert.ok(extent.length > 0 && extent.offset >= end);
+          end = extent.offset + extent.length;
+        }
+        assert.ok(end <= 64 * mebibyte);
+        for (const at of [0, 10, 40]) assert.ok(isCovered(extents, at * mebibyte, mebibyte));
+        const part = await collect(
+          subject.hypervisor.extents(descriptor, { offset: 10.5 * mebibyte, length: mebibyte }),
+        );
+        assert.ok(part.every(({ offset, length }) => offset >= 10.5 * mebibyte && offset + length <= 11.5 * mebibyte));
+        assert.ok(isCovered(part, 10.5 * mebibyte, 0.5 * mebibyte));
+        await subject.hypervisor.closeExport(descriptor);
+      });
+
+      test("of a volume without bytes has no extents", async () => {
+        const externalId = await subject.makeVolume("disk-a", 0);
+        const descriptor = await subject.hypervisor.openExport(await snapshot(externalId, "snap_1"));
+        assert.equal(descriptor.sizeBytes, 0);
+        assert.deepEqual(await collect(subject.hypervisor.extents(descriptor, { offset: 0, length: 0 })), []);
+      });
+
+      test("is read by several readers at once", async () => {
+        const size = rounded(200_000);
+        const externalId = await subject.makeVolume("disk-a", size);
+        const content = randomBytes(size);
+        await subject.writeVolume(externalId, content, 0);
+        const descriptor = await subject.hypervisor.openExport(await snapshot(externalId, "snap_1"));
+        const offsets = [0, 50_000, 100_000, 150_000];
+        const parts = await Promise.all(offsets.map((offset) => read(descriptor, { offset, length: 50_000 })));
+        assert.deepEqual(Buffer.concat(parts), content.subarray(0, 200_000));
+      });
+
+      test("that is read past its end is ExportLost", async () => {
+        const externalId = await subject.makeVolume("disk-a", rounded(4096));
+        const descriptor = await subject.hypervisor.openExport(await snapshot(externalId, "snap_1"));
+        await assert.rejects(read(descriptor, { offset: rounded(4096) - 10, length: 20 }), ExportLost);
+      });
+    });
+
+    describe("a restored volume", () => {
+      const volume: NewVolume = { restoreId: "job_1", name: "restored-disk", sizeBytes: rounded(2_000_001) };
+
+      async function fill(content: Uint8Array, offset: number): Promise<void> {
+        await using writer = await subject.hypervisor.openWriter(volume);
+        await writer.write(content, offset);
+        await writer.flush();
+      }
+
+      async function names(): Promise<string[]> {
+        return (await collect(subject.hypervisor.listVolumes())).map((one) => one.name);
+      }
+
+      test("is seen once it is published, with what was written and zeros elsewhere", async () => {
+        await subject.hypervisor.createVolume(volume);
+        await fill(Buffer.from("somewhere"), 1_000_000);
+        await fill(Buffer.from("at the end"), volume.sizeBytes - 10);
+        assert.deepEqual(await names(), []);
+        const published = await subject.hypervisor.publishVolume(volume);
+        assert.equal(published.name, volume.name);
+        assert.equal(published.sizeBytes, volume.sizeBytes);
+        assert.deepEqual(await names(), [volume.name]);
+        const expected = Buffer.alloc(volume.sizeBytes);
+        expected.write("somewhere", 1_000_000);
+        expected.write("at the end", volume.sizeBytes - 10);
+        assert.deepEqual(await subject.readVolume(published.externalId), expected);
+      });
+
+      test("is created and published twice with the same outcome", async () => {
+        await subject.hypervisor.createVolume(volume);
+        await fill(Buffer.from("kept"), 0);
+        await subject.hypervisor.createVolume(volume);
+        const first = await subject.hypervisor.publishVolume(volume);
+        assert.deepEqual(await subject.hypervisor.publishVolume(volume), first);
+        assert.equal((await subject.readVolume(first.externalId)).toString("utf8", 0, 4), "kept");
+      });
+
+      test("never takes the name of another volume", async () => {
+        const other = await subject.makeVolume(volume.name, rounded(4096));
+        await assert.rejects(subject.hypervisor.createVolume(volume), VolumeNameTaken);
+        assert.equal((await subject.readVolume(other)).length, rounded(4096));
+      });
+
+      test("does not overwrite a volume that got the name meanwhile", async () => {
+        await subject.hypervisor.createVolume(volume);
+        const other = await subject.makeVolume(volume.name, rounded(4096));
+        await assert.rejects(subject.hypervisor.publishVolume(volume), VolumeNameTaken);
+        assert.equal((await subject.readVolume(other)).length, rounded(4096));
+      });
+
+      test("can be discarded, twice, before it is published", async () => {
+        await subject.hypervisor.createVolume(volume);
+        await subject.hypervisor.discardVolume(volume);
+        await subject.hypervisor.discardVolume(volume);
+        assert.deepEqual(await names(), []);
+        await subject.hypervisor.createVolume(volume);
+        await subject.hypervisor.publishVolume(volume);
+      });
+
+      test("is left alone by a discard once it is published", async () => {
+        await subject.hypervisor.createVolume(volume);
+        await subject.hypervisor.publishVolume(volume);
+        await subject.hypervisor.discardVolume(volume);
+        assert.deepEqual(await names(), [volume.name]);
+      });
+    });
+  });
+}
+
+function isCovered(extents: readonly Extent[], offset: number, length: number): boolean {
+  let position = offset;
+  for (const extent of extents) {
+    if (extent.offset <= position) position = Math.max(position, extent.offset + extent.length);
+  }
+  return position >= offset + length;
+}
