@@ -5,7 +5,7 @@ import { apiEvent, type EventOptions, issuer, lambdaContext } from "../../test/s
 import { HypervisorUnavailable, StateConflict } from "../domain/errors.ts";
 import { newId } from "../domain/ids.ts";
 import type { Job } from "../domain/job.ts";
-import { apiHandler, publicRoute, type Route, route } from "./api-handler.ts";
+import { type ApiOptions, apiHandler, publicRoute, type Route, route } from "./api-handler.ts";
 import type { ApiResponse } from "./http.ts";
 import { type Operation, operations } from "./operations.ts";
 import { Problem } from "./problem.ts";
@@ -19,9 +19,9 @@ interface Answer {
 
 const logged: { message: string; entry: Record<string, unknown> }[] = [];
 const logger = {
-  info: (message: unknown, entry: unknown) => void logged.push({ message, entry } as never),
-  error: (message: unknown, entry: unknown) => void logged.push({ message, entry } as never),
-};
+  info: (message: string, entry: Record<string, unknown>) => logged.push({ message, entry }),
+  error: (message: string, entry: Record<string, unknown>) => logged.push({ message, entry }),
+} as unknown as ApiOptions["logger"];
 
 const acme = await issuer();
 const volume = newId("volume");

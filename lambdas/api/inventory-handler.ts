@@ -1,6 +1,8 @@
 /** Hypervisors and stores: the part of the API that reaches them. Wiring only. */
 import { hypervisorOf } from "../composition/hypervisors.ts";
 import { composeServices } from "../composition/services.ts";
+import { openStore } from "../composition/stores.ts";
+import { environmentList } from "../environment.ts";
 import { getJob } from "../tables/jobs.ts";
 import { apiHandler, route } from "./api-handler.ts";
 import {
@@ -11,11 +13,12 @@ import {
   registerHypervisor,
 } from "./hypervisors.ts";
 import { operations } from "./operations.ts";
-import { checkStore } from "./store-check.ts";
+import { storeCheck } from "./store-check.ts";
 import { deleteStore, listStores, readStore, registerStore } from "./stores.ts";
 import { tokenSettings } from "./token-settings.ts";
 
 const services = composeServices();
+const checkStore = storeCheck({ open: openStore, allowedCidrs: environmentList("ALLOWED_CIDRS") });
 
 export const handler = apiHandler(
   [

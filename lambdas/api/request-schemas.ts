@@ -184,7 +184,7 @@ const limit = z
   })
   .transform(Number)
   .default(25)
-  .meta({ type: "integer", minimum: 1, maximum: largestPage, description: "How many at most." });
+  .meta({ type: "integer", minimum: 1, maximum: largestPage, default: 25, description: "How many at most." });
 
 const cursor = z
   .string()

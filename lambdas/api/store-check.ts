@@ -1,11 +1,10 @@
 /** Tries a store out before it is registered: endpoint, secret, bucket, and what the repository format relies on. */
-import { openStore } from "../composition/stores.ts";
 import { EndpointForbidden, SecretUnusable, StoreUnavailable } from "../domain/errors.ts";
 import type { StoreRow } from "../domain/inventory.ts";
-import { environmentList } from "../environment.ts";
 import { checkEndpoint, ForbiddenAddress } from "../protocols/egress/endpoint.ts";
 import type { ObjectStore } from "../repository/object-store.ts";
 import { preflightStore } from "../repository/preflight.ts";
+import type { CheckStore } from "./stores.ts";
 
 /** What Secrets Manager says of a secret that is there and cannot be read. */
 const unreadable: ReadonlySet<string> = new Set([
@@ -15,24 +14,33 @@ const unreadable: ReadonlySet<string> = new Set([
   "InvalidRequestException",
 ]);
 
-/** Throws EndpointForbidden, SecretUnusable, StoreRefused, StoreUnfit or StoreUnavailable with a sentence that says what is wrong. */
-export async function checkStore(store: StoreRow): Promise<void> {
-  if (store.endpoint !== undefined) await checkReachable(store.endpoint);
-  await preflightStore(await open(store));
+export interface StoreCheckOptions {
+  /** The store that settings describe, registered or not. */
+  readonly open: (store: StoreRow) => Promise<ObjectStore>;
+  /** Addresses that an endpoint may have besides public ones. */
+  readonly allowedCidrs: readonly string[];
 }
 
-async function checkReachable(endpoint: string): Promise<void> {
+/** The check throws EndpointForbidden, SecretUnusable, StoreRefused, StoreUnfit or StoreUnavailable with a sentence that says what is wrong. */
+export function storeCheck({ open, allowedCidrs }: StoreCheckOptions): CheckStore {
+  return async (store) => {
+    if (store.endpoint !== undefined) await requireAllowed(store.endpoint, allowedCidrs);
+    await preflightStore(await openReadable(open, store));
+  };
+}
+
+async function requireAllowed(endpoint: string, allowedCidrs: readonly string[]): Promise<void> {
   try {
-    await checkEndpoint(endpoint, { allowedCidrs: environmentList("ALLOWED_CIDRS") });
+    await checkEndpoint(endpoint, { allowedCidrs });
   } catch (error) {
     if (error instanceof ForbiddenAddress) throw new EndpointForbidden(error.message, { cause: error });
     throw new StoreUnavailable(`${new URL(endpoint).hostname} cannot be resolved`, { cause: error });
   }
 }
 
-async function open(store: StoreRow): Promise<ObjectStore> {
+async function openReadable(open: StoreCheckOptions["open"], store: StoreRow): Promise<ObjectStore> {
   try {
-    return await openStore(store);
+    return await open(store);
   } catch (error) {
     if (error instanceof Error && unreadable.has(error.name))
       throw new SecretUnusable(`the secret ${store.secretId} cannot be read: ${error.message}`, { cause: error });

@@ -68,7 +68,7 @@ export function explainIssue(issue: Issue, value: unknown): string {
     case "invalid_key":
       return `has a name that ${issue.issues.map((inner) => explainIssue(inner, issue.path.at(-1))).join(" and ")}`;
     case "invalid_element":
-      return issue.issues.map((inner) => explainIssue(inner, undefined)).join(" and ");
+      return "has an entry that is not valid";
     case "invalid_union":
       return `is of no form that is allowed here: ${inWords(value)}`;
     case "unrecognized_keys":
