@@ -106,7 +106,7 @@ async function startOwn(name: string, progress: ProgressListener, options: Cloud
     const { state } = await step(
       progress,
       "local cloud",
-      () => startLocalStack(name, installation, foreground),
+      () => startLocalStack(name, installation, { foreground, warmUp: options.deploy !== false }),
       ({ endpoint }) => `local cloud on ${endpoint}`,
     );
     return await deployed(state, progress, options, stop);

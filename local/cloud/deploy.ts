@@ -33,8 +33,9 @@ interface Template {
 
 const CDK = join(CHECKOUT, "node_modules", "aws-cdk", "bin", "cdk");
 const QUIET = ["--no-notices", "--no-version-reporting", "--no-path-metadata", "--no-asset-metadata"];
-const ADVICE =
-  "The log of the cloud says more: npm run local -- logs. A stack that failed cannot be updated here; start afresh: npm run local -- reset";
+const BUILD_ADVICE = "The app does not build; the same by hand: npx cdk synth --quiet";
+const DEPLOY_ADVICE =
+  "The log of the cloud says more (npm run local -- logs); a stack that failed cannot be mended in place, start afresh: npm run local -- reset";
 
 /**
  * Deploys the app as anybody would: `cdk bootstrap`, then `cdk deploy`, against the local endpoint. The account is
@@ -54,19 +55,19 @@ export async function deploy(options: DeployOptions): Promise<Deployment> {
   const app = options.app ?? CHECKOUT;
   const context = Object.entries(options.context ?? {}).flatMap(([key, value]) => ["--context", `${key}=${value}`]);
   const building = new AbortController();
-  const cdk = (what: string, cwd: string, args: string[]) =>
+  const cdk = (what: string, cwd: string, args: string[], advice = DEPLOY_ADVICE) =>
     runOrFail(NODE_BINARY, [CDK, ...args, ...QUIET], {
       cwd,
       env: cdkEnvironment(options.endpoint, nowhere),
       onOutput: options.onOutput,
       signal: building.signal,
       what,
-      advice: ADVICE,
+      advice,
     });
   try {
     await Promise.all([
       cdk("cdk bootstrap", nowhere, ["bootstrap", `aws://${ACCOUNT}/${REGION}`, "--output", join(nowhere, "cdk.out")]),
-      cdk("cdk synth", app, ["synth", "--all", "--quiet", "--output", assembly, ...context]),
+      cdk("cdk synth", app, ["synth", "--quiet", "--output", assembly, ...context], BUILD_ADVICE),
     ]);
   } catch (error) {
     building.abort();

@@ -20,25 +20,32 @@ export interface RunningLocalStack {
 const READY_TIMEOUT_MS = 180_000;
 const READY_POLL_MS = 100;
 // There is nothing to save: what has not ended by then is killed, and what it started goes with it.
-const STOP_GRACE_MS = 5_000;
+const STOP_GRACE_MS = 1_000;
 const PORT_ATTEMPTS = 3;
 const LOG_TAIL_LINES = 25;
+
+/** How LocalStack is to run. */
+export interface RunOptions {
+  /** It ends with the present process, whatever ends that. */
+  foreground: boolean;
+  /** Something will be deployed: what state machines need is loaded meanwhile. */
+  warmUp: boolean;
+}
 
 /**
  * Starts LocalStack in host mode and waits until it answers.
  *
- * @param foreground it ends with the present process, whatever ends that
  * @throws LocalCloudError it does not start; the message has the end of its log
  */
 export async function startLocalStack(
   name: string,
   installation: Installation,
-  foreground: boolean,
+  options: RunOptions,
 ): Promise<RunningLocalStack> {
   for (let attempt = 1; ; attempt++) {
     const port = await choosePort(process.env.SNAPFERRY_PORT);
     try {
-      return await startOnPort(name, installation, foreground, port);
+      return await startOnPort(name, installation, options, port);
     } catch (error) {
       await stopLocalStack(name);
       // Another cloud may have chosen the same port in the same second.
@@ -63,10 +70,11 @@ export async function stopLocalStack(name: string): Promise<void> {
 async function startOnPort(
   name: string,
   installation: Installation,
-  foreground: boolean,
+  options: RunOptions,
   port: number,
 ): Promise<RunningLocalStack> {
   clearState(name);
+  const { foreground } = options;
   const directory = runDirectory(name);
   const endpoint = `http://127.0.0.1:${port}`;
   const logFile = join(directory, "localstack.log");
@@ -75,7 +83,7 @@ async function startOnPort(
   const log = openSync(logFile, "w");
   const child = spawn(installation.python, ["-m", "localstack.runtime.main"], {
     cwd: directory,
-    env: localStackEnvironment(directory, installation, port, foreground),
+    env: localStackEnvironment(directory, installation, port, options),
     // Descriptor 3 is the lifeline: nothing is ever written to it; it is at its end when this process is gone.
     stdio: ["ignore", log, log, foreground ? "pipe" : "ignore"],
     detached: true,
@@ -118,7 +126,7 @@ function localStackEnvironment(
   directory: string,
   installation: Installation,
   port: number,
-  foreground: boolean,
+  { foreground, warmUp }: RunOptions,
 ): NodeJS.ProcessEnv {
   const address = `127.0.0.1:${port}`;
   const { AWS_ENDPOINT_URL: _, ...credentials } = awsEnvironment(`http://${address}`);
@@ -143,6 +151,8 @@ function localStackEnvironment(
     SQS_ENDPOINT_STRATEGY: "path",
     // What cannot be deployed must fail, not be passed over in silence.
     CFN_IGNORE_UNSUPPORTED_RESOURCE_TYPES: "0",
+    // Part of every bootstrapped account; our functions are no images.
+    CFN_IGNORE_UNSUPPORTED_TYPE_CREATE: "AWS::ECR::Repository",
     LAMBDA_RUNTIME_EXECUTOR: "node-process",
     // Node takes 0.2 s to load a function, on a busy machine a hundred times as long.
     LAMBDA_RUNTIME_ENVIRONMENT_TIMEOUT: "60",
@@ -151,6 +161,7 @@ function localStackEnvironment(
     SNAPFERRY_NODE: NODE_BINARY,
     SNAPFERRY_LIBRARIES: installation.libraries,
     SNAPFERRY_RUN_DIRECTORY: directory,
+    SNAPFERRY_WARM_UP: warmUp ? "1" : "0",
     ...(foreground ? { SNAPFERRY_LIFELINE_FD: "3" } : {}),
   };
 }

@@ -21,6 +21,13 @@ def listen_on_named_address():
 
 
 @hooks.on_infra_start()
+def answer_from_own_catalog():
+    from snapferry_lambda_executor.patches import offline_catalog
+
+    offline_catalog.apply()
+
+
+@hooks.on_infra_start()
 def cache_jsonpath_parsers():
     from snapferry_lambda_executor.patches import jsonpath_cache
 
@@ -53,3 +60,12 @@ def keep_objects_in_own_folder():
     from snapferry_lambda_executor.patches import s3_storage
 
     s3_storage.apply()
+
+
+@hooks.on_infra_ready()
+def warm_up():
+    """Saves the first execution of a state machine four seconds."""
+    from snapferry_lambda_executor import settings, warm_up
+
+    if settings.is_warm_up_wanted():
+        warm_up.start()

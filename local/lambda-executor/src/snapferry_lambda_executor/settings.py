@@ -25,3 +25,8 @@ def lifeline_fd() -> int | None:
     """End of a pipe that is closed when the owner of a foreground cloud is gone."""
     value = os.environ.get("SNAPFERRY_LIFELINE_FD")
     return int(value) if value else None
+
+
+def is_warm_up_wanted() -> bool:
+    """Whether something will be deployed, so that what state machines need is worth loading beforehand."""
+    return os.environ.get("SNAPFERRY_WARM_UP") == "1"
