@@ -81,7 +81,8 @@ export function insertRestoringVolume(database: Database, volume: Volume): Trans
       TableName: database.tables.volumes,
       Item: volume,
       ConditionExpression:
-        "attribute_not_exists(id) OR (missing = :true AND attribute_not_exists(restoringJobId) AND backingUp = :zero)",
+        "attribute_not_exists(id) OR (#missing = :true AND attribute_not_exists(restoringJobId) AND backingUp = :zero)",
+      ExpressionAttributeNames: { "#missing": "missing" },
       ExpressionAttributeValues: { ":true": true, ":zero": 0 },
     },
   };

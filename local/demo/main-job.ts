@@ -1,0 +1,120 @@
+/** The main job, as a caller of the API does it: snapshot a volume, watch its backup, restore it, compare every byte. */
+import { randomUUID } from "node:crypto";
+import { stat } from "node:fs/promises";
+import path from "node:path";
+import type { Job, SnapferryClient, Snapshot, Volume } from "../../cli/api-client.ts";
+import { digestOf } from "./digest.ts";
+
+export interface MainJobOptions {
+  readonly client: SnapferryClient;
+  /** The volume: a file in a directory that becomes a hypervisor. */
+  readonly file: string;
+  /** Where the restored volume goes. */
+  readonly restoreDirectory: string;
+  readonly report: MainJobReport;
+}
+
+/** Told of each step as it happens. Times are milliseconds, sizes bytes. */
+export interface MainJobReport {
+  hashing(bytesDone: number, bytesTotal: number): void;
+  volume(step: { volumeId: string; name: string; bytes: number; allocatedBytes: number; sha256: string }): void;
+  requested(step: { snapshotId: string; jobId: string; volumeId: string; milliseconds: number }): void;
+  createdOnPrimary(step: { snapshotId: string; backupJobId: string; milliseconds: number }): void;
+  backingUp(step: {
+    bytesDone: number;
+    bytesTotal: number;
+    attempt: number;
+    maxAttempts: number;
+    milliseconds: number;
+  }): void;
+  backedUp(step: { snapshotId: string; milliseconds: number; storedBytes: number }): void;
+  restoring(step: { bytesDone: number; bytesTotal: number }): void;
+  restored(step: { volumeId: string; name: string; milliseconds: number }): void;
+}
+
+export interface MainJobResult {
+  readonly createdOnPrimaryMs: number;
+  readonly backedUpMs: number;
+  readonly restoreMs: number;
+  readonly bytes: number;
+  readonly storedBytes: number;
+  readonly sha256Source: string;
+  readonly sha256Restored: string;
+  readonly equal: boolean;
+}
+
+const pollMilliseconds = 200;
+
+/** Throws with the job's own error when a step fails. */
+export async function runMainJob({ client, file, restoreDirectory, report }: MainJobOptions): Promise<MainJobResult> {
+  const hypervisorId = await registered(client, path.dirname(file));
+  const targetId = await registered(client, restoreDirectory);
+  const volume = await discovered(client, hypervisorId, path.basename(file));
+  const { size: bytes, blocks } = await stat(file);
+  const sha256Source = await digestOf(file, (done) => report.hashing(done, bytes));
+  report.volume({ volumeId: volume.id, name: volume.name, bytes, allocatedBytes: blocks * 512, sha256: sha256Source });
+
+  const startedAt = performance.now();
+  const since = (start: number) => Math.round(performance.now() - start);
+  const created = await client.createSnapshot(volume.id, { asyncBackup: true }, randomUUID());
+  const snapshotId = created.snapshot.id;
+  report.requested({ snapshotId, jobId: created.job.id, volumeId: volume.id, milliseconds: since(startedAt) });
+
+  const { backupJobId } = await ended(client, created.job.id);
+  if (!backupJobId) throw new Error(`${created.job.id} names no backup job`);
+  const createdOnPrimaryMs = since(startedAt);
+  report.createdOnPrimary({ snapshotId, backupJobId, milliseconds: createdOnPrimaryMs });
+
+  await ended(client, backupJobId, (job) => {
+    const { bytesDone = 0, bytesTotal = 0 } = job.progress ?? {};
+    report.backingUp({
+      bytesDone,
+      bytesTotal,
+      attempt: job.attempt,
+      maxAttempts: job.maxAttempts,
+      milliseconds: since(startedAt),
+    });
+  });
+  const backedUpMs = since(startedAt);
+  const snapshot: Snapshot = await client.getSnapshot(snapshotId);
+  const storedBytes = snapshot.bytes.stored ?? 0;
+  report.backedUp({ snapshotId, milliseconds: backedUpMs, storedBytes });
+
+  const restoreStartedAt = performance.now();
+  const name = `${path.basename(file)}-restored-${snapshotId.slice(-6).toLowerCase()}`;
+  const restore = await client.restoreSnapshot(snapshotId, { target: { hypervisorId: targetId, name } }, randomUUID());
+  await ended(client, restore.job.id, ({ progress }) => {
+    report.restoring({ bytesDone: progress?.bytesDone ?? 0, bytesTotal: progress?.bytesTotal ?? 0 });
+  });
+  const restoreMs = since(restoreStartedAt);
+  report.restored({ volumeId: restore.volume.id, name, milliseconds: restoreMs });
+
+  const sha256Restored = await digestOf(path.join(restoreDirectory, name), (done) => report.hashing(done, bytes));
+  const equal = sha256Source === sha256Restored;
+  return { createdOnPrimaryMs, backedUpMs, restoreMs, bytes, storedBytes, sha256Source, sha256Restored, equal };
+}
+
+/** The hypervisor of this directory; a second start in the same cloud finds the first one's. */
+async function registered(client: SnapferryClient, directory: string): Promise<string> {
+  for await (const hypervisor of client.allHypervisors()) if (hypervisor.directory === directory) return hypervisor.id;
+  return (await client.addHypervisor({ kind: "file", directory })).id;
+}
+
+async function discovered(client: SnapferryClient, hypervisorId: string, name: string): Promise<Volume> {
+  await client.discover(hypervisorId);
+  for await (const volume of client.allVolumes({ hypervisorId })) if (volume.name === name) return volume;
+  throw new Error(
+    `${name} was not found as a volume of ${hypervisorId}: it must be a plain file whose name does not begin with a dot`,
+  );
+}
+
+async function ended(client: SnapferryClient, jobId: string, onLook: (job: Job) => void = () => {}): Promise<Job> {
+  for (;;) {
+    const job = await client.getJob(jobId);
+    onLook(job);
+    if (job.state === "Succeeded") return job;
+    if (job.state === "Failed" || job.state === "Cancelled")
+      throw new Error(`${jobId} ${job.state.toLowerCase()}: ${job.error?.name}: ${job.error?.message}`);
+    await new Promise((resolve) => setTimeout(resolve, pollMilliseconds));
+  }
+}

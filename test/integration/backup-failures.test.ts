@@ -1,0 +1,198 @@
+import assert from "node:assert/strict";
+import { readdir, readFile, readlink } from "node:fs/promises";
+import path from "node:path";
+import { after, afterEach, before, describe, it } from "node:test";
+import { QueryCommand } from "@aws-sdk/client-dynamodb";
+import { StopExecutionCommand } from "@aws-sdk/client-sfn";
+import { cloud, eventually, type TestCloud } from "../support/cloud.ts";
+import { registerStore, type TestStore, versionsIn, writesPack } from "../support/stores.ts";
+import { endedJob, noise, snapshotIn, TestHypervisor } from "../support/volumes.ts";
+import { changeSetting, collectUntil } from "../support/workflows.ts";
+
+const MiB = 2 ** 20;
+
+describe("a backup that fails", () => {
+  let test: TestCloud;
+  let hypervisor: TestHypervisor;
+  let store: TestStore;
+  before(async () => {
+    test = await cloud();
+    hypervisor = await TestHypervisor.register(test);
+    store = await registerStore(test);
+  });
+  afterEach(() => {
+    store.proxy.fault = () => "pass";
+  });
+  after(async () => {
+    await store?.close();
+    await hypervisor?.remove();
+  });
+
+  async function snapshot(name: string, size = 24 * MiB) {
+    const volumeId = await hypervisor.addVolume(name, size, [{ offset: 0, data: noise(size) }]);
+    const { status, body } = await test.call("POST", `/volumes/${volumeId}/snapshots`, {
+      body: { asyncBackup: true, storeId: store.id },
+    });
+    assert.equal(status, 202, JSON.stringify(body));
+    const created = await endedJob(test, body.job.id);
+    assert.equal(created.state, "Succeeded", JSON.stringify(created));
+    return { id: body.snapshot.id as string, backupJobId: created.backupJobId as string, volumeId };
+  }
+
+  /** Nothing of the snapshot is left: no file on primary, no object version, no reference row. */
+  async function assertNothingLeft({ id }: { id: string }) {
+    const { body } = await test.call("GET", `/snapshots/${id}`);
+    assert.equal(body.state, "Destroyed");
+    assert.deepEqual(await readdir(path.join(hypervisor.directory, ".snapferry", "snapshots")), []);
+    assert.deepEqual(await versionsIn(test, store.bucket, "domains/"), []);
+    const { Items } = await test.clients.dynamodb.send(
+      new QueryCommand({
+        TableName: test.outputs.StoreReferencesTableName,
+        KeyConditionExpression: "tenant = :t AND begins_with(#r, :s)",
+        ExpressionAttributeNames: { "#r": "reference" },
+        ExpressionAttributeValues: { ":t": { S: "acme" }, ":s": { S: id } },
+      }),
+    );
+    assert.deepEqual(Items, []);
+  }
+
+  it("twice succeeds the third time, and the job tells of each attempt", async () => {
+    let attempts = 0;
+    let lastJob = "";
+    store.proxy.fault = (request) => {
+      const job = /\/jobs\/(job_\w+)\/pin/.exec(request.path)?.[1];
+      if (job) lastJob = job;
+      if (!writesPack(request)) return "pass";
+      const attempt = Number(/\/packs\/job_\w+\/(\d+)-/.exec(request.path)?.[1]);
+      attempts = Math.max(attempts, attempt);
+      return attempt < 3 ? "unavailable" : "pass";
+    };
+    const { id, backupJobId } = await snapshot("third-time");
+    const job = await endedJob(test, backupJobId);
+    assert.equal(job.state, "Succeeded", JSON.stringify(job));
+    assert.equal(job.attempt, 3);
+    assert.equal(attempts, 3);
+    assert.equal(lastJob, backupJobId);
+    assert.deepEqual(
+      job.attempts.map(({ error }: { error: { name: string } }) => error.name).sort(),
+      job.attempts.map(() => job.attempts[0].error.name),
+    );
+    assert.match(job.attempts[0].error.name, /^(StoreUnavailable|Throttled)$/);
+    const backedUp = await snapshotIn(test, id, ["BackedUp"]);
+    assert.equal(backedUp.error, undefined);
+    await test.call("DELETE", `/snapshots/${id}`);
+    await snapshotIn(test, id, ["Destroyed"]);
+  });
+
+  it("to the last attempt leaves Error; garbage collection then leaves nothing", async () => {
+    store.proxy.fault = (request) => (writesPack(request) ? "unavailable" : "pass");
+    const failed = await snapshot("used-up", 4 * MiB);
+    const job = await endedJob(test, failed.backupJobId);
+    assert.equal(job.state, "Failed");
+    assert.equal(job.attempts.length, 3);
+    const { state, error, primaryKeptUntil } = await snapshotIn(test, failed.id, ["Error"]);
+    assert.equal(state, "Error");
+    assert.match(error.name, /^(StoreUnavailable|Throttled)$/);
+    assert.ok(Date.parse(primaryKeptUntil) > Date.now());
+    assert.equal((await readdir(path.join(hypervisor.directory, ".snapferry", "snapshots"))).length, 1);
+    store.proxy.fault = () => "pass";
+    await changeSetting(test, "error.grace", "0");
+    try {
+      await collectUntil(test, "the failed snapshot is collected", async () => {
+        const { body } = await test.call("GET", `/snapshots/${failed.id}`);
+        return body.state === "Destroyed" && (await versionsIn(test, store.bucket, "domains/")).length === 0;
+      });
+    } finally {
+      await changeSetting(test, "error.grace", "3600");
+    }
+    await assertNothingLeft(failed);
+  });
+
+  it("can be asked for again from Error while the frozen bytes are on primary", async () => {
+    store.proxy.fault = (request) => (writesPack(request) ? "unavailable" : "pass");
+    const failed = await snapshot("again", 4 * MiB);
+    await snapshotIn(test, failed.id, ["Error"]);
+    store.proxy.fault = () => "pass";
+    const again = await test.call("POST", `/snapshots/${failed.id}/backup`);
+    assert.equal(again.status, 202, JSON.stringify(again.body));
+    assert.equal((await endedJob(test, again.body.job.id)).state, "Succeeded");
+    await snapshotIn(test, failed.id, ["BackedUp"]);
+    assert.equal((await test.call("POST", `/snapshots/${failed.id}/backup`)).status, 409);
+    await test.call("DELETE", `/snapshots/${failed.id}`);
+    await snapshotIn(test, failed.id, ["Destroyed"]);
+  });
+
+  it("because its execution was stopped from outside goes to Error, and garbage collection leaves nothing", async () => {
+    const { promise: released, resolve: release } = Promise.withResolvers<void>();
+    store.proxy.fault = (request) => (writesPack(request) ? released : "pass");
+    const stopped = await snapshot("stopped");
+    await snapshotIn(test, stopped.id, ["BackingUp"]);
+    await test.clients.sfn.send(
+      new StopExecutionCommand({
+        executionArn: `${test.outputs.StateMachineArnPrefix?.replace(":stateMachine:", ":execution:")}backup-snapshot:${stopped.backupJobId}`,
+        error: "Operator",
+        cause: "stopped by a test",
+      }),
+    );
+    const snapshotRow = await snapshotIn(test, stopped.id, ["Error"]);
+    assert.equal(snapshotRow.error.name, "ExecutionDied");
+    release();
+    await changeSetting(test, "error.grace", "0");
+    try {
+      await collectUntil(test, "the stopped snapshot is collected", async () => {
+        const { body } = await test.call("GET", `/snapshots/${stopped.id}`);
+        return body.state === "Destroyed" && (await versionsIn(test, store.bucket, "domains/")).length === 0;
+      });
+    } finally {
+      await changeSetting(test, "error.grace", "3600");
+    }
+    await assertNothingLeft(stopped);
+  });
+
+  it("because a worker was killed in mid-shard goes on from its checkpoint in the next attempt", async () => {
+    const packs: string[] = [];
+    const { promise: never, resolve: release } = Promise.withResolvers<void>();
+    let held = false;
+    store.proxy.fault = (request) => {
+      if (!writesPack(request)) return "pass";
+      packs.push(request.path);
+      if (packs.length <= 3 || !/\/packs\/job_\w+\/1-/.test(request.path)) return "pass";
+      held = true;
+      return never;
+    };
+    const { id, backupJobId } = await snapshot("killed", 120 * MiB);
+    await eventually("a pack is held up", async () => held);
+    for (const pid of await workersOf(test.outputs.CopyFunctionName ?? "")) process.kill(pid, "SIGKILL");
+    const job = await endedJob(test, backupJobId, { seconds: 120 });
+    release();
+    assert.equal(job.state, "Succeeded", JSON.stringify(job));
+    assert.equal(job.attempt, 2);
+    assert.match(job.attempts[0].error.name, /Runtime\.ExitError|Sandbox|Lambda/);
+    const second = packs.filter((pack) => /\/packs\/job_\w+\/2-/.test(pack)).length;
+    const all = Math.ceil(120 / 16);
+    assert.ok(second < all, `${second} packs in the second attempt: it began again from the start`);
+    await snapshotIn(test, id, ["BackedUp"]);
+    const restored = await test.call("POST", `/snapshots/${id}/restore`, {
+      body: { target: { hypervisorId: hypervisor.id, name: "killed-restored" } },
+    });
+    assert.equal((await endedJob(test, restored.body.job.id)).state, "Succeeded");
+    assert.equal(await hypervisor.digest("killed-restored"), await hypervisor.digest("killed"));
+  });
+});
+
+/** The local processes of a function, by the name in their environment. */
+async function workersOf(functionName: string): Promise<number[]> {
+  const pids: number[] = [];
+  for (const entry of await readdir("/proc")) {
+    if (!/^\d+$/.test(entry)) continue;
+    try {
+      const environment = await readFile(`/proc/${entry}/environ`, "utf8");
+      const program = path.basename(await readlink(`/proc/${entry}/exe`));
+      if (program === "node" && environment.split("\0").includes(`AWS_LAMBDA_FUNCTION_NAME=${functionName}`))
+        pids.push(Number(entry));
+    } catch {
+      // It ended meanwhile, or is not ours to read.
+    }
+  }
+  return pids;
+}

@@ -1,0 +1,70 @@
+/** What tests do to the workflows from outside. */
+import assert from "node:assert/strict";
+import { DescribeExecutionCommand, StartExecutionCommand } from "@aws-sdk/client-sfn";
+import { PutParameterCommand } from "@aws-sdk/client-ssm";
+import type { Services } from "../../lambdas/services.ts";
+import { eventually, type TestCloud } from "./cloud.ts";
+
+/** Longer than the functions keep a reading of the settings. */
+const settingsTakeEffectMilliseconds = 5_500;
+
+/** Runs garbage collection once and waits for its end. */
+export async function collectGarbage(cloud: TestCloud): Promise<void> {
+  const { executionArn } = await cloud.clients.sfn.send(
+    new StartExecutionCommand({ stateMachineArn: `${cloud.outputs.StateMachineArnPrefix}collect-garbage` }),
+  );
+  await eventually("garbage collection has ended", async () => {
+    const { status, cause } = await cloud.clients.sfn.send(new DescribeExecutionCommand({ executionArn }));
+    if (status === "RUNNING") return undefined;
+    assert.equal(status, "SUCCEEDED", cause);
+    return true;
+  });
+}
+
+/** Collects until `done` answers true: grace periods pass meanwhile. */
+export async function collectUntil(cloud: TestCloud, what: string, done: () => Promise<boolean>): Promise<void> {
+  await eventually(
+    what,
+    async () => {
+      await collectGarbage(cloud);
+      return done();
+    },
+    { seconds: 90, pauseMilliseconds: 500 },
+  );
+}
+
+/** Changes a setting of the running stack and waits until the functions have taken notice. */
+export async function changeSetting(cloud: TestCloud, name: string, value: string): Promise<void> {
+  await cloud.clients.ssm.send(
+    new PutParameterCommand({ Name: `${cloud.outputs.SettingsPath}/${name}`, Value: value, Overwrite: true }),
+  );
+  await new Promise((resolve) => setTimeout(resolve, settingsTakeEffectMilliseconds));
+}
+
+/** The deployed functions' own services, in this process: for what no caller can bring about from outside. */
+export async function servicesOf(cloud: TestCloud): Promise<Services> {
+  const { outputs } = cloud;
+  Object.assign(process.env, {
+    AWS_ENDPOINT_URL: cloud.endpoint,
+    AWS_REGION: "us-east-1",
+    AWS_ACCESS_KEY_ID: "test",
+    AWS_SECRET_ACCESS_KEY: "test",
+    SNAPSHOTS_TABLE: outputs.SnapshotsTableName,
+    STORE_REFERENCES_TABLE: outputs.StoreReferencesTableName,
+    JOBS_TABLE: outputs.JobsTableName,
+    VOLUMES_TABLE: outputs.VolumesTableName,
+    HYPERVISORS_TABLE: outputs.HypervisorsTableName,
+    STORES_TABLE: outputs.StoresTableName,
+    POOLS_TABLE: outputs.PoolsTableName,
+    PROGRESS_TABLE: outputs.ProgressTableName,
+    REQUESTS_TABLE: outputs.RequestsTableName,
+    BACKUP_BUCKET: outputs.BackupBucketName,
+    SETTINGS_PATH: outputs.SettingsPath,
+    STATE_MACHINE_ARN_PREFIX: outputs.StateMachineArnPrefix,
+    FILE_ROOTS: "/",
+    ALLOWED_CIDRS: "127.0.0.0/8",
+    POWERTOOLS_LOG_LEVEL: "SILENT",
+  });
+  const { composeServices } = await import("../../lambdas/composition/services.ts");
+  return composeServices();
+}
