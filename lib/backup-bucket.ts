@@ -12,19 +12,30 @@ import { allow } from "./permissions.ts";
 /** Below it lie the plans that Distributed Maps read. */
 export const executionsPrefix = "executions/";
 
-/** `deleteVersions`: every version of an object and what unfinished uploads left, for good. */
-export type BucketAccess = "read" | "write" | "delete" | "deleteVersions";
+/**
+ * `deleteJobFiles`: what a job keeps in the bucket only while it runs (plans, checkpoints, pins), for good.
+ * `deleteBackups`: everything, for good.
+ */
+export type BucketAccess = "read" | "write" | "deleteJobFiles" | "deleteBackups";
 
-const rights: Readonly<
-  Record<BucketAccess, { readonly bucket: readonly string[]; readonly objects: readonly string[] }>
-> = {
-  read: { bucket: ["s3:ListBucket"], objects: ["s3:GetObject"] },
-  write: { bucket: [], objects: ["s3:PutObject"] },
-  delete: { bucket: [], objects: ["s3:DeleteObject"] },
-  deleteVersions: {
-    bucket: ["s3:ListBucketVersions", "s3:ListBucketMultipartUploads"],
-    objects: ["s3:DeleteObjectVersion", "s3:AbortMultipartUpload"],
-  },
+interface Rights {
+  readonly onBucket: readonly string[];
+  readonly onObjects: readonly string[];
+  /** Patterns of the keys of these objects. */
+  readonly keys: readonly string[];
+}
+
+const anyKey = ["*"];
+const deleting: Omit<Rights, "keys"> = {
+  onBucket: ["s3:ListBucketVersions", "s3:ListBucketMultipartUploads"],
+  onObjects: ["s3:DeleteObject", "s3:DeleteObjectVersion", "s3:AbortMultipartUpload"],
+};
+
+const rights: Readonly<Record<BucketAccess, Rights>> = {
+  read: { onBucket: ["s3:ListBucket"], onObjects: ["s3:GetObject"], keys: anyKey },
+  write: { onBucket: [], onObjects: ["s3:PutObject"], keys: anyKey },
+  deleteJobFiles: { ...deleting, keys: [`${executionsPrefix}*`, "domains/*/jobs/*"] },
+  deleteBackups: { ...deleting, keys: anyKey },
 };
 
 /** {@link BackupBucket} */
@@ -67,13 +78,14 @@ export class BackupBucket extends Construct {
   /** Gives `handler` the bucket's name and rights to the objects in it. */
   grant(handler: HandlerFunction, access: readonly BucketAccess[]): void {
     const { bucketArn, bucketName, encryptionKey } = this.bucket;
-    const ofBucket = access.flatMap((level) => rights[level].bucket);
-    if (ofBucket.length > 0) allow(handler.role, { actions: ofBucket, resources: [bucketArn] });
-    allow(handler.role, {
-      actions: access.flatMap((level) => rights[level].objects),
-      resources: [`${bucketArn}/*`],
-      wildcardBecause: "The keys of a repository's objects are made of ids and hashes that are not known beforehand.",
-    });
+    for (const { onBucket, onObjects, keys } of access.map((level) => rights[level])) {
+      if (onBucket.length > 0) allow(handler.role, { actions: onBucket, resources: [bucketArn] });
+      allow(handler.role, {
+        actions: onObjects,
+        resources: keys.map((key) => `${bucketArn}/${key}`),
+        wildcardBecause: "The keys of a repository's objects are made of ids and hashes that are not known beforehand.",
+      });
+    }
     if (encryptionKey)
       allow(handler.role, { actions: ["kms:Decrypt", "kms:GenerateDataKey"], resources: [encryptionKey.keyArn] });
     handler.addEnvironment("BACKUP_BUCKET", bucketName);

@@ -159,11 +159,11 @@ function matching(key: ContextKey, text: string | undefined, pattern: RegExp, wh
   throw new InvalidContext(`context ${key} must be ${what}, not "${text}"`);
 }
 
-/** 60 characters leave room for the longest name made of it: a state machine's, of at most 80. */
+/** 50 characters leave room for the longest names made of it: those of functions, of at most 64. */
 function stackName(text: string): string {
-  if (/^[A-Za-z][A-Za-z0-9-]{0,59}$/.test(text)) return text;
+  if (/^[A-Za-z][A-Za-z0-9-]{0,49}$/.test(text)) return text;
   throw new InvalidContext(
-    `context stack.name must start with a letter and have at most 60 letters, digits and hyphens, not "${text}"`,
+    `context stack.name must start with a letter and have at most 50 letters, digits and hyphens, not "${text}"`,
   );
 }
 
@@ -204,10 +204,10 @@ function cidr(text: string): string {
 }
 
 function fileRoot(text: string): string {
-  const normal = posix.normalize(text).replace(/(?<=.)\/$/, "");
-  if (posix.isAbsolute(text) && normal === text.replace(/(?<=.)\/$/, "") && normal !== "/") return normal;
+  const withoutSlash = text.replace(/(?<=.)\/$/, "");
+  if (posix.isAbsolute(text) && posix.normalize(withoutSlash) === withoutSlash) return withoutSlash;
   throw new InvalidContext(
-    `context file.roots must list absolute directories below / without . or .., separated by commas; "${text}" is none`,
+    `context file.roots must list absolute directories without . or .., separated by commas; "${text}" is none`,
   );
 }
 

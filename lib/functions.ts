@@ -66,7 +66,23 @@ const definitions = {
   },
 } as const satisfies Record<string, Entry & { seconds: number; memoryMiB: number; does: string }>;
 
+/** What whoever carries a job on, or ends it, has to do with. */
+const jobTables = {
+  Snapshots: "update",
+  StoreReferences: "write",
+  Jobs: "write",
+  Volumes: "write",
+  Hypervisors: "read",
+  Stores: "read",
+  Pools: "update",
+} as const;
+
 export type FunctionName = keyof typeof definitions;
+
+/** The file that each function's code begins with, from the project's root. */
+export const functionFiles: Readonly<Record<FunctionName, string>> = Object.fromEntries(
+  Object.entries(definitions).map(([name, { file }]) => [name, file]),
+) as Record<FunctionName, string>;
 
 /** {@link Functions} */
 export interface FunctionsProps {
@@ -126,7 +142,7 @@ export class Functions extends Construct {
     const { tables, settings, deployment } = this.#props;
     tables.grant(this.api, {
       Snapshots: "write",
-      StoreReferences: "read",
+      StoreReferences: "write",
       Jobs: "write",
       Volumes: "write",
       Hypervisors: "read",
@@ -135,10 +151,12 @@ export class Functions extends Construct {
       Progress: "read",
       Requests: "write",
     });
+    settings.grantRead(this.api);
     this.#allowStart(this.api, ["create-snapshot", "restore-volume", "delete-snapshot"]);
-    this.#allowStop(this.api);
+    this.#allowOnExecutions(this.api, "states:StopExecution");
     tables.grant(this.inventory, {
-      Snapshots: "read",
+      Snapshots: "write",
+      StoreReferences: "write",
       Jobs: "read",
       Volumes: "write",
       Hypervisors: "write",
@@ -147,7 +165,6 @@ export class Functions extends Construct {
     });
     this.#openHypervisorsAndStores(this.inventory);
     for (const handler of [this.api, this.inventory]) {
-      settings.grantRead(handler);
       if (deployment.authentication === undefined) continue;
       handler.addEnvironment("AUTH_ISSUER", deployment.authentication.issuer);
       handler.addEnvironment("AUTH_AUDIENCE", deployment.authentication.audience);
@@ -157,55 +174,34 @@ export class Functions extends Construct {
 
   #grantWorkers(): void {
     const { tables, settings, backupBucket } = this.#props;
-    const ofJobs = {
-      Snapshots: "write",
-      StoreReferences: "write",
-      Jobs: "write",
-      Volumes: "write",
-      Hypervisors: "read",
-      Stores: "read",
-      Pools: "write",
-      Progress: "write",
-    } as const;
-    tables.grant(this.tasks, ofJobs);
-    tables.grant(this.collect, ofJobs);
+    tables.grant(this.tasks, { ...jobTables, Progress: "update" });
     tables.grant(this.copy, {
       Snapshots: "read",
       Jobs: "read",
-      Volumes: "read",
       Hypervisors: "read",
       Stores: "read",
-      Progress: "write",
+      Progress: "update",
     });
-    backupBucket.grant(this.tasks, ["read", "write", "delete"]);
+    tables.grant(this.collect, jobTables);
+    backupBucket.grant(this.tasks, ["read", "write", "deleteJobFiles"]);
     backupBucket.grant(this.copy, ["read", "write"]);
-    backupBucket.grant(this.collect, ["read", "write", "delete", "deleteVersions"]);
+    backupBucket.grant(this.collect, ["read", "write", "deleteBackups"]);
     for (const handler of [this.tasks, this.copy, this.collect]) this.#openHypervisorsAndStores(handler);
     for (const handler of [this.tasks, this.collect]) settings.grantRead(handler);
     this.#allowStart(this.collect, jobKinds);
-    this.#allowStop(this.collect);
-    this.#allowDescribe(this.collect);
+    this.#allowOnExecutions(this.collect, "states:DescribeExecution");
   }
 
   #grantEventHandlers(): void {
     const { tables, settings, events } = this.#props;
-    tables.grant(this.dispatch, { Jobs: "write", Snapshots: "write", Volumes: "write", Pools: "write" });
+    tables.grant(this.dispatch, { Jobs: "update", Snapshots: "update", Volumes: "update", Pools: "update" });
     settings.grantRead(this.dispatch);
     this.#allowStart(this.dispatch, ["backup-snapshot"]);
     events.grantPublish(this.publish);
-    tables.grant(this.reconcile, {
-      Snapshots: "write",
-      StoreReferences: "write",
-      Jobs: "write",
-      Volumes: "write",
-      Hypervisors: "read",
-      Stores: "read",
-      Pools: "write",
-      Progress: "write",
-    });
+    tables.grant(this.reconcile, jobTables);
     settings.grantRead(this.reconcile);
     this.#allowStart(this.reconcile, jobKinds);
-    this.#allowDescribe(this.reconcile);
+    this.#allowOnExecutions(this.reconcile, "states:DescribeExecution");
   }
 
   /** What a function needs that talks to hypervisors and to stores of their own credentials. */
@@ -234,14 +230,6 @@ export class Functions extends Construct {
       resources: kinds.map((kind) => this.#props.machineArns.of(kind)),
     });
     handler.addEnvironment("STATE_MACHINE_ARN_PREFIX", this.#props.machineArns.prefix);
-  }
-
-  #allowStop(handler: HandlerFunction): void {
-    this.#allowOnExecutions(handler, "states:StopExecution");
-  }
-
-  #allowDescribe(handler: HandlerFunction): void {
-    this.#allowOnExecutions(handler, "states:DescribeExecution");
   }
 
   #allowOnExecutions(handler: HandlerFunction, action: string): void {

@@ -13,7 +13,7 @@ import { acknowledge, allow } from "./permissions.ts";
 /** {@link HandlerFunction} */
 export interface HandlerFunctionProps {
   readonly description: string;
-  /** Names the function in logs. */
+  /** Names the function, after the stack's name, and its log group. */
   readonly service: string;
   readonly code: lambda.Code;
   readonly timeout: Duration;
@@ -26,12 +26,15 @@ export class HandlerFunction extends lambda.Function {
   declare readonly role: iam.IRole;
 
   constructor(scope: Construct, id: string, props: HandlerFunctionProps) {
+    const functionName = `${Stack.of(scope).stackName}-${props.service}`;
     const logGroup = new logs.LogGroup(scope, `${id}Logs`, {
+      logGroupName: `/aws/lambda/${functionName}`,
       retention: logs.RetentionDays.ONE_MONTH,
       removalPolicy: RemovalPolicy.DESTROY,
     });
     const role = new iam.Role(scope, `${id}Role`, { assumedBy: new iam.ServicePrincipal("lambda.amazonaws.com") });
     super(scope, id, {
+      functionName,
       description: props.description,
       code: props.code,
       handler: "index.handler",

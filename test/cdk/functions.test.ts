@@ -24,6 +24,12 @@ test("functions run on Node.js 24 and ARM, write JSON logs and are traced", () =
   }
 });
 
+test("functions and their logs are called after the stack", () => {
+  assert.equal(named("Copy").FunctionName, "Snapferry-copy");
+  const { LogGroupName } = resource(template, "AWS::Logs::LogGroup", "FunctionsCopyLogs").Properties;
+  assert.equal(LogGroupName, "/aws/lambda/Snapferry-copy");
+});
+
 test("no log is kept for ever", () => {
   for (const [id, { Properties }] of Object.entries(resourcesOf(template, "AWS::Logs::LogGroup")))
     assert.ok(Number(Properties.RetentionInDays) <= 90, id);
@@ -72,7 +78,6 @@ test("a function is told the names of what it may use, and of nothing else", () 
     "PROGRESS_TABLE",
     "SNAPSHOTS_TABLE",
     "STORES_TABLE",
-    "VOLUMES_TABLE",
   ]);
 });
 

@@ -40,9 +40,8 @@ function tablesOf(name: FunctionName): string[] {
 const ofJobs = [
   "Hypervisors: read",
   "Jobs: write",
-  "Pools: write",
-  "Progress: write",
-  "Snapshots: write",
+  "Pools: update",
+  "Snapshots: update",
   "StoreReferences: write",
   "Stores: read",
   "Volumes: write",
@@ -56,7 +55,7 @@ const expectedTables: Record<FunctionName, string[]> = {
     "Progress: read",
     "Requests: write",
     "Snapshots: write",
-    "StoreReferences: read",
+    "StoreReferences: write",
     "Stores: read",
     "Volumes: write",
   ],
@@ -64,14 +63,15 @@ const expectedTables: Record<FunctionName, string[]> = {
     "Hypervisors: write",
     "Jobs: read",
     "Requests: write",
-    "Snapshots: read",
+    "Snapshots: write",
+    "StoreReferences: write",
     "Stores: write",
     "Volumes: write",
   ],
-  tasks: ofJobs,
-  copy: ["Hypervisors: read", "Jobs: read", "Progress: write", "Snapshots: read", "Stores: read", "Volumes: read"],
+  tasks: [...ofJobs, "Progress: update"].sort(),
+  copy: ["Hypervisors: read", "Jobs: read", "Progress: update", "Snapshots: read", "Stores: read"],
   collect: ofJobs,
-  dispatch: ["Jobs: write", "Pools: write", "Snapshots: write", "Volumes: write"],
+  dispatch: ["Jobs: update", "Pools: update", "Snapshots: update", "Volumes: update"],
   publish: [],
   reconcile: ofJobs,
 };
@@ -105,9 +105,14 @@ test("copy writes objects and deletes none", () => {
   assert.deepEqual(actions.sort(), ["s3:GetObject", "s3:ListBucket", "s3:PutObject"]);
 });
 
-test("only collect removes versions of objects and what unfinished uploads left", () => {
-  assert.deepEqual(whoMay(/^s3:(DeleteObjectVersion|AbortMultipartUpload|ListBucketVersions)$/), ["collect"]);
-  assert.deepEqual(whoMay(/^s3:DeleteObject$/), ["tasks", "collect"]);
+test("only collect deletes backups; tasks deletes what jobs keep in the bucket while they run", () => {
+  const deletable = (name: FunctionName) =>
+    allowing(may[name], /^s3:(DeleteObject|DeleteObjectVersion|AbortMultipartUpload)$/)
+      .flatMap(({ resources }) => resources)
+      .map((arn) => arn.replace(/^<BackupsBucket[0-9A-F]{8}\.Arn>\//, ""));
+  assert.deepEqual(whoMay(/^s3:(Delete|Abort)/), ["tasks", "collect"]);
+  assert.deepEqual(deletable("tasks").sort(), ["domains/*/jobs/*", "executions/*"]);
+  assert.deepEqual(deletable("collect"), ["*"]);
 });
 
 test("the functions that face the network touch no backup", () => {
@@ -122,7 +127,7 @@ test("executions are started, stopped and looked at by those whose work it is", 
   assert.deepEqual(machines("dispatch", /StartExecution/), ["backup-snapshot"]);
   assert.deepEqual(machines("collect", /StartExecution/), kinds);
   assert.deepEqual(machines("reconcile", /StartExecution/), kinds);
-  assert.deepEqual(whoMay(/^states:StopExecution$/), ["api", "collect"]);
+  assert.deepEqual(whoMay(/^states:StopExecution$/), ["api"]);
   assert.deepEqual(machines("api", /StopExecution/), executions);
   assert.deepEqual(whoMay(/^states:DescribeExecution$/), ["collect", "reconcile"]);
 });
@@ -143,7 +148,7 @@ test("only publish sends events, and to the stack's own bus and topic", () => {
 });
 
 test("settings are read below the stack's own path and written by no function", () => {
-  assert.deepEqual(whoMay(/^ssm:/), ["api", "inventory", "tasks", "collect", "dispatch", "reconcile"]);
+  assert.deepEqual(whoMay(/^ssm:/), ["api", "tasks", "collect", "dispatch", "reconcile"]);
   for (const name of whoMay(/^ssm:/))
     for (const { actions, resources } of allowing(may[name], /^ssm:/)) {
       assert.deepEqual(actions, ["ssm:GetParametersByPath"]);

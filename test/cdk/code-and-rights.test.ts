@@ -1,0 +1,89 @@
+/**
+ * What the functions' code does and what their roles let them do, side by side. An emulator lets everybody do everything, so a
+ * missing right would show on AWS only. The code is bundled as for deployment, which leaves out what a function never calls.
+ */
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { fileURLToPath } from "node:url";
+import { buildSync } from "esbuild";
+import { type FunctionName, functionFiles } from "../../lib/functions.ts";
+import { allowing, functionRoles, statementsOf, templateWith } from "./synthesised.ts";
+
+const template = templateWith();
+const names = Object.keys(functionFiles) as FunctionName[];
+const code = Object.fromEntries(names.map((name) => [name, bundled(functionFiles[name])])) as Record<
+  FunctionName,
+  string
+>;
+
+function bundled(file: string): string {
+  const { outputFiles } = buildSync({
+    absWorkingDir: fileURLToPath(new URL("../..", import.meta.url)),
+    entryPoints: [file],
+    bundle: true,
+    write: false,
+    platform: "node",
+    format: "esm",
+    packages: "external",
+  });
+  return String(outputFiles[0]?.text);
+}
+
+function may(name: FunctionName, action: RegExp): boolean {
+  return allowing(statementsOf(template, functionRoles[name]), action).length > 0;
+}
+
+/** The actions that the code's commands on each table need. */
+function commandsOn(name: FunctionName): Set<string> {
+  const needed = new Set<string>();
+  for (const [, table] of code[name].matchAll(/\btables\.(\w+)/g)) needed.add(`GetItem ${table}`);
+  const writing = /\b(Put|Update|Delete)(?:Command\d*\(|: )\{\s*TableName: \w+\.tables\.(\w+)/g;
+  for (const [, verb, table] of code[name].matchAll(writing)) needed.add(`${verb}Item ${table}`);
+  return needed;
+}
+
+/** The actions of the same kind that the role allows, for the same names of tables. */
+function rightsOn(name: FunctionName): Set<string> {
+  const allowed = new Set<string>();
+  for (const { actions, resources } of statementsOf(template, functionRoles[name]))
+    for (const [, verb] of actions.join().matchAll(/dynamodb:((?:Get|Put|Update|Delete)Item)/g))
+      for (const [, table = ""] of resources.join().matchAll(/<Tables(\w+)[0-9A-F]{8}\.Arn>/g))
+        allowed.add(`${verb} ${table.replace(/^./, (letter) => letter.toLowerCase())}`);
+  return allowed;
+}
+
+function calls(name: FunctionName, call: string): boolean {
+  return new RegExp(`\\b${call.replace(".", "\\d*\\.")}\\(`).test(code[name]);
+}
+
+/** Every function carries the code along that looks up hypervisors and stores; one that opens neither never calls it. */
+function carriesAlong(name: FunctionName): string[] {
+  const opens = calls(name, "services.hypervisor") || calls(name, "services.objectStore") || name === "api";
+  return opens ? [] : ["GetItem hypervisors", "GetItem stores"];
+}
+
+for (const name of names)
+  test(`${name} may do to tables what its code does`, () => {
+    const rights = rightsOn(name);
+    const missing = [...commandsOn(name)].filter((command) => !rights.has(command));
+    assert.deepEqual(missing.sort(), name === "publish" ? [] : carriesAlong(name));
+  });
+
+for (const name of names)
+  test(`${name} may touch no table that its code does not touch`, () => {
+    const touched = new Set([...commandsOn(name)].map((command) => command.split(" ")[1]));
+    const idle = [...rightsOn(name)].filter((right) => !touched.has(right.split(" ")[1]));
+    assert.deepEqual(idle, []);
+  });
+
+for (const [call, action] of [
+  ["executions.start", /^states:StartExecution$/],
+  ["executions.stop", /^states:StopExecution$/],
+  ["executions.status", /^states:DescribeExecution$/],
+  ["services.settings", /^ssm:GetParametersByPath$/],
+] as const)
+  test(`those who call ${call} may, and nobody else`, () => {
+    const allowed = names.filter((name) => may(name, action));
+    const calling = names.filter((name) => calls(name, call));
+    assert.deepEqual(allowed, calling);
+  });
