@@ -1,4 +1,5 @@
 // Runs a TypeScript script of this checkout on the Node it is written for: node local/bootstrap.mjs SCRIPT.ts [arguments]
+// A first argument with a dash goes to Node, too: node local/bootstrap.mjs --test 'lib/**/*.test.ts'
 // Plain JavaScript without dependencies, so that Node 20 runs it in a fresh clone.
 import { spawn } from "node:child_process";
 import { constants } from "node:os";
@@ -68,15 +69,19 @@ async function installNodeModules() {
 
 function runScript() {
   const binaries = join(checkout, "node_modules", ".bin");
-  const child = spawn(join(checkout, "node_modules", "node", "bin", "node"), [resolve(script), ...scriptArguments], {
-    stdio: "inherit",
-    env: {
-      ...process.env,
-      PATH: `${binaries}${delimiter}${process.env.PATH ?? ""}`,
-      // A script that owns a cloud ends it when this process is gone, even by SIGKILL.
-      SNAPFERRY_BOOTSTRAP_PID: String(process.pid),
+  const child = spawn(
+    join(checkout, "node_modules", "node", "bin", "node"),
+    [script.startsWith("-") ? script : resolve(script), ...scriptArguments],
+    {
+      stdio: "inherit",
+      env: {
+        ...process.env,
+        PATH: `${binaries}${delimiter}${process.env.PATH ?? ""}`,
+        // A script that owns a cloud ends it when this process is gone, even by SIGKILL.
+        SNAPFERRY_BOOTSTRAP_PID: String(process.pid),
+      },
     },
-  });
+  );
   child.on("error", (error) => fail(`Cannot start Node 24 of this checkout (${error.message}); run: npm ci`));
   for (const signal of ["SIGTERM", "SIGHUP"]) process.on(signal, () => child.kill(signal));
   // A terminal sends Ctrl-C to the whole group, so the child has it already; a second one would mean "now at once".
