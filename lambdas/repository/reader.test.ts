@@ -1,0 +1,173 @@
+import assert from "node:assert/strict";
+import { randomBytes } from "node:crypto";
+import { describe, test } from "node:test";
+import fc from "fast-check";
+import { MemoryObjectStore } from "../../test/support/memory-object-store.ts";
+import { backup, never, restore, SparseVolume, smallGeometry, useGeometry } from "../../test/support/repository.ts";
+import { RepositoryDamaged } from "../domain/errors.ts";
+import { sha256 } from "./binary.ts";
+import { encodeRoot } from "./manifest.ts";
+import { decodePage, encodePage } from "./page.ts";
+import { finishRestorePlan, planRestore, readRoot, restoreShard } from "./reader.ts";
+
+const { chunkBytes, pageChunks } = smallGeometry;
+const pageBytes = chunkBytes * pageChunks;
+const content = randomBytes(pageBytes * 3 + 100);
+
+async function backedUp(bytes: Uint8Array = content) {
+  const store = new MemoryObjectStore();
+  await useGeometry(store, "vol", smallGeometry);
+  const target = { store, domain: "vol", snapshotId: "snap1", jobId: "job1" };
+  await backup(target, SparseVolume.of(bytes));
+  return { store, source: { ...target, jobId: "job2" } };
+}
+
+function names(...parts: string[]) {
+  return (error: unknown) => error instanceof RepositoryDamaged && parts.every((part) => error.message.includes(part));
+}
+
+describe("a restore", () => {
+  test("leaves no work objects, and its plan can be written twice", async () => {
+    const { store, source } = await backedUp();
+    assert.deepEqual(await planRestore(source), await planRestore(source));
+    assert.equal(store.keys("domains/vol/jobs/job2/restore/").length, 2);
+    await finishRestorePlan(source);
+    await finishRestorePlan(source);
+    assert.deepEqual(store.keys("domains/vol/jobs/"), []);
+  });
+
+  test("stops when time is short and goes on from there", async () => {
+    const { source } = await backedUp();
+    const plan = await planRestore(source);
+    const volume = new SparseVolume(plan.sizeBytes);
+    const progress: number[] = [];
+    const onProgress = (bytes: number) => void progress.push(bytes);
+    let from = 0;
+    for (;;) {
+      let left = 1;
+      const outcome = await restoreShard(source, {
+        shard: 0,
+        from,
+        writer: volume,
+        until: () => left-- === 0,
+        onProgress,
+      });
+      if (outcome.finished) break;
+      from = outcome.next!;
+    }
+    assert.deepEqual(progress, [1, 2, 3].map((n) => n * pageBytes).concat(content.length));
+    assert.equal(plan.bytesTotal, content.length);
+    assert.deepEqual(await volume.content(), content);
+  });
+
+  test("writes no zeros", async () => {
+    const sparse = Buffer.alloc(pageBytes * 2);
+    sparse.write("text", chunkBytes * 3);
+    const { source } = await backedUp(sparse);
+    assert.deepEqual(
+      (await restore(source)).extents.map(({ offset }) => offset),
+      [chunkBytes * 3],
+    );
+  });
+
+  test("reads neighbouring chunks with one request", async () => {
+    const { store, source } = await backedUp();
+    const plan = await planRestore(source);
+    let reads = 0;
+    const counting = Object.assign(Object.create(store) as MemoryObjectStore, {
+      get: (key: string, range?: { offset: number; length: number }) => {
+        if (key.includes("/packs/")) reads += 1;
+        return store.get(key, range);
+      },
+    });
+    const volume = new SparseVolume(plan.sizeBytes);
+    await restoreShard({ ...source, store: counting }, { shard: 0, writer: volume, until: never });
+    assert.deepEqual(await volume.content(), content);
+    assert.ok(reads <= 15, `${reads} requests for 25 chunks in 13 packs`);
+  });
+});
+
+describe("damage", () => {
+  test("in a pack is told with the object and the bytes of the volume", async () => {
+    const { store, source } = await backedUp();
+    const key = store.keys("domains/vol/packs/")[0]!;
+    store.damage(key, (body) => Object.assign(body, { 0: body[0]! ^ 1 }));
+    await assert.rejects(restore(source), names(key, `Bytes 0-${chunkBytes - 1} of the volume`));
+  });
+
+  test("of a missing pack is told with all that was in it", async () => {
+    const { store, source } = await backedUp();
+    const key = store.keys("domains/vol/packs/")[1]!;
+    store.damage(key, () => undefined);
+    await assert.rejects(restore(source), names(key, `Bytes ${2 * chunkBytes}-${4 * chunkBytes - 1} of the volume`));
+  });
+
+  test("of a page is told with all of its bytes", async () => {
+    const { store, source } = await backedUp();
+    const { pages } = await readRoot(source);
+    const key = `domains/vol/pages/${pages[3]!.name}`;
+    store.damage(key, () => undefined);
+    await assert.rejects(restore(source), names(key, `Bytes ${3 * pageBytes}-${content.length - 1} of the volume`));
+  });
+
+  test("of a root is told before anything is written", async () => {
+    const { store, source } = await backedUp();
+    store.damage("domains/vol/roots/snap1", (body) => body.subarray(0, 50));
+    await assert.rejects(planRestore(source), names("roots/snap1"));
+    store.damage("domains/vol/roots/snap1", () => undefined);
+    await assert.rejects(planRestore(source), names("roots/snap1"));
+  });
+
+  test("by mixed-up roots is noticed", async () => {
+    const { store, source } = await backedUp();
+    await store.put("domains/vol/roots/snap9", (await store.get("domains/vol/roots/snap1"))!);
+    await assert.rejects(planRestore({ ...source, snapshotId: "snap9" }), names("snap1"));
+  });
+
+  test("of locations in a page alone is made good by the packs' own indexes", async () => {
+    const { store, source } = await backedUp();
+    const root = await readRoot(source);
+    const pages = [];
+    for (const reference of root.pages) {
+      const page = decodePage((await store.get(`domains/vol/pages/${reference.name}`))!, "page");
+      const chunks = page.chunks.map((chunk) => chunk && { ...chunk, offset: chunk.offset + 3, length: 0xffff_fff0 });
+      const object = encodePage({ ...page, chunks });
+      const name = `job1/1-${sha256(object)}`;
+      await store.put(`domains/vol/pages/${name}`, object);
+      pages.push({ ...reference, name });
+    }
+    await store.put("domains/vol/roots/snap1", encodeRoot({ ...root, pages }));
+    assert.deepEqual(await (await restore(source)).content(), content);
+  });
+
+  test("anywhere gives the right bytes or an error with a name, never wrong bytes", async () => {
+    const { store, source } = await backedUp();
+    const keys = store.keys("domains/vol/").filter((key) => /packs|pages|roots/.test(key));
+    await fc.assert(
+      fc.asyncProperty(
+        fc.constantFrom(...keys),
+        fc.nat(),
+        fc.integer({ min: 1, max: 255 }),
+        async (key, at, change) => {
+          const before = (await store.get(key))!;
+          store.damage(key, (body) => {
+            body[at % body.length]! ^= change;
+            return body;
+          });
+          try {
+            assert.deepEqual(await (await restore(source)).content(), content);
+          } catch (error) {
+            assert.ok(
+              error instanceof RepositoryDamaged || (error as Error).name === "UnsupportedFormat",
+              String(error),
+            );
+          } finally {
+            store.damage(key, () => before);
+            await finishRestorePlan(source);
+          }
+        },
+      ),
+      { numRuns: 150 },
+    );
+  });
+});

@@ -1,0 +1,325 @@
+import assert from "node:assert/strict";
+import { randomBytes } from "node:crypto";
+import { describe, test } from "node:test";
+import fc from "fast-check";
+import { MemoryObjectStore, type StoreOperation } from "../../test/support/memory-object-store.ts";
+import {
+  backup,
+  copyAll,
+  never,
+  planBackup,
+  restore,
+  SparseVolume,
+  smallGeometry,
+  useGeometry,
+} from "../../test/support/repository.ts";
+import { RepositoryDamaged } from "../domain/errors.ts";
+import { Fingerprints } from "./fingerprints.ts";
+import { type BackupTarget, pinBase, unpinJob } from "./pin.ts";
+import { publishRoot } from "./publish.ts";
+import { readRoot } from "./reader.ts";
+import { collectJob, deleteBackup, sweepDomain } from "./sweep.ts";
+import { verifyBackup } from "./verify.ts";
+
+const { chunkBytes, pageChunks } = smallGeometry;
+const pageBytes = chunkBytes * pageChunks;
+const hourMs = 60 * 60 * 1000;
+
+type Hook = (operation: StoreOperation, key: string) => void | Promise<void>;
+
+/** A store whose hook can be set when the stage is ready. */
+async function newDomain() {
+  const hooks: { before: Hook } = { before: () => undefined };
+  const store = new MemoryObjectStore({ before: (operation, key) => hooks.before(operation, key) });
+  await useGeometry(store, "vol", smallGeometry);
+  const job = (n: number): BackupTarget => ({ store, domain: "vol", snapshotId: `snap${n}`, jobId: `job${n}` });
+  return { store, hooks, job, location: { store, domain: "vol" } };
+}
+
+/** Keys that the snapshots of the domain need. */
+async function reachable(store: MemoryObjectStore): Promise<string[]> {
+  const keys: string[] = [];
+  for (const rootKey of store.keys("domains/vol/roots/")) {
+    const root = await readRoot({ store, domain: "vol", snapshotId: rootKey.slice("domains/vol/roots/".length) });
+    keys.push(rootKey, ...[...root.packs].map((pack) => `domains/vol/packs/${pack}`));
+    keys.push(...root.pages.map((page) => `domains/vol/pages/${page.name}`));
+  }
+  return [...new Set(keys)].sort();
+}
+
+async function assertRestores(target: BackupTarget, content: Uint8Array): Promise<void> {
+  const volume = await restore({ ...target, jobId: `restore-${target.jobId}` });
+  assert.deepEqual(await volume.content(), Buffer.from(content), `${target.snapshotId} came back with other bytes`);
+}
+
+describe("the sweep", () => {
+  test("takes what only deleted snapshots needed, and nothing that others share", async () => {
+    const { store, job, location } = await newDomain();
+    const content = randomBytes(pageBytes * 3);
+    await backup(job(1), SparseVolume.of(content));
+    const changed = Buffer.from(content);
+    changed.set(randomBytes(chunkBytes), pageBytes);
+    await backup(job(2), SparseVolume.of(changed), ["snap1"]);
+    await deleteBackup(job(1));
+    const swept = await sweepDomain(location, { until: never });
+    assert.ok(swept.finished && swept.deletedObjects > 0 && swept.deletedBytes > 0);
+    const left = [
+      ...store.keys("domains/vol/packs/"),
+      ...store.keys("domains/vol/pages/"),
+      ...store.keys("domains/vol/roots/"),
+    ];
+    assert.deepEqual(left.sort(), await reachable(store));
+    await assertRestores(job(2), changed);
+  });
+
+  test("leaves nothing of a domain without snapshots", async () => {
+    const { store, job, location } = await newDomain();
+    await backup(job(1), SparseVolume.of(randomBytes(pageBytes)));
+    await deleteBackup(job(1));
+    await deleteBackup(job(1));
+    await sweepDomain(location, { until: never });
+    assert.deepEqual(store.keys(), []);
+    assert.deepEqual(await sweepDomain(location, { until: never }), {
+      deletedObjects: 0,
+      deletedBytes: 0,
+      finished: true,
+    });
+  });
+
+  test("leaves all of a running backup alone, and takes what a dead one left once it is collected", async () => {
+    const { store, job, location } = await newDomain();
+    const volume = SparseVolume.of(randomBytes(pageBytes));
+    const plan = await planBackup(job(1), volume);
+    await copyAll(job(1), plan, volume);
+    const before = store.keys();
+    await sweepDomain(location, { until: never });
+    assert.deepEqual(store.keys(), before);
+    await collectJob(job(1));
+    await sweepDomain(location, { until: never, protectJobs: ["job1"] });
+    assert.ok(store.keys("domains/vol/packs/").length > 0);
+    await sweepDomain(location, { until: never });
+    assert.deepEqual(store.keys(), []);
+  });
+
+  test("leaves the base of a running backup alone although its snapshot is deleted", async () => {
+    const { job, location } = await newDomain();
+    const content = randomBytes(pageBytes * 2);
+    await backup(job(1), SparseVolume.of(content));
+    const plan = await planBackup(job(2), SparseVolume.of(content), ["snap1"]);
+    await deleteBackup(job(1));
+    await sweepDomain(location, { until: never });
+    await copyAll(job(2), plan, SparseVolume.of(content));
+    await verifyBackup(job(2), { planHash: plan.planHash, until: never });
+    await publishRoot(job(2), plan);
+    await unpinJob(job(2));
+    await sweepDomain(location, { until: never });
+    await assertRestores(job(2), content);
+  });
+
+  test("does not take a restore's work objects for a pin", async () => {
+    const { store, job, location } = await newDomain();
+    await store.put("domains/vol/jobs/job9/restore/plan", Buffer.from("work"));
+    const volume = SparseVolume.of(randomBytes(pageBytes));
+    await copyAll(job(9), await planBackup(job(9), volume), volume);
+    await store.deleteEveryVersion(["domains/vol/jobs/job9/pin"]);
+    await sweepDomain(location, { until: never });
+    assert.deepEqual(store.keys("domains/vol/packs/"), []);
+    assert.ok(store.keys("domains/vol/jobs/job9/restore/").length > 0);
+  });
+
+  test("stops when time is short and goes on when called again", async () => {
+    const { store, job, location } = await newDomain();
+    await backup(job(1), SparseVolume.of(randomBytes(pageBytes)));
+    await deleteBackup(job(1));
+    assert.equal((await sweepDomain(location, { until: () => true })).finished, false);
+    assert.ok(store.keys("domains/vol/packs/").length > 0);
+    assert.equal((await sweepDomain(location, { until: never })).finished, true);
+    assert.deepEqual(store.keys(), []);
+  });
+
+  test("deletes nothing while a root or a pin cannot be read", async () => {
+    for (const damagedKey of ["domains/vol/roots/snap1", "domains/vol/jobs/job2/pin"]) {
+      const { store, job, location } = await newDomain();
+      await backup(job(1), SparseVolume.of(randomBytes(pageBytes)));
+      await pinBase(job(2), ["snap1"]);
+      store.damage(damagedKey, (body) => body.subarray(3));
+      const before = store.keys();
+      await assert.rejects(sweepDomain(location, { until: never }), RepositoryDamaged);
+      assert.deepEqual(store.keys(), before);
+    }
+  });
+
+  test("notices a snapshot that lived only while it looked, and was the base of a backup by then", async () => {
+    const { store, hooks, job, location } = await newDomain();
+    const content = randomBytes(pageBytes);
+    const volume = SparseVolume.of(content);
+    const plan = await planBackup(job(1), volume);
+    await copyAll(job(1), plan, volume);
+    await verifyBackup(job(1), { planHash: plan.planHash, until: never });
+    let secondPlan: { planHash: string } | undefined;
+    let listings = 0;
+    hooks.before = async (operation, key) => {
+      if (operation !== "list") return;
+      if (key === "domains/vol/jobs/" && listings++ === 0) {
+        await publishRoot(job(1), plan);
+        await unpinJob(job(1));
+      }
+      if (key === "domains/vol/roots/" && listings === 2 && !secondPlan) {
+        const planned = await planBackup(job(2), volume, ["snap1"]);
+        secondPlan = planned;
+        await deleteBackup(job(1));
+      }
+    };
+    await sweepDomain(location, { until: never });
+    hooks.before = () => undefined;
+    assert.ok(secondPlan);
+    assert.deepEqual(store.keys("domains/vol/roots/"), []);
+    await copyAll(job(2), { ...secondPlan, shardCount: 1, shardsKey: "", bytesTotal: 0 }, volume);
+    await verifyBackup(job(2), { planHash: secondPlan.planHash, until: never });
+    const published = await publishRoot(job(2), secondPlan);
+    assert.ok(published.storedBytes < 500, "the base was used");
+    await assertRestores(job(2), content);
+  });
+
+  test("puts the domain's record back when a backup starts meanwhile", async () => {
+    const { store, hooks, job, location } = await newDomain();
+    let isStarted = false;
+    hooks.before = async (operation, key) => {
+      if (operation !== "delete" || !key.endsWith("domain.json") || isStarted) return;
+      isStarted = true;
+      await pinBase(job(1), []);
+    };
+    await sweepDomain(location, { until: never });
+    assert.ok(isStarted);
+    assert.ok(await store.get("domains/vol/domain.json"));
+  });
+
+  test("forgets deletions after an hour", async () => {
+    const { store, job, location } = await newDomain();
+    for (const n of [1, 2]) await backup(job(n), SparseVolume.of(randomBytes(pageBytes)));
+    await deleteBackup(job(1));
+    await sweepDomain(location, { until: never });
+    assert.equal(store.keys("domains/vol/dropped/").length, 1);
+    await sweepDomain(location, { until: never, now: () => Date.now() + hourMs + 1 });
+    assert.deepEqual(store.keys("domains/vol/dropped/"), []);
+  });
+});
+
+describe("fingerprints", () => {
+  test("know what was added, and nothing else", () => {
+    fc.assert(
+      fc.property(fc.uniqueArray(fc.string(), { maxLength: 3_000, size: "max" }), (keys) => {
+        const known = new Fingerprints();
+        const added = keys.slice(0, keys.length / 2);
+        for (const key of [...added, ...added]) known.add(key);
+        return keys.every((key, at) => known.has(key) === at < added.length);
+      }),
+      { numRuns: 10 },
+    );
+  });
+});
+
+/** What somebody does to the domain while others do theirs. */
+type Act =
+  | { readonly kind: "backup"; readonly change: number; readonly diesAfter: number | undefined }
+  | { readonly kind: "delete"; readonly which: number }
+  | { readonly kind: "sweep" };
+
+const act: fc.Arbitrary<Act> = fc.oneof(
+  fc.record({
+    kind: fc.constant("backup" as const),
+    change: fc.nat(99),
+    diesAfter: fc.option(fc.integer({ min: 1, max: 45 }), { nil: undefined, freq: 3 }),
+  }),
+  fc.record({ kind: fc.constant("delete" as const), which: fc.nat(9) }),
+  fc.constant({ kind: "sweep" as const }),
+);
+
+/** Rounds of acts that go on at once; between rounds all stand still. */
+const script = fc.array(fc.array(act, { minLength: 1, maxLength: 4 }), { minLength: 2, maxLength: 5 });
+
+class Killed extends Error {}
+
+/** A store as one worker sees it: every request waits for its turn, and the worker dies at one of them. */
+function workerStore(store: MemoryObjectStore, turn: () => Promise<unknown>, diesAfter = Number.POSITIVE_INFINITY) {
+  let requests = 0;
+  const step = async () => {
+    await turn();
+    requests += 1;
+    if (requests > diesAfter) throw new Killed();
+  };
+  const wrapped: BackupTarget["store"] = {
+    put: async (...args) => step().then(() => store.put(...args)),
+    get: async (...args) => step().then(() => store.get(...args)),
+    head: async (...args) => step().then(() => store.head(...args)),
+    list: async function* (...args) {
+      await step();
+      for (const listed of await collect(store.list(...args))) {
+        yield listed;
+        await step();
+      }
+    },
+    deleteEveryVersion: async (keys) => {
+      for (const key of keys) await step().then(() => store.deleteEveryVersion([key]));
+    },
+    deleteEveryVersionBelow: async (...args) => step().then(() => store.deleteEveryVersionBelow(...args)),
+  };
+  return wrapped;
+}
+
+async function collect<T>(items: AsyncIterable<T>): Promise<T[]> {
+  const collected: T[] = [];
+  for await (const item of items) collected.push(item);
+  return collected;
+}
+
+test("whatever backups, deletions, sweeps and crashes go on at once, every snapshot is whole and nothing else is left", async () => {
+  await fc.assert(
+    fc.asyncProperty(script, fc.scheduler(), async (rounds, scheduler) => {
+      const { store, job, location } = await newDomain();
+      const contents = new Map<string, Buffer>();
+      const dead: BackupTarget[] = [];
+      let last = Buffer.from(randomBytes(pageBytes * 2 + 100));
+      let jobs = 0;
+      const turn = () => scheduler.schedule(Promise.resolve());
+      const living = () => store.keys("domains/vol/roots/").map((key) => key.slice("domains/vol/roots/".length));
+
+      async function runBackup(change: number, diesAfter: number | undefined): Promise<void> {
+        jobs += 1;
+        const whole = job(jobs);
+        const content = Buffer.from(last);
+        content.set(randomBytes(chunkBytes), (change % 16) * chunkBytes);
+        last = content;
+        contents.set(whole.snapshotId, content);
+        const target = { ...whole, store: workerStore(store, turn, diesAfter) };
+        const newestFirst = living().sort((a, b) => Number(b.slice(4)) - Number(a.slice(4)));
+        try {
+          await backup(target, SparseVolume.of(content), newestFirst);
+        } catch (error) {
+          if (!(error instanceof Killed)) throw error;
+          dead.push(whole);
+        }
+      }
+
+      function run(one: Act): Promise<unknown> {
+        const worker = { ...location, store: workerStore(store, turn) };
+        if (one.kind === "backup") return runBackup(one.change, one.diesAfter);
+        if (one.kind === "sweep") return sweepDomain(worker, { until: never });
+        const ids = living();
+        const snapshotId = ids[one.which % Math.max(ids.length, 1)];
+        return snapshotId === undefined ? Promise.resolve() : deleteBackup({ ...worker, snapshotId });
+      }
+
+      for (const acts of rounds) {
+        await scheduler.waitFor(Promise.all(acts.map(run)));
+        for (const job of dead.splice(0)) await collectJob(job);
+        for (const id of living()) await assertRestores({ ...job(0), snapshotId: id }, contents.get(id)!);
+      }
+      await sweepDomain(location, { until: never, now: () => Date.now() + 2 * hourMs });
+      const record = living().length > 0 ? ["domains/vol/domain.json"] : [];
+      assert.deepEqual(store.keys(), [...record, ...(await reachable(store))].sort());
+      for (const id of living()) await assertRestores({ ...job(0), snapshotId: id }, contents.get(id)!);
+    }),
+    { numRuns: 60, interruptAfterTimeLimit: 8_000, markInterruptAsFailure: false },
+  );
+});
