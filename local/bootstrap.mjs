@@ -9,7 +9,7 @@ import { withFileLock } from "./file-lock.mjs";
 import { environmentForNpm, isInstalled, markInstalled } from "./node-modules.mjs";
 
 const OLDEST_NODE = 20;
-const LOG_TAIL_LINES = 20;
+const SHOWN_LINES = 15;
 const checkout = dirname(dirname(fileURLToPath(import.meta.url)));
 
 const major = Number(process.versions.node.split(".")[0]);
@@ -61,8 +61,10 @@ async function installNodeModules() {
   });
   const clear = process.stderr.isTTY ? "\r\x1b[K" : "";
   if (code !== 0) {
-    const tail = Buffer.concat(log).toString().trimEnd().split("\n").slice(-LOG_TAIL_LINES).join("\n");
-    fail(`${clear}${tail}\n\nnpm ci failed (see above); mend it and run: npm ci`);
+    const lines = Buffer.concat(log).toString().trimEnd().split("\n");
+    const errors = lines.filter((line) => line.startsWith("npm error"));
+    const shown = errors.length > 0 ? errors.slice(0, SHOWN_LINES) : lines.slice(-SHOWN_LINES);
+    fail(`${clear}${shown.join("\n")}\n\nnpm ci failed (see above); mend it and run: npm ci`);
   }
   note(`${clear}  ✔ node modules  ${((Date.now() - started) / 1000).toFixed(0)} s`);
 }
