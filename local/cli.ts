@@ -148,7 +148,8 @@ async function printFile(path: string, start: number, end?: number): Promise<voi
 
 async function printEnvironment({ tenant, role }: { tenant: string; role: Role }): Promise<void> {
   const { name, endpoint, outputs } = runningState();
-  const { AWS_DEFAULT_REGION: _, AWS_EC2_METADATA_DISABLED: __, ...aws } = awsEnvironment(endpoint);
+  const { AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION } = awsEnvironment(endpoint);
+  const aws = { AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION };
   const api = outputs
     ? { SNAPFERRY_URL: apiUrl(endpoint, outputs), SNAPFERRY_TOKEN: await issueToken(name, { tenant, role }) }
     : {};
