@@ -2,7 +2,7 @@
  * The code of the functions: each entry file in one minified ES module with all it imports. One run of esbuild bundles all of them,
  * which parses the AWS SDK once.
  */
-import { cpSync, readdirSync, rmSync, statSync } from "node:fs";
+import { cpSync, existsSync, readdirSync, rmSync, statSync } from "node:fs";
 import { basename, extname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { Stack, Stage } from "aws-cdk-lib";
@@ -74,7 +74,8 @@ const notOnLambda = /^(doc|lib|vendor|musl_.*)$/;
  */
 function addKoffi(directory: string): void {
   const modules = join(projectRoot, "node_modules");
-  const natives = readdirSync(join(modules, "@koromix")).filter((name) => name.startsWith("koffi-linux-"));
+  const prebuilt = join(modules, "@koromix");
+  const natives = existsSync(prebuilt) ? readdirSync(prebuilt).filter((name) => name.startsWith("koffi-linux-")) : [];
   for (const name of ["koffi", ...natives.map((native) => join("@koromix", native))])
     cpSync(join(modules, name), join(directory, "node_modules", name), {
       recursive: true,
