@@ -49,7 +49,7 @@ export default {
     },
     only("lambdas-know-no-tools", "^lambdas/", "^lambdas/"),
     only("the-stack-knows-the-settings-only", "^lib/", "^lib/|^lambdas/domain/"),
-    only("the-cli-speaks-http", "^cli/", "^cli/"),
+    only("the-cli-speaks-http", "^cli/", "^cli/|^lambdas/api/(problem|request-schemas|response-schemas)\\.ts$"),
   ],
   options: {
     doNotFollow: { path: "node_modules" },

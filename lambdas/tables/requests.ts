@@ -30,7 +30,8 @@ export async function claimRequest(
       new PutCommand({
         TableName: database.tables.requests,
         Item: { ...request, expiresAt: seconds + keepSeconds },
-        ConditionExpression: "attribute_not_exists(request) OR expiresAt < :now",
+        ConditionExpression: "attribute_not_exists(#request) OR expiresAt < :now",
+        ExpressionAttributeNames: { "#request": "request" },
         ExpressionAttributeValues: { ":now": seconds },
       }),
     );

@@ -1,12 +1,11 @@
 /** The main job, as a caller of the API does it: snapshot a volume, watch its backup, restore it, compare every byte. */
-import { randomUUID } from "node:crypto";
 import { stat } from "node:fs/promises";
 import path from "node:path";
-import type { Job, SnapferryClient, Snapshot, Volume } from "../../cli/api-client.ts";
+import { type Client, everyItem, type Job, type Volume } from "../../cli/api-client.ts";
 import { digestOf } from "./digest.ts";
 
 export interface MainJobOptions {
-  readonly client: SnapferryClient;
+  readonly client: Client;
   /** The volume: a file in a directory that becomes a hypervisor. */
   readonly file: string;
   /** Where the restored volume goes. */
@@ -56,7 +55,7 @@ export async function runMainJob({ client, file, restoreDirectory, report }: Mai
 
   const startedAt = performance.now();
   const since = (start: number) => Math.round(performance.now() - start);
-  const created = await client.createSnapshot(volume.id, { asyncBackup: true }, randomUUID());
+  const created = await client.snapshots.create(volume.id, { asyncBackup: true });
   const snapshotId = created.snapshot.id;
   report.requested({ snapshotId, jobId: created.job.id, volumeId: volume.id, milliseconds: since(startedAt) });
 
@@ -76,13 +75,13 @@ export async function runMainJob({ client, file, restoreDirectory, report }: Mai
     });
   });
   const backedUpMs = since(startedAt);
-  const snapshot: Snapshot = await client.getSnapshot(snapshotId);
+  const snapshot = await client.snapshots.get(snapshotId);
   const storedBytes = snapshot.bytes.stored ?? 0;
   report.backedUp({ snapshotId, milliseconds: backedUpMs, storedBytes });
 
   const restoreStartedAt = performance.now();
   const name = `${path.basename(file)}-restored-${snapshotId.slice(-6).toLowerCase()}`;
-  const restore = await client.restoreSnapshot(snapshotId, { target: { hypervisorId: targetId, name } }, randomUUID());
+  const restore = await client.snapshots.restore(snapshotId, { target: { hypervisorId: targetId, name } });
   await ended(client, restore.job.id, ({ progress }) => {
     report.restoring({ bytesDone: progress?.bytesDone ?? 0, bytesTotal: progress?.bytesTotal ?? 0 });
   });
@@ -95,22 +94,23 @@ export async function runMainJob({ client, file, restoreDirectory, report }: Mai
 }
 
 /** The hypervisor of this directory; a second start in the same cloud finds the first one's. */
-async function registered(client: SnapferryClient, directory: string): Promise<string> {
-  for await (const hypervisor of client.allHypervisors()) if (hypervisor.directory === directory) return hypervisor.id;
-  return (await client.addHypervisor({ kind: "file", directory })).id;
+async function registered(client: Client, directory: string): Promise<string> {
+  for await (const known of everyItem(client.hypervisors.list)) if (known.directory === directory) return known.id;
+  return (await client.hypervisors.register({ kind: "file", directory })).id;
 }
 
-async function discovered(client: SnapferryClient, hypervisorId: string, name: string): Promise<Volume> {
-  await client.discover(hypervisorId);
-  for await (const volume of client.allVolumes({ hypervisorId })) if (volume.name === name) return volume;
+async function discovered(client: Client, hypervisorId: string, name: string): Promise<Volume> {
+  await client.hypervisors.discover(hypervisorId);
+  const volumes = everyItem((page) => client.volumes.list({ ...page, hypervisorId }));
+  for await (const volume of volumes) if (volume.name === name) return volume;
   throw new Error(
     `${name} was not found as a volume of ${hypervisorId}: it must be a plain file whose name does not begin with a dot`,
   );
 }
 
-async function ended(client: SnapferryClient, jobId: string, onLook: (job: Job) => void = () => {}): Promise<Job> {
+async function ended(client: Client, jobId: string, onLook: (job: Job) => void = () => {}): Promise<Job> {
   for (;;) {
-    const job = await client.getJob(jobId);
+    const job = await client.jobs.get(jobId);
     onLook(job);
     if (job.state === "Succeeded") return job;
     if (job.state === "Failed" || job.state === "Cancelled")

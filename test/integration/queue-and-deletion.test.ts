@@ -121,7 +121,12 @@ describe("the backup pool", () => {
     assert.equal((await snapshotIn(test, first.id, ["Error"])).error.name, "JobCancelled");
     letGo();
     await finished(second);
-    assert.equal((await test.call("POST", `/jobs/${first.backupJobId}/cancel`)).status, 409);
+    assert.equal(
+      (await test.call("POST", `/jobs/${first.backupJobId}/cancel`)).status,
+      200,
+      "cancelling again is no error",
+    );
+    assert.equal((await test.call("POST", `/jobs/${second.backupJobId}/cancel`)).status, 409, "it has succeeded");
     for (const { id } of [first, queued]) {
       assert.equal((await test.call("DELETE", `/snapshots/${id}`)).status, 202);
       await snapshotIn(test, id, ["Destroyed"]);
