@@ -222,3 +222,8 @@ export const listJobsQuery = z.strictObject({
   ...page,
 });
 export const listVolumesQuery = z.strictObject({ hypervisorId: hypervisorId.optional(), ...page });
+
+export type CreateSnapshotInput = z.input<typeof createSnapshotBody>;
+export type RestoreInput = z.input<typeof restoreBody>;
+export type RegisterHypervisorInput = z.input<typeof registerHypervisorBody>;
+export type RegisterStoreInput = z.input<typeof registerStoreBody>;

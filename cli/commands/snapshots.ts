@@ -1,0 +1,257 @@
+import { type Command, InvalidArgumentError } from "commander";
+import { ApiProblem, type Client, type JobAndSnapshot, type Snapshot } from "../api-client.ts";
+import {
+  type Context,
+  command,
+  findHypervisor,
+  findStore,
+  findVolume,
+  group,
+  hintAtMore,
+  type JsonOption,
+  type ListOptions,
+  listCommand,
+  pageOptions,
+  print,
+} from "../context.ts";
+import { ago, bytes, details, percentage, printable, table } from "../format.ts";
+import { requireSuccess, watchJob } from "../watch.ts";
+
+interface WatchOption {
+  readonly watch?: boolean;
+}
+
+export function snapshotsCommand(context: Context): Command {
+  return group("snapshots", "Snapshots of volumes and their backups", [
+    "snapshots create web-root --async --watch",
+    "snapshots ls",
+    "snapshots restore snap_01JD7QXN8ZK4V1TQ3C5M9R2WEY --to lab --name web-root-2 --watch",
+  ])
+    .addCommand(create(context))
+    .addCommand(ls(context))
+    .addCommand(get(context))
+    .addCommand(rm(context))
+    .addCommand(restore(context))
+    .addCommand(backup(context));
+}
+
+interface CreateOptions extends JsonOption, WatchOption {
+  readonly name?: string;
+  readonly description?: string;
+  readonly tag?: Readonly<Record<string, string>>;
+  readonly store?: string;
+  readonly async?: boolean;
+}
+
+function create(context: Context): Command {
+  return command("create", "Snapshot a volume and back it up", [
+    "snapshots create web-root",
+    "snapshots create vol_01JD7 --async --watch",
+    "snapshots create db-data --name nightly --tag env=prod --tag tier=1 --store off-site",
+  ])
+    .argument("<volume>", "name, id, or the beginning of an id")
+    .option("--name <name>", "a name for the snapshot")
+    .option("--description <text>", "more about it")
+    .option("--tag <key=value>", "a tag; may be given several times", addTag)
+    .option("--store <store>", "where the backup goes (name or id)")
+    .option("--async", "the job is done as soon as the snapshot is on primary storage")
+    .option("--watch", "follow it to the end")
+    .action(async (text: string, options: CreateOptions) => {
+      const client = await context.client();
+      const volumeId = await findVolume(client, text);
+      const storeId = options.store === undefined ? undefined : await findStore(client, options.store);
+      const answer = await client.snapshots.create(volumeId, {
+        ...(options.name === undefined ? {} : { name: options.name }),
+        ...(options.description === undefined ? {} : { description: options.description }),
+        ...(options.tag === undefined ? {} : { tags: { ...options.tag } }),
+        ...(storeId === undefined ? {} : { storeId }),
+        ...(options.async ? { asyncBackup: true } : {}),
+      });
+      await finish(context, client, options, answer, (snapshot) => `${snapshot.id} is ${snapshot.state}.`);
+    });
+}
+
+function addTag(text: string, tags: Readonly<Record<string, string>> = {}): Record<string, string> {
+  const split = text.indexOf("=");
+  if (split < 1) throw new InvalidArgumentError("A tag is KEY=VALUE.");
+  return { ...tags, [text.slice(0, split)]: text.slice(split + 1) };
+}
+
+function ls(context: Context): Command {
+  return listCommand("List snapshots, newest first", [
+    "snapshots ls",
+    "snapshots ls --volume web-root --state BackedUp",
+    "snapshots ls --limit 100 --json",
+  ])
+    .option("--volume <volume>", "only those of this volume (name or id)")
+    .option("--state <state>", "only those in this state: BackedUp, BackingUp, Error, Destroyed, …")
+    .action(async (options: ListOptions & { volume?: string; state?: string }) => {
+      const client = await context.client();
+      const volumeId = options.volume && (await findVolume(client, options.volume));
+      const page = await client.snapshots.list({
+        ...pageOptions(options),
+        ...(volumeId ? { volumeId } : {}),
+        ...(options.state === undefined ? {} : { state: options.state }),
+      });
+      const names = options.json ? new Map<string, string>() : await volumeNames(client, page.items);
+      print(context, options, page, () => snapshotTable(page.items, names));
+      hintAtMore(context, options, page);
+    });
+}
+
+/** Names of the volumes, where they are still known. */
+async function volumeNames(client: Client, snapshots: readonly Snapshot[]): Promise<Map<string, string>> {
+  const ids = [...new Set(snapshots.map((snapshot) => snapshot.volumeId))];
+  const names = new Map<string, string>();
+  await Promise.all(
+    ids.map(async (id) => {
+      try {
+        names.set(id, (await client.volumes.get(id)).name);
+      } catch (error) {
+        if (!(error instanceof ApiProblem && error.status === 404)) throw error;
+      }
+    }),
+  );
+  return names;
+}
+
+function snapshotTable(snapshots: readonly Snapshot[], names: ReadonlyMap<string, string>): string {
+  return table(
+    ["ID", "VOLUME", "STATE", "PRIMARY", "STORES", "LOGICAL", "STORED", "CONSISTENCY", "CREATED", ""],
+    snapshots.map((snapshot) => [
+      snapshot.id,
+      printable(names.get(snapshot.volumeId) ?? snapshot.volumeId),
+      `${snapshot.state} ${percentage(snapshot.progress)}`.trim(),
+      primaryState(snapshot),
+      storesWithBackup(snapshot),
+      bytes(snapshot.bytes.logical),
+      bytes(snapshot.bytes.stored),
+      snapshot.consistency ?? "–",
+      ago(snapshot.createdAt),
+      errorText(snapshot),
+    ]),
+  );
+}
+
+function primaryState({ references }: Snapshot): string {
+  return references.find(({ role }) => role === "Primary")?.state.toLowerCase() ?? "–";
+}
+
+function storesWithBackup({ references }: Snapshot): string {
+  const stores = references
+    .filter(({ role, state }) => role === "Image" && state === "Ready")
+    .map(({ storeId }) => storeId);
+  return stores.length > 0 ? stores.join(", ") : "–";
+}
+
+function errorText({ error, attempt, maxAttempts }: Snapshot): string {
+  if (!error) return "";
+  return attempt > 0 ? `${error.name}, attempt ${attempt} of ${maxAttempts}` : error.name;
+}
+
+function get(context: Context): Command {
+  return command("get", "Look at a snapshot", ["snapshots get snap_01JD7QXN8ZK4V1TQ3C5M9R2WEY"])
+    .argument("<snapshot>", "id")
+    .action(async (id: string, options: JsonOption) => {
+      const client = await context.client();
+      const snapshot = await client.snapshots.get(id);
+      const names = options.json ? new Map<string, string>() : await volumeNames(client, [snapshot]);
+      print(context, options, snapshot, () => snapshotDetails(snapshot, names.get(snapshot.volumeId)));
+    });
+}
+
+function snapshotDetails(snapshot: Snapshot, volumeName: string | undefined): string {
+  const { bytes: sizes, error } = snapshot;
+  return details([
+    ["Id", snapshot.id],
+    ["Name", snapshot.name && printable(snapshot.name)],
+    ["Description", snapshot.description && printable(snapshot.description)],
+    [
+      "Tags",
+      Object.entries(snapshot.tags)
+        .map(([key, value]) => printable(`${key}=${value}`))
+        .join(", "),
+    ],
+    ["Volume", volumeName === undefined ? snapshot.volumeId : `${printable(volumeName)} (${snapshot.volumeId})`],
+    ["State", `${snapshot.state} ${percentage(snapshot.progress)}`.trim()],
+    ["Error", error && printable(`${error.name}: ${error.message}`)],
+    ["Primary kept until", snapshot.primaryKeptUntil],
+    ["Job", [snapshot.job.id, snapshot.job.kind, snapshot.job.state].filter((text) => text !== undefined).join("  ")],
+    ["Attempt", snapshot.attempt === 0 ? undefined : `${snapshot.attempt} of ${snapshot.maxAttempts}`],
+    ["Consistency", snapshot.consistency],
+    ["Logical", bytes(sizes.logical)],
+    ["On primary", `${bytes(sizes.physical)}  ${primaryState(snapshot)}`],
+    ["Stored", `${bytes(sizes.stored)}  ${storesWithBackup(snapshot)}`],
+    ["Read by", snapshot.readers.join(", ")],
+    ["Created", snapshot.createdAt],
+    ["Backed up", snapshot.backedUpAt],
+  ]);
+}
+
+function rm(context: Context): Command {
+  return command("rm", "Delete a snapshot everywhere", ["snapshots rm snap_01JD7QXN8ZK4V1TQ3C5M9R2WEY --watch"])
+    .argument("<snapshot>", "id")
+    .option("--watch", "follow it to the end")
+    .action(async (id: string, options: JsonOption & WatchOption) => {
+      const client = await context.client();
+      const answer = await client.snapshots.delete(id);
+      await finish(context, client, options, answer, (snapshot) => `${snapshot.id} is ${snapshot.state}.`);
+    });
+}
+
+function restore(context: Context): Command {
+  return command("restore", "Restore a backup to a new volume", [
+    "snapshots restore snap_01JD7QXN8ZK4V1TQ3C5M9R2WEY --to lab --name web-root-2 --watch",
+  ])
+    .argument("<snapshot>", "id")
+    .requiredOption("--to <hypervisor>", "where the volume is made (name or id)")
+    .requiredOption("--name <name>", "what it is called; no volume is ever overwritten")
+    .option("--watch", "follow it to the end")
+    .action(async (id: string, options: JsonOption & WatchOption & { to: string; name: string }) => {
+      const client = await context.client();
+      const hypervisorId = await findHypervisor(client, options.to);
+      const answer = await client.snapshots.restore(id, { target: { hypervisorId, name: options.name } });
+      const words = options.watch ? "is restored" : "is being restored";
+      await finish(
+        context,
+        client,
+        options,
+        answer,
+        () => `${printable(options.name)} (${answer.volume.id}) ${words}.`,
+      );
+    });
+}
+
+function backup(context: Context): Command {
+  return command("backup", "Back a snapshot up again", ["snapshots backup snap_01JD7QXN8ZK4V1TQ3C5M9R2WEY --watch"])
+    .argument("<snapshot>", "id")
+    .option("--watch", "follow it to the end")
+    .action(async (id: string, options: JsonOption & WatchOption) => {
+      const client = await context.client();
+      const answer = await client.snapshots.backup(id);
+      await finish(context, client, options, answer, (snapshot) => `${snapshot.id} is ${snapshot.state}.`);
+    });
+}
+
+/** Prints the answer at once, or follows the job first and prints how things are then. */
+async function finish<Answer extends JobAndSnapshot>(
+  context: Context,
+  client: Client,
+  options: JsonOption & WatchOption,
+  answer: Answer,
+  words: (snapshot: Snapshot) => string,
+): Promise<void> {
+  if (!options.watch) {
+    const { job } = answer;
+    return print(
+      context,
+      options,
+      answer,
+      () => `${words(answer.snapshot)}\nFollow it with snapferry jobs watch ${job.id}\n`,
+    );
+  }
+  const last = await watchJob(client, context.terminal, answer.job.id);
+  const [job, snapshot] = await Promise.all([client.jobs.get(answer.job.id), client.snapshots.get(answer.snapshot.id)]);
+  print(context, options, { ...answer, job, snapshot }, () => `${words(snapshot)}\n`);
+  requireSuccess(last);
+}

@@ -1,0 +1,119 @@
+import type { Command } from "commander";
+import type { Store } from "../api-client.ts";
+import {
+  type Context,
+  command,
+  findStore,
+  group,
+  hintAtMore,
+  type JsonOption,
+  type ListOptions,
+  listCommand,
+  pageOptions,
+  print,
+} from "../context.ts";
+import { forgottenText } from "../forgotten-text.ts";
+import { ago, details, printable, table } from "../format.ts";
+
+export function storesCommand(context: Context): Command {
+  return group("stores", "Where backups go", [
+    "stores ls",
+    "stores add off-site --bucket backups --secret snapferry/off-site",
+  ])
+    .addCommand(add(context))
+    .addCommand(ls(context))
+    .addCommand(get(context))
+    .addCommand(rm(context));
+}
+
+interface AddOptions extends JsonOption {
+  readonly bucket: string;
+  readonly secret: string;
+  readonly prefix?: string;
+  readonly endpoint?: string;
+  readonly region?: string;
+  readonly pathStyle?: boolean;
+}
+
+function add(context: Context): Command {
+  return command("add", "Register a store; it is tried out first", [
+    "stores add off-site --bucket backups --secret snapferry/off-site --region eu-central-1",
+    "stores add nas --bucket backups --secret snapferry/nas --endpoint https://minio.example.com:9000",
+  ])
+    .argument("<name>", "what it is called")
+    .requiredOption("--bucket <bucket>", "the bucket")
+    .requiredOption("--secret <name>", "the secret with its access key, in Secrets Manager; begins with snapferry/")
+    .option("--prefix <prefix>", "what the keys of all objects begin with")
+    .option("--endpoint <url>", "the service, if it is not Amazon S3")
+    .option("--region <region>", "the region")
+    .option("--path-style", "the bucket stands in the path; so it is if an endpoint is given")
+    .option("--no-path-style", "the bucket stands in the host name")
+    .action(async (name: string, options: AddOptions) => {
+      const store = await (await context.client()).stores.register({
+        name,
+        bucket: options.bucket,
+        secretId: options.secret,
+        ...(options.prefix === undefined ? {} : { prefix: options.prefix }),
+        ...(options.endpoint === undefined ? {} : { endpoint: options.endpoint }),
+        ...(options.region === undefined ? {} : { region: options.region }),
+        ...(options.pathStyle === undefined ? {} : { pathStyle: options.pathStyle }),
+      });
+      print(context, options, store, () => `${store.id} (${printable(store.name)}) works and is registered.\n`);
+    });
+}
+
+function ls(context: Context): Command {
+  return listCommand("List stores, the default one first", ["stores ls"]).action(async (options: ListOptions) => {
+    const page = await (await context.client()).stores.list(pageOptions(options));
+    print(context, options, page, () => storeTable(page.items));
+    hintAtMore(context, options, page);
+  });
+}
+
+function storeTable(stores: readonly Store[]): string {
+  return table(
+    ["ID", "NAME", "BUCKET", "ENDPOINT", "REGION", "CREATED"],
+    stores.map((store) => [
+      store.id,
+      printable(store.name),
+      store.bucket ?? "–",
+      store.endpoint ?? "–",
+      store.region ?? "–",
+      ago(store.createdAt),
+    ]),
+  );
+}
+
+function get(context: Context): Command {
+  return command("get", "Look at a store", ["stores get off-site", "stores get default"])
+    .argument("<store>", "name or id")
+    .action(async (text: string, options: JsonOption) => {
+      const client = await context.client();
+      const store = await client.stores.get(await findStore(client, text));
+      print(context, options, store, () =>
+        details([
+          ["Id", store.id],
+          ["Name", printable(store.name)],
+          ["Bucket", store.bucket],
+          ["Prefix", store.prefix],
+          ["Endpoint", store.endpoint],
+          ["Region", store.region],
+          ["Path style", store.pathStyle === undefined ? undefined : String(store.pathStyle)],
+          ["Secret", store.secretId],
+          ["Created", store.createdAt],
+        ]),
+      );
+    });
+}
+
+function rm(context: Context): Command {
+  return command("rm", "Forget a store", ["stores rm off-site", "stores rm off-site --force"])
+    .argument("<store>", "name or id")
+    .option("--force", "also while snapshots use it; their bytes are left behind")
+    .action(async (text: string, options: JsonOption & { force?: boolean }) => {
+      const client = await context.client();
+      const id = await findStore(client, text);
+      const forgotten = await client.stores.delete(id, options.force ? { force: true } : {});
+      print(context, options, forgotten, () => forgottenText(id, forgotten));
+    });
+}

@@ -1,0 +1,474 @@
+import assert from "node:assert/strict";
+import { mkdtemp, readFile, stat, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { describe, test } from "node:test";
+import { type FakeAnswer, type FakeRequest, fakeApi, problem } from "../test/support/fake-api.ts";
+import { runCli } from "./program.ts";
+import type { Terminal } from "./terminal.ts";
+
+const ids = {
+  volume: "vol_01JD7QXN8ZK4V1TQ3C5M9R2WEY",
+  other: "vol_01JD7QXN8ZK4V1TQ3C5M9R2WEZ",
+  snapshot: "snap_01JD7QXN8ZK4V1TQ3C5M9R2WEY",
+  job: "job_01JD7QXN8ZK4V1TQ3C5M9R2WEY",
+  backup: "job_01JD7QXN8ZK4V1TQ3C5M9R2WEZ",
+  hypervisor: "hyp_01JD7QXN8ZK4V1TQ3C5M9R2WEY",
+};
+const gib = 1024 ** 3;
+
+function volume(id: string, name: string, more = {}) {
+  return {
+    id,
+    name,
+    status: "available",
+    sizeBytes: 40 * gib,
+    hypervisorId: ids.hypervisor,
+    backingUp: 0,
+    discoveredAt: new Date().toISOString(),
+    ...more,
+  };
+}
+
+function snapshot(more = {}) {
+  return {
+    id: ids.snapshot,
+    volumeId: ids.volume,
+    storeId: "default",
+    tags: {},
+    state: "BackedUp",
+    consistency: "filesystem",
+    bytes: { logical: 40 * gib, stored: 6.2 * gib },
+    references: [{ role: "Image", storeId: "default", state: "Ready" }],
+    job: { id: ids.job, href: `/v1/jobs/${ids.job}` },
+    attempt: 1,
+    maxAttempts: 3,
+    readers: [],
+    createdAt: new Date(Date.now() - 2.5 * 3600_000).toISOString(),
+    ...more,
+  };
+}
+
+function job(more = {}) {
+  return {
+    id: ids.job,
+    kind: "create-snapshot",
+    state: "Queued",
+    phase: "Queued",
+    snapshotId: ids.snapshot,
+    volumeId: ids.volume,
+    attempt: 0,
+    maxAttempts: 3,
+    attempts: [],
+    createdAt: new Date().toISOString(),
+    ...more,
+  };
+}
+
+interface Run {
+  readonly code: number;
+  readonly out: string;
+  readonly err: string;
+  readonly requests: readonly FakeRequest[];
+}
+
+async function home(): Promise<string> {
+  return mkdtemp(path.join(tmpdir(), "snapferry-cli-"));
+}
+
+/** Runs the command line against an API that answers like this. */
+async function run(
+  args: readonly string[],
+  answer: (request: FakeRequest) => FakeAnswer | undefined,
+  options: { env?: Record<string, string>; input?: string; interruptAfter?: number } = {},
+): Promise<Run> {
+  await using api = await fakeApi(answer);
+  let out = "";
+  let err = "";
+  const terminal: Terminal = {
+    env: { HOME: await home(), SNAPFERRY_URL: api.url, SNAPFERRY_TOKEN: "a.b.c", ...options.env },
+    out: (text) => {
+      out += text;
+    },
+    err: (text) => {
+      err += text;
+    },
+    interactive: false,
+    readInput: async () => options.input,
+    onInterrupt: (callback) => {
+      if (options.interruptAfter === undefined) return () => {};
+      const timer = setTimeout(callback, options.interruptAfter);
+      return () => clearTimeout(timer);
+    },
+  };
+  const code = await runCli(
+    args.map((arg) => arg.replace("{url}", api.url)),
+    terminal,
+    "1.2.3",
+  );
+  return { code, out, err, requests: api.requests };
+}
+
+/** Answers by method and path. */
+function answers(table: Record<string, unknown>) {
+  return (request: FakeRequest): FakeAnswer | undefined => {
+    const found =
+      table[`${request.method} ${request.path}`] ?? table[`${request.method} ${request.path.split("?")[0]}`];
+    return found === undefined ? undefined : { body: found };
+  };
+}
+
+const volumes = { "GET /volumes": { items: [volume(ids.volume, "web-root"), volume(ids.other, "db-data")] } };
+
+describe("exit codes", () => {
+  const list = ["volumes", "ls"];
+  const cases: [string, readonly string[], FakeAnswer, number][] = [
+    ["done", list, { body: { items: [] } }, 0],
+    ["refused", list, problem(409, "conflict", "No."), 1],
+    ["a bug of the service", list, problem(500, "internal-error", "Oh."), 1],
+    ["wrong usage", ["volumes", "ls", "--nope"], { body: {} }, 2],
+    ["an unknown command", ["volums"], { body: {} }, 2],
+    ["a group alone", ["volumes"], { body: {} }, 2],
+    ["a missing argument", ["snapshots", "get"], { body: {} }, 2],
+    ["a missing option", ["snapshots", "restore", ids.snapshot], { body: {} }, 2],
+    ["a limit that is no number", ["volumes", "ls", "--limit", "x"], { body: {} }, 2],
+    ["a hang-up", list, "hang-up", 3],
+    ["something that is no JSON", list, { body: "<html>", raw: true }, 3],
+    ["a gateway's own words", list, { status: 502, body: { message: "Bad gateway" } }, 3],
+    ["unavailable", list, problem(503, "unavailable", "Later."), 3],
+    ["no token", list, problem(401, "unauthorized", "Who?"), 4],
+    ["a lesser role", list, problem(403, "forbidden", "Not you."), 4],
+    ["help", ["snapshots", "create", "--help"], { body: {} }, 0],
+    ["version", ["--version"], { body: {} }, 0],
+  ];
+  for (const [what, args, answer, code] of cases)
+    test(`${code} for ${what}`, async () => {
+      const result = await run(args, () => answer);
+      assert.equal(result.code, code, result.err);
+      if (code > 0) assert.ok(result.err.length > 0);
+    });
+});
+
+describe("help", () => {
+  test("every command has a summary and examples", async () => {
+    const commands = [
+      [],
+      ["login"],
+      ["volumes"],
+      ["snapshots"],
+      ["jobs"],
+      ["hypervisors"],
+      ["hypervisors", "add", "file"],
+      ["stores"],
+      ["snapshots", "restore"],
+      ["jobs", "watch"],
+    ];
+    for (const words of commands) {
+      const { out } = await run([...words, "--help"], () => undefined);
+      assert.match(out, /Examples:\n {2}\$ snapferry /, words.join(" "));
+    }
+  });
+});
+
+describe("lists", () => {
+  test("snapshots ls shows names, human sizes and relative times", async () => {
+    const page = {
+      items: [
+        snapshot(),
+        snapshot({
+          state: "BackingUp",
+          progress: { bytesDone: 43, bytesTotal: 100 },
+          references: [{ role: "Primary", storeId: ids.hypervisor, state: "Ready" }],
+          bytes: { logical: 40 * gib },
+        }),
+        snapshot({
+          volumeId: ids.other,
+          state: "Error",
+          attempt: 3,
+          error: { name: "StoreUnavailable", message: "x" },
+          references: [],
+          consistency: undefined,
+        }),
+      ],
+      nextCursor: "abc",
+    };
+    const result = await run(
+      ["snapshots", "ls"],
+      answers({ "GET /snapshots": page, [`GET /volumes/${ids.volume}`]: volume(ids.volume, "web-root") }),
+    );
+    assert.equal(result.code, 0, result.err);
+    const [head, first, second, third] = result.out.split("\n");
+    assert.match(head ?? "", /^ID +VOLUME +STATE +PRIMARY +STORES +LOGICAL +STORED +CONSISTENCY +CREATED$/);
+    assert.match(first ?? "", /web-root +BackedUp +– +default +40 GiB +6.2 GiB +filesystem +2 h ago$/);
+    assert.match(second ?? "", /web-root +BackingUp 43 % +ready +– +40 GiB +– /);
+    assert.match(third ?? "", new RegExp(`${ids.other} +Error .*StoreUnavailable, attempt 3 of 3$`));
+    assert.match(result.err, /--cursor abc/);
+  });
+
+  test("--json is the API's page unchanged, and nothing else", async () => {
+    const page = { items: [snapshot()], nextCursor: "abc" };
+    const result = await run(
+      ["snapshots", "ls", "--json", "--limit", "1", "--state", "BackedUp"],
+      answers({ "GET /snapshots": page }),
+    );
+    assert.deepEqual(JSON.parse(result.out), JSON.parse(JSON.stringify(page)));
+    assert.equal(result.err, "");
+    assert.equal(result.requests[0]?.path, "/snapshots?limit=1&state=BackedUp");
+    assert.equal(result.requests[0]?.headers.authorization, "Bearer a.b.c");
+  });
+
+  test("names with control characters cannot move the cursor", async () => {
+    const { out } = await run(
+      ["volumes", "ls"],
+      answers({ "GET /volumes": { items: [volume(ids.volume, "a\u001b[2Jb\nc")] } }),
+    );
+    // biome-ignore lint/suspicious/noControlCharactersInRegex: this is what must not be there.
+    assert.ok(!/[\u0000-\u0009\u000b-\u001f]/.test(out));
+    assert.equal(out.trim().split("\n").length, 2);
+  });
+});
+
+describe("naming a volume", () => {
+  const created = {
+    ...volumes,
+    [`POST /volumes/${ids.volume}/snapshots`]: { job: job(), snapshot: snapshot({ state: "Allocated" }) },
+  };
+  const create = (text: string, table: Record<string, unknown> = created) =>
+    run(["snapshots", "create", text], answers(table));
+
+  test("by name, by id, by the beginning of an id", async () => {
+    for (const text of ["web-root", ids.volume]) assert.equal((await create(text)).code, 0, text);
+    const table = {
+      ...created,
+      "GET /volumes": { items: [volume(ids.volume, "web-root"), volume("vol_7ZZZQXN8ZK4V1TQ3C5M9R2WEZZ", "db")] },
+    };
+    assert.equal((await create("vol_01JD", table)).code, 0);
+  });
+
+  test("a complete id is not looked up", async () => {
+    assert.equal((await create(ids.volume)).requests.length, 1);
+  });
+
+  test("an unknown one is refused, an ambiguous one lists the candidates", async () => {
+    const unknown = await create("nothing");
+    assert.equal(unknown.code, 1);
+    assert.match(unknown.err, /no volume "nothing"/);
+    const ambiguous = await create("vol_01JD");
+    assert.equal(ambiguous.code, 2);
+    assert.ok(ambiguous.err.includes(ids.volume) && ambiguous.err.includes(ids.other));
+  });
+
+  test("a volume that is there goes before missing ones of the same name", async () => {
+    const table = {
+      ...created,
+      "GET /volumes": { items: [volume(ids.other, "web-root", { status: "missing" }), volume(ids.volume, "web-root")] },
+    };
+    assert.equal((await create("web-root", table)).code, 0);
+  });
+});
+
+describe("making a snapshot", () => {
+  const path = `/volumes/${ids.volume}/snapshots`;
+
+  test("sends what was asked for, with a key", async () => {
+    const args = [
+      "snapshots",
+      "create",
+      ids.volume,
+      "--name",
+      "n",
+      "--description",
+      "d",
+      "--tag",
+      "a=b",
+      "--tag",
+      "c=d=e",
+      "--store",
+      "default",
+      "--async",
+      "--json",
+    ];
+    const answer = { job: job(), snapshot: snapshot() };
+    const { code, out, requests } = await run(args, answers({ [`POST ${path}`]: answer }));
+    assert.equal(code, 0);
+    assert.deepEqual(JSON.parse(out), JSON.parse(JSON.stringify(answer)));
+    assert.deepEqual(requests[0]?.body, {
+      name: "n",
+      description: "d",
+      tags: { a: "b", c: "d=e" },
+      storeId: "default",
+      asyncBackup: true,
+    });
+    assert.match(String(requests[0]?.headers["idempotency-key"]), /^[0-9a-f-]{36}$/);
+  });
+
+  test("is repeated with the same key when the answer is lost", async () => {
+    let tries = 0;
+    const { code, requests } = await run(["snapshots", "create", ids.volume], () =>
+      ++tries < 3 ? "hang-up" : { status: 202, body: { job: job(), snapshot: snapshot() } },
+    );
+    assert.equal(code, 0);
+    assert.equal(requests.length, 3);
+    assert.equal(new Set(requests.map(({ headers }) => headers["idempotency-key"])).size, 1);
+  });
+
+  test("--watch follows the backup that an asynchronous creation has started", async () => {
+    const looks: Record<string, number> = {};
+    const states = (id: string, ...all: object[]) => {
+      const look = looks[id] ?? 0;
+      looks[id] = look + 1;
+      return { body: all[Math.min(look, all.length - 1)] };
+    };
+    const result = await run(["snapshots", "create", ids.volume, "--async", "--watch"], ({ method, path: where }) => {
+      if (method === "POST") return { status: 202, body: { job: job(), snapshot: snapshot({ state: "Allocated" }) } };
+      if (where === `/jobs/${ids.job}`)
+        return states(
+          where,
+          job({ state: "Running", phase: "Taking" }),
+          job({ state: "Succeeded", asyncBackup: true, backupJobId: ids.backup }),
+        );
+      if (where === `/jobs/${ids.backup}`)
+        return states(
+          where,
+          job({ id: ids.backup, queue: { position: 2, waitsFor: "a slot" } }),
+          job({
+            id: ids.backup,
+            state: "Running",
+            phase: "Copying",
+            attempt: 1,
+            progress: { bytesDone: gib, bytesTotal: 2 * gib },
+          }),
+          job({ id: ids.backup, state: "Succeeded", phase: "Closing", attempt: 1 }),
+        );
+      return { body: snapshot() };
+    });
+    assert.equal(result.code, 0, result.err);
+    assert.match(result.err, /Taking/);
+    assert.match(result.err, /on primary storage: the volume is free/);
+    assert.match(result.err, /Queued \(position 2\)/);
+    assert.match(result.err, /Copying {2}50 % {2}1 GiB of 2 GiB {2}attempt 1 of 3/);
+    assert.equal(result.out, `${ids.snapshot} is BackedUp.\n`);
+  });
+});
+
+describe("watching", () => {
+  test("a job that fails is exit code 1 with its reason", async () => {
+    const failed = job({
+      state: "Failed",
+      attempts: [{}, {}],
+      error: { name: "StoreUnavailable", message: "no route" },
+    });
+    const result = await run(["jobs", "watch", ids.job, "--json"], answers({ [`GET /jobs/${ids.job}`]: failed }));
+    assert.equal(result.code, 1);
+    assert.match(result.err, /ended as Failed after 2 failed attempts: StoreUnavailable: no route/);
+    assert.equal(JSON.parse(result.out).state, "Failed");
+  });
+
+  test("Ctrl-C says that the job goes on", async () => {
+    const running = job({ state: "Running", phase: "Copying" });
+    const result = await run(["jobs", "watch", ids.job], answers({ [`GET /jobs/${ids.job}`]: running }), {
+      interruptAfter: 100,
+    });
+    assert.equal(result.code, 130);
+    assert.match(result.err, /goes on\. .*snapferry jobs watch job_.*snapferry jobs cancel job_/);
+  });
+});
+
+describe("problems", () => {
+  const detail = `${ids.snapshot} is being backed up by ${ids.job} (43 %, attempt 1 of 3). Wait for it (GET /v1/jobs/${ids.job}) or cancel it first (POST /v1/jobs/${ids.job}/cancel).`;
+
+  test("say what stands in the way and the commands that help", async () => {
+    const { err, code } = await run(["snapshots", "rm", ids.snapshot], () =>
+      problem(409, "snapshot-is-backing-up", detail),
+    );
+    assert.equal(code, 1);
+    assert.equal(
+      err,
+      `409 snapshot-is-backing-up: ${ids.snapshot} is being backed up by ${ids.job} (43 %, attempt 1 of 3).\nWait for it (snapferry jobs watch ${ids.job}) or cancel it first (snapferry jobs cancel ${ids.job}).\n`,
+    );
+  });
+
+  test("name every wrong field", async () => {
+    const errors = [
+      { pointer: "/directory", detail: "does not exist" },
+      { parameter: "limit", detail: "must be less" },
+    ];
+    const { err } = await run(["hypervisors", "add", "file", "/x"], () =>
+      problem(400, "invalid-request", "2 fields are wrong.", { errors }),
+    );
+    assert.equal(err, "400 invalid-request: 2 fields are wrong.\n  /directory does not exist\n  limit must be less\n");
+  });
+
+  test("are the API's object with --json", async () => {
+    const { err } = await run(["snapshots", "rm", ids.snapshot, "--json"], () =>
+      problem(409, "snapshot-is-backing-up", detail),
+    );
+    assert.equal(JSON.parse(err).detail, detail);
+  });
+});
+
+describe("credentials", () => {
+  const works = answers({
+    "GET /health": { status: "ok", version: "9" },
+    "GET /jobs": { items: [] },
+    "GET /volumes": { items: [] },
+  });
+
+  test("login checks and saves them for the user alone", async () => {
+    const HOME = await home();
+    const env = { HOME, SNAPFERRY_URL: "", SNAPFERRY_TOKEN: "" };
+    const login = await run(["login", "{url}", "--token", "x.y.z"], works, { env });
+    assert.equal(login.code, 0, login.err);
+    const file = path.join(HOME, ".config/snapferry/credentials.json");
+    assert.equal((await stat(file)).mode & 0o777, 0o600);
+    assert.equal(JSON.parse(await readFile(file, "utf8")).token, "x.y.z");
+    assert.ok(!login.out.includes("x.y.z"));
+  });
+
+  test("login reads the token from stdin", async () => {
+    const { code, requests } = await run(["login", "{url}"], works, {
+      env: { SNAPFERRY_URL: "", SNAPFERRY_TOKEN: "" },
+      input: "x.y.z\n",
+    });
+    assert.equal(code, 0);
+    assert.equal(requests.at(-1)?.headers.authorization, "Bearer x.y.z");
+  });
+
+  test("login saves nothing that does not work", async () => {
+    const HOME = await home();
+    const refused = await run(["login", "{url}", "--token", "x"], () => problem(401, "unauthorized", "No."), {
+      env: { HOME },
+    });
+    assert.equal(refused.code, 4);
+    await assert.rejects(stat(path.join(HOME, ".config/snapferry/credentials.json")));
+  });
+
+  test("what was saved is used, but never sent to another URL", async () => {
+    await using api = await fakeApi(works);
+    const HOME = await home();
+    assert.equal(
+      (await run(["login", api.url, "--token", "x.y.z"], works, { env: { HOME, SNAPFERRY_TOKEN: "" } })).code,
+      0,
+    );
+    const seen = api.requests.length;
+    assert.equal(
+      (await run(["volumes", "ls"], works, { env: { HOME, SNAPFERRY_URL: "", SNAPFERRY_TOKEN: "" } })).code,
+      0,
+    );
+    assert.equal(api.requests[seen]?.headers.authorization, "Bearer x.y.z");
+    const elsewhere = await run(["volumes", "ls"], works, { env: { HOME, SNAPFERRY_TOKEN: "" } });
+    assert.equal(elsewhere.code, 2);
+    assert.equal(elsewhere.requests.length, 0);
+  });
+
+  test("none at all, or a damaged file, is a usage error that says what to do", async () => {
+    const HOME = await home();
+    const env = { HOME, SNAPFERRY_URL: "", SNAPFERRY_TOKEN: "" };
+    const none = await run(["volumes", "ls"], works, { env });
+    assert.equal(none.code, 2);
+    assert.match(none.err, /snapferry login/);
+    await run(["login", "{url}", "--token", "x"], works, { env });
+    await writeFile(path.join(HOME, ".config/snapferry/credentials.json"), "{");
+    assert.equal((await run(["volumes", "ls"], works, { env })).code, 2);
+  });
+});
