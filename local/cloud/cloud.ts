@@ -45,8 +45,14 @@ export interface Cloud {
 /** Name of the cloud that `npm start` and `npm run local` use. */
 export const DEFAULT_NAME = "default";
 
-// For a cloud on this machine, the whole file system and this machine's own services are what is to be backed up.
-const LOCAL_CONTEXT = { "file.roots": "/", "endpoints.allowed.cidrs": "127.0.0.0/8" };
+// For a cloud on this machine, the whole file system and this machine's own services are what is to be backed up. Its data goes
+// with it, and a small machine copies two shards at a time.
+const LOCAL_CONTEXT = {
+  "file.roots": "/",
+  "endpoints.allowed.cidrs": "127.0.0.0/8",
+  "retain.data": "false",
+  "backup.shard.concurrency": "2",
+};
 
 /**
  * Makes a local cloud ready: installs what it needs, starts it, deploys the app. One that runs already in the background is

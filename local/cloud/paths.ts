@@ -1,4 +1,4 @@
-import { dirname, join, resolve } from "node:path";
+import { join, resolve } from "node:path";
 
 /** Root folder of this checkout. */
 export const CHECKOUT = resolve(import.meta.dirname, "..", "..");
@@ -24,9 +24,4 @@ export function runDirectory(name: string): string {
     throw new TypeError(`"${name}" cannot name a local cloud: use lower case letters, digits and dashes.`);
   }
   return join(CHECKOUT, ".snapferry", "run", name);
-}
-
-/** The folder that lock files stand in for a path: beside it, so that they survive its removal. */
-export function lockPath(path: string): string {
-  return join(dirname(path), `${path.slice(dirname(path).length + 1)}.lock`);
 }

@@ -24,11 +24,11 @@ export function isAlive(identity: ProcessIdentity): boolean {
 /**
  * Ends a process and everything in its process group, if it leads one: politely, and by SIGKILL after the grace.
  *
- * @param graceMs milliseconds between SIGTERM and SIGKILL
+ * @param graceMs milliseconds between SIGTERM and SIGKILL; 0 is SIGKILL at once
  * @returns when the process is gone
  */
 export async function terminate(identity: ProcessIdentity, graceMs: number): Promise<void> {
-  signal(identity, "SIGTERM");
+  if (graceMs > 0) signal(identity, "SIGTERM");
   if (await goneWithin(identity, graceMs)) return;
   signal(identity, "SIGKILL");
   await goneWithin(identity, 10_000);

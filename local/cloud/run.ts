@@ -8,7 +8,7 @@ import type { Installation } from "./install.ts";
 import { NODE_BINARY, runDirectory } from "./paths.ts";
 import { choosePort } from "./ports.ts";
 import { identify, isAlive, type ProcessIdentity, terminate } from "./process.ts";
-import { type CloudState, clearState, survivors, writeState } from "./state.ts";
+import { type CloudState, clearState, readState, survivors, writeState } from "./state.ts";
 
 /** A LocalStack that answers. */
 export interface RunningLocalStack {
@@ -61,9 +61,10 @@ export async function startLocalStack(
  * LocalStack itself is dead already. Does nothing when nothing runs.
  */
 export async function stopLocalStack(name: string): Promise<void> {
-  for (const process of survivors(name)) await terminate(process, STOP_GRACE_MS);
-  // One more may have been recorded in the meantime.
-  for (const process of survivors(name)) await terminate(process, 0);
+  const localstack = readState(name)?.localstack;
+  if (localstack) await terminate(localstack, STOP_GRACE_MS);
+  // What it started has gone with it by now, unless its helpers have been killed, too.
+  for (const helper of survivors(name)) await terminate(helper, 0);
   clearState(name);
 }
 

@@ -1,6 +1,6 @@
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { CHECKOUT, runDirectory } from "./paths.ts";
+import { runDirectory } from "./paths.ts";
 import { isAlive, type ProcessIdentity } from "./process.ts";
 
 /** Who keeps a cloud: the terminal that started it, nobody (it runs until `down`), or somebody else altogether. */
@@ -56,12 +56,6 @@ export function isRunning(state: CloudState): boolean {
 export function survivors(name: string): ProcessIdentity[] {
   const dynamodb = readJson<ProcessIdentity>(join(runDirectory(name), DYNAMODB_FILE));
   return [readState(name)?.localstack, dynamodb].filter((identity) => identity !== undefined).filter(isAlive);
-}
-
-/** Names of all clouds with a record in this checkout. */
-export function recordedClouds(): string[] {
-  const runs = join(CHECKOUT, ".snapferry", "run");
-  return existsSync(runs) ? readdirSync(runs).filter((name) => existsSync(join(runs, name, STATE_FILE))) : [];
 }
 
 /** Writes a file that only its owner can read, and that is there whole or not at all. */

@@ -28,7 +28,12 @@ export const failWithText = async () => {
 };
 export const exit = async (event) => process.exit(event.code);
 export const die = async () => process.kill(process.pid, "SIGKILL");
-export const throwLater = () => new Promise(() => setTimeout(() => { throw new TypeError("too late"); }, 10));
+export const throwLater = () =>
+  new Promise(() =>
+    setTimeout(() => {
+      throw new TypeError("too late");
+    }, 10),
+  );
 export const reject = () => new Promise(() => void Promise.reject(new TypeError("nobody listens")));
 export const print = async () => {
   console.log("a line", { of: "text" });
@@ -39,4 +44,5 @@ export const print = async () => {
 export const allocate = async (event) => {
   globalThis.kept = Buffer.alloc(event.mb * 1024 * 1024, 1);
 };
-export const variables = async (event) => Object.fromEntries(event.names.map((name) => [name, process.env[name] ?? null]));
+export const variables = async (event) =>
+  Object.fromEntries(event.names.map((name) => [name, process.env[name] ?? null]));

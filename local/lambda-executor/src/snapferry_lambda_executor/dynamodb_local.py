@@ -24,9 +24,10 @@ def serve(java_home: str, jars: str, heap: str) -> None:
         f"-Xmx{heap}",
         f"-Djava.library.path={jars}",
         "-XX:+UseSerialGC",
+        # A signal ends the process at once: an orderly end of Java within Python crashes, and there is nothing to save.
+        "-Xrs",
         classpath=[str(jar) for jar in sorted(Path(jars).glob("*.jar"))],
     )
-    # Our own Ctrl-C handling would keep Java's from ending the process.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     runner = jpype.JClass("com.amazonaws.services.dynamodbv2.local.main.ServerRunner")
     server = runner.createServerFromCommandLineArgs(["-port", PLACEHOLDER_PORT, "-inMemory"])
