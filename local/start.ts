@@ -14,8 +14,6 @@ import { writeSampleVolume } from "./demo/sample-volume.ts";
 import { parseSize } from "./demo/sizes.ts";
 
 const tenant = "demo";
-/** Two cores copy two shards at a time; the sample goes with the cloud. */
-const context = { "backup.shard.concurrency": "2", "retain.data": "false" };
 
 interface StartOptions {
   once?: boolean;
@@ -52,7 +50,7 @@ try {
   const file = options.volume && (await ownVolume(options.volume));
   if (!options.json)
     console.log("Snapferry · local cloud without Docker   the first start installs about 900 MB into .snapferry/");
-  cloud = await startCloud({ onProgress: consoleProgress(process.stderr), context });
+  cloud = await startCloud({ onProgress: consoleProgress(process.stderr) });
   report.cloud({ endpoint: cloud.endpoint, url: cloud.url });
   const directory = path.join(runDirectory(cloud.name), "volumes");
   await mkdir(directory, { recursive: true });

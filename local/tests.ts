@@ -10,15 +10,13 @@ import { consoleProgress } from "./cloud/progress.ts";
 
 const CLOUD_NAME = "test";
 
-/** Short times, so that what takes minutes in service takes seconds here; little parallelism for two cores. */
+/** Short times, so that what takes minutes in service takes seconds here. */
 const CONTEXT = {
   "backup.retry.interval": "1",
   "backup.pool.size": "2",
-  "backup.shard.concurrency": "2",
   "reconcile.after": "2",
   "late.writer.grace": "3",
   "error.grace": "3600",
-  "retain.data": "false",
 };
 
 const patterns = {

@@ -22,7 +22,7 @@ export async function reconcileAll(
     for await (const job of openJobs(services.database, kind)) {
       if (until()) return { settled, failed };
       try {
-        if (await reconcileJob(services, job, { until, patient: true })) settled++;
+        if (await reconcileJob(services, job, until)) settled++;
       } catch (error) {
         failed++;
         services.logger.error("a job could not be reconciled", {
@@ -36,21 +36,26 @@ export async function reconcileAll(
   return { settled, failed };
 }
 
-/**
- * One job. `patient`: leave it alone while it has spoken within `reconcile.after`; an event that says its execution has
- * ended needs no patience. Answers whether anything was done.
- */
-export async function reconcileJob(
+/** One job, unless it has spoken within `reconcile.after`. Answers whether anything was done. */
+async function reconcileJob(
   services: Services,
   { tenant, id }: Pick<Job, "tenant" | "id">,
-  options: { until: () => boolean; patient: boolean },
+  until: () => boolean,
 ): Promise<boolean> {
   const job = await getJob(services.database, tenant, id);
   if (!job?.open) return false;
   const settings = await services.settings();
-  if (options.patient && !quietFor(services, job, settings.reconcileAfterSeconds)) return false;
-  if (hasEnded(job.state)) return cleanUpEnded(services, job, settings, options.until);
-  return settleUnfinished(services, job);
+  if (!quietFor(services, job, settings.reconcileAfterSeconds)) return false;
+  return hasEnded(job.state) ? cleanUpEnded(services, job, settings, until) : settleUnfinished(services, job);
+}
+
+/**
+ * A job whose execution is said to have ended: settles its rows at once, without patience. What it leaves behind is for the
+ * next round of garbage collection, which may touch stores and hypervisors. Answers whether anything was done.
+ */
+export async function settleJob(services: Services, tenant: string, jobId: string): Promise<boolean> {
+  const job = await getJob(services.database, tenant, jobId);
+  return job !== undefined && !hasEnded(job.state) && settleUnfinished(services, job);
 }
 
 async function cleanUpEnded(services: Services, job: Job, settings: Settings, until: () => boolean): Promise<boolean> {

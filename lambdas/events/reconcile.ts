@@ -2,7 +2,7 @@
 import type { EventBridgeEvent } from "aws-lambda";
 import { composeServices } from "../composition/services.ts";
 import type { ExecutionInput } from "../domain/job.ts";
-import { reconcileJob } from "../endings/reconcile.ts";
+import { settleJob } from "../endings/reconcile.ts";
 import { jobIdOfExecution } from "../executions/executions.ts";
 
 const services = composeServices();
@@ -18,7 +18,7 @@ export async function handler(event: EventBridgeEvent<string, ExecutionStatusCha
   const jobId = jobIdOfExecution(executionArn);
   const tenant = tenantOf(input);
   if (!jobId || !tenant) return;
-  const acted = await reconcileJob(services, { tenant, id: jobId }, { until: () => false, patient: false });
+  const acted = await settleJob(services, tenant, jobId);
   services.logger.info("execution ended", { jobId, tenant, status, acted });
 }
 
