@@ -252,6 +252,8 @@ async function finish<Answer extends JobAndSnapshot>(
   }
   const last = await watchJob(client, context.terminal, answer.job.id);
   const [job, snapshot] = await Promise.all([client.jobs.get(answer.job.id), client.snapshots.get(answer.snapshot.id)]);
-  print(context, options, { ...answer, job, snapshot }, () => `${words(snapshot)}\n`);
+  print(context, options, { ...answer, job, snapshot }, () =>
+    last.state === "Succeeded" ? `${words(snapshot)}\n` : "",
+  );
   requireSuccess(last);
 }
