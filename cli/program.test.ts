@@ -82,7 +82,7 @@ async function run(
   answer: (request: FakeRequest) => FakeAnswer | undefined,
   options: { env?: Record<string, string>; input?: string; interruptAfter?: number } = {},
 ): Promise<Run> {
-  await using api = await fakeApi(answer);
+  const api = await fakeApi(answer);
   let out = "";
   let err = "";
   const terminal: Terminal = {
@@ -101,12 +101,16 @@ async function run(
       return () => clearTimeout(timer);
     },
   };
-  const code = await runCli(
-    args.map((arg) => arg.replace("{url}", api.url)),
-    terminal,
-    "1.2.3",
-  );
-  return { code, out, err, requests: api.requests };
+  try {
+    const code = await runCli(
+      args.map((arg) => arg.replace("{url}", api.url)),
+      terminal,
+      "1.2.3",
+    );
+    return { code, out, err, requests: api.requests };
+  } finally {
+    await api.close();
+  }
 }
 
 /** Answers by method and path. */
@@ -443,8 +447,9 @@ describe("credentials", () => {
     await assert.rejects(stat(path.join(HOME, ".config/snapferry/credentials.json")));
   });
 
-  test("what was saved is used, but never sent to another URL", async () => {
-    await using api = await fakeApi(works);
+  test("what was saved is used, but never sent to another URL", async (context) => {
+    const api = await fakeApi(works);
+    context.after(() => api.close());
     const HOME = await home();
     assert.equal(
       (await run(["login", api.url, "--token", "x.y.z"], works, { env: { HOME, SNAPFERRY_TOKEN: "" } })).code,

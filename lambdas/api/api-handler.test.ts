@@ -6,6 +6,7 @@ import { HypervisorUnavailable, StateConflict } from "../domain/errors.ts";
 import { newId } from "../domain/ids.ts";
 import type { Job } from "../domain/job.ts";
 import { type ApiOptions, apiHandler, publicRoute, type Route, route } from "./api-handler.ts";
+import { encodeCursor } from "./cursor.ts";
 import type { ApiResponse } from "./http.ts";
 import { type Operation, operations } from "./operations.ts";
 import { Problem } from "./problem.ts";
@@ -59,7 +60,7 @@ function assertProblem(answer: Answer, status: number, kind: string): void {
   assert.equal(answer.body.type, `/problems/${kind}`);
   assert.equal(answer.body.status, status);
   assert.equal(answer.body.requestId, "request-1");
-  assert.ok(answer.body.title && answer.body.detail && answer.body.instance.startsWith("/v1/"));
+  assert.ok(answer.body.title && answer.body.detail && answer.body.instance.startsWith("/v1"));
 }
 
 describe("routes", () => {
@@ -72,7 +73,7 @@ describe("routes", () => {
     });
 
   test("an unknown path is a 404 problem", async () => {
-    for (const path of ["/nothing", "/volumes/x/y/z", "/", "//", "/jobs/a/b"])
+    for (const path of ["", "/nothing", "/volumes/x/y/z", "/", "//", "/jobs/a/b"])
       assertProblem(await send({ path }), 404, "not-found");
   });
 
@@ -271,7 +272,7 @@ describe("query parameters", () => {
     );
     assert.equal(byName.limit, 'must be a whole number from 1 to 100, not "0"');
     assert.match(byName.state, /^must be "Allocated", .* or "Destroyed", not "Backedup"$/);
-    assert.equal(byName.cursor, "is no cursor that this API has given");
+    assert.equal(byName.cursor, "is no cursor of this list");
     assert.match(byName.volumeId, /^must be the id of a volume/);
     assert.equal(byName.limti, "is not a parameter of this request; did you mean limit?");
   });
@@ -281,6 +282,13 @@ describe("query parameters", () => {
     assert.equal((await list({ limit: "100" })).body.request.query.limit, 100);
     for (const limit of ["101", "-1", "1.5", "1e1", "", " 5", "five", "０"])
       assert.equal((await list({ limit })).status, 400, limit);
+  });
+
+  test("a cursor leads on in its own list only", async () => {
+    const cursor = encodeCursor(newId("snapshot"));
+    assert.equal((await list({ cursor })).status, 200);
+    assert.equal((await send({ path: "/jobs", query: { cursor } })).status, 400);
+    assert.equal((await list({ cursor: encodeCursor("zzz") })).status, 400);
   });
 
   test("a parameter given twice is refused", async () => {

@@ -91,7 +91,7 @@ export function apiHandler(
     event: APIGatewayProxyEvent,
     context: Context,
   ) => Promise<APIGatewayProxyResult>;
-  return (event, context) => handler(event, context);
+  return (event, context) => handler({ ...event, path: event.path || "/" }, context);
 }
 
 function chain({ operation, answer }: Route, { tokens, readJob }: ApiOptions) {

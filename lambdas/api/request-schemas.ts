@@ -1,6 +1,6 @@
 /** What requests may hold. Validation, types and the OpenAPI document all come from here. */
 import { z } from "zod";
-import { idPattern } from "../domain/ids.ts";
+import { type IdKind, idPattern } from "../domain/ids.ts";
 import { defaultStoreId } from "../domain/inventory.ts";
 import { jobKinds, jobStates } from "../domain/job.ts";
 import { snapshotStates } from "../domain/snapshot.ts";
@@ -186,18 +186,21 @@ const limit = z
   .default(25)
   .meta({ type: "integer", minimum: 1, maximum: largestPage, default: 25, description: "How many at most." });
 
-const cursor = z
-  .string()
-  .transform((value, context) => {
-    const after = decodeCursor(value);
-    if (after !== undefined) return after;
-    context.addIssue({ code: "custom", message: "is no cursor that this API has given", input: value });
-    return z.NEVER;
-  })
-  .optional()
-  .meta({ type: "string", description: "`nextCursor` of the page before." });
-
-const page = { limit, cursor };
+/** A cursor holds the id that a page ended with, so one of another kind of list shows. */
+function page(kind: IdKind) {
+  const cursor = z
+    .string()
+    .transform((value, context) => {
+      const after = decodeCursor(value);
+      if (after !== undefined && (idPattern(kind).test(after) || (kind === "store" && after === defaultStoreId)))
+        return after;
+      context.addIssue({ code: "custom", message: "is no cursor of this list", input: value });
+      return z.NEVER;
+    })
+    .optional()
+    .meta({ type: "string", description: "`nextCursor` of the page before." });
+  return { limit, cursor };
+}
 
 const flag = z
   .enum(["true", "false"])
@@ -205,7 +208,8 @@ const flag = z
   .transform((value) => value === "true")
   .meta({ type: "boolean", default: false });
 
-export const pageQuery = z.strictObject(page);
+export const listHypervisorsQuery = z.strictObject(page("hypervisor"));
+export const listStoresQuery = z.strictObject(page("store"));
 export const noQuery = z.strictObject({});
 export const forceQuery = z.strictObject({
   force: flag.meta({ description: "Forget the rows that stand in the way. What they name stays where it is." }),
@@ -213,15 +217,15 @@ export const forceQuery = z.strictObject({
 export const listSnapshotsQuery = z.strictObject({
   volumeId: volumeId.optional(),
   state: z.enum(snapshotStates).optional().meta({ description: "Destroyed ones are listed only on request." }),
-  ...page,
+  ...page("snapshot"),
 });
 export const listJobsQuery = z.strictObject({
   state: z.enum(jobStates).optional(),
   kind: z.enum(jobKinds).optional(),
   snapshotId: snapshotId.optional(),
-  ...page,
+  ...page("job"),
 });
-export const listVolumesQuery = z.strictObject({ hypervisorId: hypervisorId.optional(), ...page });
+export const listVolumesQuery = z.strictObject({ hypervisorId: hypervisorId.optional(), ...page("volume") });
 
 export type CreateSnapshotInput = z.input<typeof createSnapshotBody>;
 export type RestoreInput = z.input<typeof restoreBody>;

@@ -12,9 +12,10 @@ export interface FakeRequest {
 /** What to answer; `"hang-up"` closes the connection without a word. */
 export type FakeAnswer = { readonly status?: number; readonly body: unknown; readonly raw?: boolean } | "hang-up";
 
-export interface FakeApi extends AsyncDisposable {
+export interface FakeApi {
   readonly url: string;
   readonly requests: readonly FakeRequest[];
+  close(): Promise<void>;
 }
 
 /** Answers each request as `answer` says; undefined is a 404 problem. */
@@ -42,10 +43,11 @@ export async function fakeApi(answer: (request: FakeRequest) => FakeAnswer | und
   return {
     url: `http://127.0.0.1:${port}`,
     requests,
-    [Symbol.asyncDispose]: async () => {
-      server.closeAllConnections();
-      await new Promise((resolve) => server.close(resolve));
-    },
+    close: () =>
+      new Promise((resolve) => {
+        server.close(() => resolve());
+        server.closeAllConnections();
+      }),
   };
 }
 
