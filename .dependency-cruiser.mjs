@@ -19,7 +19,7 @@ export default {
       },
       to: {},
     },
-    { name: "not-to-tests", severity: "error", from: { pathNot: "\\.test\\.ts$|^test/" }, to: { path: "\\.test\\.ts$|^test/" } },
+    { name: "not-to-tests", severity: "error", from: {}, to: { path: "^test/" } },
     {
       name: "not-to-dev-dependencies",
       severity: "error",
@@ -53,7 +53,7 @@ export default {
   ],
   options: {
     doNotFollow: { path: "node_modules" },
-    exclude: { path: "^(node_modules|\\.snapferry|cdk\\.out)" },
+    exclude: { path: "^(node_modules|\\.snapferry|cdk\\.out)|\\.test\\.ts$" },
     tsConfig: { fileName: "tsconfig.json" },
     parser: "swc",
     enhancedResolveOptions: { exportsFields: ["exports"], conditionNames: ["import", "require", "node", "default", "types"] },

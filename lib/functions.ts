@@ -77,6 +77,9 @@ const jobTables = {
   Pools: "update",
 } as const;
 
+/** Settling a job's rows touches neither hypervisors nor stores. */
+const { Hypervisors: _hypervisors, Stores: _stores, ...rowsOfJobs } = jobTables;
+
 export type FunctionName = keyof typeof definitions;
 
 /** The file that each function's code begins with, from the project's root. */
@@ -198,7 +201,7 @@ export class Functions extends Construct {
     settings.grantRead(this.dispatch);
     this.#allowStart(this.dispatch, ["backup-snapshot"]);
     events.grantPublish(this.publish);
-    tables.grant(this.reconcile, jobTables);
+    tables.grant(this.reconcile, rowsOfJobs);
     settings.grantRead(this.reconcile);
     this.#allowStart(this.reconcile, jobKinds);
     this.#allowOnExecutions(this.reconcile, "states:DescribeExecution");

@@ -1,6 +1,7 @@
 /**
- * Runs the tests: `unit` without the cloud, `integration` on a local cloud of its own, or both. File names may follow, to
- * run only those. Ends with the exit code of the first part that fails, after all have run.
+ * Runs the tests: `unit` of what runs on AWS and of the CLI, `stack` of what is deployed and of the local cloud's own parts,
+ * `integration` on a local cloud that is started for it; all three if none is named. Parts of file names may follow, to run
+ * only those files. Ends with the exit code of the first part that fails, after all have run.
  */
 import { spawn } from "node:child_process";
 import { glob } from "node:fs/promises";
@@ -20,19 +21,26 @@ const CONTEXT = {
 };
 
 const patterns = {
-  unit: ["{lambdas,cli,lib,local,bench}/**/*.test.ts", "test/*.test.ts", "test/cdk/**/*.test.ts"],
-  integration: ["test/integration/**/*.test.ts", "test/faults/**/*.test.ts"],
+  unit: ["{lambdas,cli}/**/*.test.ts", "test/*.test.ts"],
+  stack: ["{lib,local}/**/*.test.ts", "test/cdk/**/*.test.ts"],
+  integration: ["test/integration/**/*.test.ts"],
 };
+type Part = keyof typeof patterns;
+const parts = Object.keys(patterns) as Part[];
 
-const [part = "all", ...chosen] = process.argv.slice(2);
-if (!["unit", "integration", "all"].includes(part)) {
-  console.error(`npm test takes unit, integration or all, not "${part}"`);
+const [first = "all", ...chosen] = process.argv.slice(2);
+if (first !== "all" && !parts.includes(first as Part)) {
+  console.error(`npm test takes ${parts.join(", ")} or all, not "${first}"`);
   process.exit(2);
 }
 try {
   const codes: number[] = [];
-  if (part !== "integration") codes.push(await runUnit());
-  if (part !== "unit") codes.push(await runIntegration());
+  for (const part of first === "all" ? parts : [first as Part]) {
+    const testFiles = await files(patterns[part]);
+    codes.push(
+      part === "integration" ? await onCloud(testFiles) : await nodeTest(testFiles, {}, ["--test-isolation=none"]),
+    );
+  }
   process.exitCode = codes.find((code) => code !== 0) ?? 0;
 } catch (error) {
   if (!(error instanceof LocalCloudError)) throw error;
@@ -40,11 +48,8 @@ try {
   process.exitCode = 1;
 }
 
-async function runUnit(): Promise<number> {
-  return nodeTest(await files(patterns.unit), {}, []);
-}
-
-async function runIntegration(): Promise<number> {
+async function onCloud(testFiles: readonly string[]): Promise<number> {
+  if (testFiles.length === 0) return 0;
   const cloud = await startCloud({ name: CLOUD_NAME, context: CONTEXT, onProgress: consoleProgress() });
   try {
     const { name, endpoint, url, outputs } = cloud;
@@ -52,7 +57,7 @@ async function runIntegration(): Promise<number> {
       SNAPFERRY_TEST_CLOUD: JSON.stringify({ name, endpoint, url, outputs }),
       AWS_ENDPOINT_URL: endpoint,
     };
-    return await nodeTest(await files(patterns.integration), environment, ["--test-concurrency=1"]);
+    return await nodeTest(testFiles, environment, ["--test-concurrency=1"]);
   } finally {
     await cloud.stop();
   }
