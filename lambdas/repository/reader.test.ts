@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
 import { describe, test } from "node:test";
 import fc from "fast-check";
-import { MemoryObjectStore } from "../../test/support/memory-object-store.ts";
+import { MemoryObjectStore, type MemoryObjectStoreOptions } from "../../test/support/memory-object-store.ts";
 import { backup, never, restore, SparseVolume, smallGeometry, useGeometry } from "../../test/support/repository.ts";
 import { RepositoryDamaged } from "../domain/errors.ts";
 import { sha256 } from "./binary.ts";
@@ -14,8 +14,8 @@ const { chunkBytes, pageChunks } = smallGeometry;
 const pageBytes = chunkBytes * pageChunks;
 const content = randomBytes(pageBytes * 3 + 100);
 
-async function backedUp(bytes: Uint8Array = content) {
-  const store = new MemoryObjectStore();
+async function backedUp(bytes: Uint8Array = content, before: MemoryObjectStoreOptions["before"] = () => undefined) {
+  const store = new MemoryObjectStore({ before });
   await useGeometry(store, "vol", smallGeometry);
   const target = { store, domain: "vol", snapshotId: "snap1", jobId: "job1" };
   await backup(target, SparseVolume.of(bytes));
@@ -71,17 +71,13 @@ describe("a restore", () => {
   });
 
   test("reads neighbouring chunks with one request", async () => {
-    const { store, source } = await backedUp();
-    const plan = await planRestore(source);
     let reads = 0;
-    const counting = Object.assign(Object.create(store) as MemoryObjectStore, {
-      get: (key: string, range?: { offset: number; length: number }) => {
-        if (key.includes("/packs/")) reads += 1;
-        return store.get(key, range);
-      },
+    const { source } = await backedUp(content, (operation, key) => {
+      if (operation === "get" && key.includes("/packs/")) reads += 1;
     });
+    const plan = await planRestore(source);
     const volume = new SparseVolume(plan.sizeBytes);
-    await restoreShard({ ...source, store: counting }, { shard: 0, writer: volume, until: never });
+    await restoreShard(source, { shard: 0, writer: volume, until: never });
     assert.deepEqual(await volume.content(), content);
     assert.ok(reads <= 15, `${reads} requests for 25 chunks in 13 packs`);
   });

@@ -15,6 +15,7 @@ import {
 } from "../../test/support/repository.ts";
 import { type BackupTarget, pinBase } from "./pin.ts";
 import { publishRoot } from "./publish.ts";
+import { decodeCheckpoint } from "./shard-state.ts";
 import { verifyBackup } from "./verify.ts";
 import type { VolumeReader } from "./volume-runs.ts";
 import { copyShard } from "./writer.ts";
@@ -247,6 +248,31 @@ describe("a worker", () => {
     volume.bytesRead = 0;
     await copyAll(target, plan, volume, 2);
     assert.equal(volume.bytesRead, 0);
+  });
+
+  test("names in no checkpoint what is not in the store yet", async () => {
+    let checkpoints = 0;
+    class WatchedStore extends MemoryObjectStore {
+      override async put(
+        key: string,
+        body: Uint8Array,
+        options?: { ifAbsent?: boolean },
+      ): Promise<"written" | "exists"> {
+        if (/packs|pages/.test(key)) await new Promise((resolve) => setTimeout(resolve, Math.random() * 8));
+        if (key.includes("/checkpoints/")) {
+          const { packs, pages } = decodeCheckpoint(body, key);
+          const named = [...packs.map(({ name }) => `packs/${name}`), ...pages.map(({ name }) => `pages/${name}`)];
+          for (const name of named) assert.ok(await this.head(`domains/vol/${name}`), `${name} is not there yet`);
+          checkpoints += 1;
+        }
+        return super.put(key, body, options);
+      }
+    }
+    const target = await smallTarget(new WatchedStore());
+    const volume = SparseVolume.of(randomBytes(pageBytes * 8));
+    const plan = await planBackup(target, volume);
+    await copyAll(target, plan, volume);
+    assert.ok(checkpoints > 10);
   });
 
   test("passes over a checkpoint that is damaged", async () => {
