@@ -5,9 +5,12 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { after, before, describe, it } from "node:test";
 import { CreateSecretCommand } from "@aws-sdk/client-secrets-manager";
+import { idempotently } from "../../lambdas/api/middleware/idempotency.ts";
+import { newId } from "../../lambdas/domain/ids.ts";
 import { type Answer, cloud, type TestCloud } from "../support/cloud.ts";
 import { registerStore } from "../support/stores.ts";
 import { endedJob, noise, snapshotIn, TestHypervisor } from "../support/volumes.ts";
+import { servicesOf } from "../support/workflows.ts";
 
 const absent = "01JD7QXN8ZK4V1TQ3C5M9R2WEY";
 
@@ -189,6 +192,24 @@ describe("the deployed API", () => {
       assert.equal(elsewhere.status, 202);
     });
 
+    it("whose first request died before it had written anything is finished by the next, under the same ids", async () => {
+      const key = randomUUID();
+      const ids = { snapshot: newId("snapshot"), job: newId("job") };
+      const request = {
+        caller: { tenant: "acme", role: "operator" },
+        method: "POST",
+        path: `/volumes/${volumeId}/snapshots`,
+        body: { name: "finished", asyncBackup: true, storeId: "default", tags: {} },
+        idempotencyKey: key,
+      } as const;
+      const dying = idempotently(await servicesOf(test), request, ids, () => Promise.reject(new Error("died")));
+      await assert.rejects(dying, /died/);
+      const { status, body } = await create({ name: "finished", asyncBackup: true }, { "idempotency-key": key });
+      assert.equal(status, 202, JSON.stringify(body));
+      assert.deepEqual({ snapshot: body.snapshot.id, job: body.job.id }, ids);
+      assert.equal((await endedJob(test, ids.job)).state, "Succeeded");
+    });
+
     it("is not used up by a refusal", async () => {
       const key = { "idempotency-key": randomUUID() };
       assertProblem(await create({ nmae: "x" }, key), 400, "invalid-request");
@@ -257,6 +278,21 @@ describe("the deployed API", () => {
         409,
         "snapshot-is-backed-up",
       );
+    });
+
+    it("of restores to one name at once, one begins", async () => {
+      const { body } = await create({}, { prefer: "wait=25" });
+      await snapshotIn(test, body.snapshot.id, ["BackedUp"]);
+      const target = { hypervisorId: hypervisor.id, name: `raced-${randomUUID()}` };
+      const restore = () => test.call("POST", `/snapshots/${body.snapshot.id}/restore`, { body: { target } });
+      const all = await Promise.all([restore(), restore(), restore(), restore()]);
+      const [begun, ...others] = all.filter(({ status }) => status === 202);
+      assert.ok(begun);
+      assert.deepEqual(others, []);
+      for (const answer of all) if (answer !== begun) assertProblem(answer, 409, "volume-name-taken");
+      assert.equal((await endedJob(test, begun.body.job.id)).state, "Succeeded");
+      const volume = await test.call("GET", `/volumes/${begun.body.volume.id}`);
+      assert.equal(volume.body.status, "available");
     });
 
     it("an ended job cannot be cancelled", async () => {
