@@ -64,6 +64,8 @@ function barDisplay(): Display {
   const bar = new SingleBar({
     format: "{label}  {bar} {share}  {amount}  {attempt}",
     barsize: 20,
+    barCompleteChar: "█",
+    barIncompleteChar: "░",
     hideCursor: true,
     clearOnComplete: false,
     linewrap: false,
