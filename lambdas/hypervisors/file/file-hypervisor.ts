@@ -2,7 +2,7 @@
  * Volumes that are raw files in a directory: what the demo and the tests run against, and what serves any host whose disks are files
  * that nobody writes to during a backup. Its own things lie in `.snapferry` in that directory.
  */
-import { constants, type Dirent } from "node:fs";
+import { constants, type Dirent, type Stats } from "node:fs";
 import { type FileHandle, lstat, readdir } from "node:fs/promises";
 import { ExportLost, PathOutsideDirectory, QuiesceFailed, VolumeNotFound } from "../../domain/errors.ts";
 import type {
@@ -113,8 +113,7 @@ export class FileHypervisor implements Hypervisor {
 
   async #taken(snapshotId: string, installPath: string): Promise<TakenSnapshot> {
     return onFile(installPath, async () => {
-      await using file = await this.#directory.open(installPath, constants.O_RDONLY);
-      const { size, blocks } = await file.stat();
+      const { size, blocks } = await statOf(await this.#directory.open(installPath, constants.O_RDONLY));
       const consistency = await consistencyOf(this.#directory, installPath);
       return { snapshotId, installPath, sizeBytes: size, physicalBytes: blocks * statBlockBytes, consistency };
     });
@@ -130,13 +129,17 @@ export class FileHypervisor implements Hypervisor {
     if (this.#directory.snapshotIdOf(installPath) !== snapshotId) {
       throw new PathOutsideDirectory(`${installPath} is not the snapshot ${snapshotId}.`);
     }
-    await using file = await this.#openFrozen(installPath);
-    return { kind: this.kind, snapshotId, installPath, sizeBytes: (await file.stat()).size };
+    const { size } = await statOf(await this.#openFrozen(installPath));
+    return { kind: this.kind, snapshotId, installPath, sizeBytes: size };
   }
 
   async *extents(descriptor: ExportDescriptor, range: Extent): AsyncGenerator<Extent> {
-    await using file = await this.#openFrozen(descriptor.installPath);
-    yield* dataExtents(file.fd, range);
+    const file = await this.#openFrozen(descriptor.installPath);
+    try {
+      yield* dataExtents(file.fd, range);
+    } finally {
+      await file.close();
+    }
   }
 
   async openReader(descriptor: ExportDescriptor): Promise<VolumeReader> {
@@ -214,5 +217,14 @@ class FileVolumeReader implements VolumeReader {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#file.close();
+  }
+}
+
+/** Closes the file afterwards. */
+async function statOf(file: FileHandle): Promise<Stats> {
+  try {
+    return await file.stat();
+  } finally {
+    await file.close();
   }
 }
