@@ -1,6 +1,7 @@
 """Fetches the jars of a lock file by their coordinates and checks every one against its SHA-256.
 
-Usage: fetch_jars.py LOCK_FILE TARGET_FOLDER. A line of the lock file: `sha256  folder  group:artifact:extension:version`.
+Usage: fetch_jars.py LOCK_FILE TARGET_FOLDER. A line of the lock file: `sha256 folder
+group:artifact:extension:version`.
 """
 
 import contextlib
@@ -67,7 +68,9 @@ def trust_system_certificates() -> None:
 
 
 def main(lock_file: str, target: str) -> None:
-    jars = [LockedJar.parse(line) for line in Path(lock_file).read_text().splitlines() if line and not line.startswith("#")]
+    jars = [
+        LockedJar.parse(line) for line in Path(lock_file).read_text().splitlines() if line and not line.startswith("#")
+    ]
     trust_system_certificates()
     # The library prints each address that it reads.
     with contextlib.redirect_stdout(io.StringIO()), ThreadPoolExecutor(PARALLEL_DOWNLOADS) as pool:

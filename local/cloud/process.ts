@@ -1,4 +1,5 @@
 import { type ChildProcess, spawn } from "node:child_process";
+import { readdirSync, readFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import { processStartTime } from "../file-lock.mjs";
 import { LocalCloudError } from "./errors.ts";
@@ -32,6 +33,24 @@ export async function terminate(identity: ProcessIdentity, graceMs: number): Pro
   if (await goneWithin(identity, graceMs)) return;
   signal(identity, "SIGKILL");
   await goneWithin(identity, 10_000);
+}
+
+/** All processes of this user that have a variable in their environment as they were started with it. */
+export function findByEnvironment(name: string, value: string): ProcessIdentity[] {
+  const wanted = `${name}=${value}`;
+  return readdirSync("/proc")
+    .filter((entry) => /^\d+$/.test(entry) && environmentOf(entry).includes(wanted))
+    .map((pid) => identify(Number(pid)))
+    .filter((identity) => identity !== undefined);
+}
+
+function environmentOf(pid: string): string[] {
+  try {
+    return readFileSync(`/proc/${pid}/environ`, "utf8").split("\0");
+  } catch {
+    // Gone, or somebody else's.
+    return [];
+  }
 }
 
 /** Waits until a process is gone. */

@@ -7,8 +7,8 @@ import { LocalCloudError } from "./errors.ts";
 import type { Installation } from "./install.ts";
 import { NODE_BINARY, runDirectory } from "./paths.ts";
 import { choosePort } from "./ports.ts";
-import { identify, isAlive, type ProcessIdentity, terminate } from "./process.ts";
-import { type CloudState, clearState, readState, survivors, writeState } from "./state.ts";
+import { findByEnvironment, goneWithin, identify, isAlive, type ProcessIdentity, terminate } from "./process.ts";
+import { type CloudState, clearState, readState, writeState } from "./state.ts";
 
 /** A LocalStack that answers. */
 export interface RunningLocalStack {
@@ -21,6 +21,9 @@ const READY_TIMEOUT_MS = 180_000;
 const READY_POLL_MS = 100;
 // There is nothing to save: what has not ended by then is killed, and what it started goes with it.
 const STOP_GRACE_MS = 1_000;
+const HELPER_GRACE_MS = 1_000;
+// Marks all that belongs to a cloud, so that it is found without a record, too.
+const RUN_DIRECTORY_VARIABLE = "SNAPFERRY_RUN_DIRECTORY";
 const PORT_ATTEMPTS = 3;
 const LOG_TAIL_LINES = 25;
 
@@ -57,14 +60,15 @@ export async function startLocalStack(
 }
 
 /**
- * Ends LocalStack, DynamoDB Local and all that they have started, as far as there is a record of them; also when
- * LocalStack itself is dead already. Does nothing when nothing runs.
+ * Ends LocalStack, DynamoDB Local and all that they have started; also when LocalStack itself is dead already. Does
+ * nothing when nothing runs.
  */
 export async function stopLocalStack(name: string): Promise<void> {
   const localstack = readState(name)?.localstack;
   if (localstack) await terminate(localstack, STOP_GRACE_MS);
-  // What it started has gone with it by now, unless its helpers have been killed, too.
-  for (const helper of survivors(name)) await terminate(helper, 0);
+  // What it started goes with it, in a moment. What does not, because its reaper was killed too, is ended here.
+  const helpers = findByEnvironment(RUN_DIRECTORY_VARIABLE, runDirectory(name));
+  await Promise.all(helpers.map(async (helper) => (await goneWithin(helper, HELPER_GRACE_MS)) || terminate(helper, 0)));
   clearState(name);
 }
 
@@ -161,7 +165,7 @@ function localStackEnvironment(
     LAMBDA_KEEPALIVE_MS: "180000",
     SNAPFERRY_NODE: NODE_BINARY,
     SNAPFERRY_LIBRARIES: installation.libraries,
-    SNAPFERRY_RUN_DIRECTORY: directory,
+    [RUN_DIRECTORY_VARIABLE]: directory,
     SNAPFERRY_WARM_UP: warmUp ? "1" : "0",
     ...(foreground ? { SNAPFERRY_LIFELINE_FD: "3" } : {}),
   };

@@ -4,8 +4,8 @@ import { existsSync, mkdirSync, rmSync, statSync, writeFileSync } from "node:fs"
 import { join } from "node:path";
 import { after, beforeEach, describe, test } from "node:test";
 import { runDirectory } from "./paths.ts";
-import { goneWithin, identify, isAlive, type ProcessIdentity, terminate } from "./process.ts";
-import { type CloudState, clearState, isRunning, readState, survivors, writeState } from "./state.ts";
+import { findByEnvironment, goneWithin, identify, isAlive, type ProcessIdentity, terminate } from "./process.ts";
+import { type CloudState, clearState, isRunning, readState, writeState } from "./state.ts";
 
 const NAME = `state-test-${process.pid}`;
 
@@ -37,18 +37,6 @@ describe("the record of a cloud", () => {
     assert.equal(isRunning(record({ mode: "external" })), true);
   });
 
-  test("names the processes to end, and none whose pid belongs to another process by now", async () => {
-    const localstack = sleeper();
-    const dynamodb = sleeper();
-    writeState(record({ localstack }));
-    writeFileSync(join(runDirectory(NAME), "dynamodb-local.json"), JSON.stringify(dynamodb));
-    assert.deepEqual(survivors(NAME), [localstack, dynamodb]);
-    writeState(record({ localstack: { ...localstack, startTime: "1" } }));
-    assert.deepEqual(survivors(NAME), [dynamodb]);
-    await Promise.all([localstack, dynamodb].map((identity) => terminate(identity, 1_000)));
-    assert.deepEqual(survivors(NAME), []);
-  });
-
   test("goes with all objects of the run, and leaves the log", () => {
     writeState(record());
     mkdirSync(join(runDirectory(NAME), "tmp", "s3"), { recursive: true });
@@ -61,6 +49,16 @@ describe("the record of a cloud", () => {
 
   test("cannot have a name that leads out of its folder", () => {
     for (const name of ["", "..", "a/b", "A", "-a", "a".repeat(41)]) assert.throws(() => runDirectory(name), TypeError);
+  });
+});
+
+describe("the processes of a cloud", () => {
+  test("are found by what stands in their environment, and only while they live", async () => {
+    const marked = sleeper("exec sleep 600", { STATE_TEST: NAME });
+    const other = sleeper("exec sleep 600", { STATE_TEST: `${NAME}0` });
+    assert.deepEqual(findByEnvironment("STATE_TEST", NAME), [marked]);
+    await Promise.all([marked, other].map((identity) => terminate(identity, 1_000)));
+    assert.deepEqual(findByEnvironment("STATE_TEST", NAME), []);
   });
 });
 
@@ -95,8 +93,9 @@ function record(part: Partial<CloudState> = {}): CloudState {
   return { name: NAME, mode: "background", endpoint: "http://127.0.0.1:1", startedAt: "2026-01-01T00:00:00Z", ...part };
 }
 
-function sleeper(command = "exec sleep 600"): ProcessIdentity {
-  const child = spawn("sh", ["-c", command], { detached: true, stdio: "ignore" });
+function sleeper(command = "exec sleep 600", marks: NodeJS.ProcessEnv = {}): ProcessIdentity {
+  const env = { ...process.env, ...marks };
+  const child = spawn("sh", ["-c", command], { detached: true, stdio: "ignore", env });
   const identity = identify(child.pid!);
   assert.ok(identity);
   return identity;

@@ -24,7 +24,6 @@ export interface CloudState {
 }
 
 const STATE_FILE = "state.json";
-const DYNAMODB_FILE = "dynamodb-local.json";
 
 /** @returns undefined when there is no record of a cloud of this name, or one that cannot be read */
 export function readState(name: string): CloudState | undefined {
@@ -39,7 +38,7 @@ export function writeState(state: CloudState): void {
 /** The cloud is gone: its record, its objects and its temporary files go, its log stays. */
 export function clearState(name: string): void {
   const directory = runDirectory(name);
-  for (const entry of [STATE_FILE, DYNAMODB_FILE, ...EPHEMERAL]) {
+  for (const entry of [STATE_FILE, ...EPHEMERAL]) {
     rmSync(join(directory, entry), { recursive: true, force: true, maxRetries: 5, retryDelay: 100 });
   }
 }
@@ -50,12 +49,6 @@ const EPHEMERAL = ["root", "tmp", "home", "cdk.out", "outputs.json", "issuer.jso
 /** True when the recorded cloud can be used: its LocalStack lives, or somebody else keeps it. */
 export function isRunning(state: CloudState): boolean {
   return state.mode === "external" || (state.localstack !== undefined && isAlive(state.localstack));
-}
-
-/** Processes on record that are still alive, LocalStack first. A pid that belongs to another process by now is not one. */
-export function survivors(name: string): ProcessIdentity[] {
-  const dynamodb = readJson<ProcessIdentity>(join(runDirectory(name), DYNAMODB_FILE));
-  return [readState(name)?.localstack, dynamodb].filter((identity) => identity !== undefined).filter(isAlive);
 }
 
 /** Writes a file that only its owner can read, and that is there whole or not at all. */

@@ -15,7 +15,12 @@ READY_SECONDS = 30
 
 def start_worker(handler: str, memory_mb: int = 256, **env: str) -> NodeWorker:
     """A worker that has not been waited for."""
-    environment = {"LAMBDA_TASK_ROOT": str(FOLDER), "_HANDLER": f"functions.{handler}", "PATH": os.environ["PATH"], **env}
+    environment = {
+        "LAMBDA_TASK_ROOT": str(FOLDER),
+        "_HANDLER": f"functions.{handler}",
+        "PATH": os.environ["PATH"],
+        **env,
+    }
     return NodeWorker(NODE, memory_mb, environment, str(FOLDER))
 
 

@@ -21,7 +21,9 @@ class Counter:
 
 def function_version(handler: str, *, timeout: int = 20, runtime: str = "nodejs24.x") -> SimpleNamespace:
     code = SimpleNamespace(get_unzipped_code_location=lambda: Path(FOLDER), prepare_for_execution=lambda: None)
-    config = SimpleNamespace(runtime=runtime, code=code, timeout=timeout, memory_size=256, handler=f"functions.{handler}")
+    config = SimpleNamespace(
+        runtime=runtime, code=code, timeout=timeout, memory_size=256, handler=f"functions.{handler}"
+    )
     return SimpleNamespace(config=config, id=SimpleNamespace(qualifier="$LATEST"))
 
 
@@ -29,11 +31,18 @@ class ExecutorCase(unittest.TestCase):
     def executor(self, handler: str, **options) -> NodeProcessExecutor:
         executor = NodeProcessExecutor("environment-1", function_version(handler, **options))
         self.addCleanup(executor.stop)
-        executor.start({"_HANDLER": f"functions.{handler}", "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": 256, "TZ": ":UTC", "ABSENT": None})
+        executor.start(
+            {"_HANDLER": f"functions.{handler}", "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": 256, "TZ": ":UTC", "ABSENT": None}
+        )
         return executor
 
     def invoke(self, executor: NodeProcessExecutor, event: object = None):
-        payload = {"invoke-id": "request-1", "invoked-function-arn": "arn:x", "payload": json.dumps(event), "trace-id": "t"}
+        payload = {
+            "invoke-id": "request-1",
+            "invoked-function-arn": "arn:x",
+            "payload": json.dumps(event),
+            "trace-id": "t",
+        }
         return executor.invoke(payload)
 
 
@@ -43,7 +52,11 @@ class AnExecutor(ExecutorCase):
         lines = result.logs.splitlines()
         self.assertEqual(lines[0], "START RequestId: request-1 Version: $LATEST")
         self.assertEqual(lines[-2], "END RequestId: request-1")
-        self.assertRegex(lines[-1], r"^REPORT RequestId: request-1\tDuration: [\d.]+ ms\tBilled Duration: \d+ ms\tMemory Size: 256 MB\tMax Memory Used: \d+ MB\t$")
+        self.assertRegex(
+            lines[-1],
+            r"^REPORT RequestId: request-1\tDuration: [\d.]+ ms\tBilled Duration: \d+ ms\t"
+            r"Memory Size: 256 MB\tMax Memory Used: \d+ MB\t$",
+        )
         self.assertEqual((result.is_error, json.loads(result.payload)), (False, "done"))
 
     def test_starts_another_process_after_a_time_out(self):
@@ -101,7 +114,9 @@ class ADistributedMap(unittest.TestCase):
         ]:
             with self.subTest(failed=failed, count=count, percentage=percentage):
                 counter = SimpleNamespace(failed=Counter(failed), timed_out=Counter(0))
-                run = SimpleNamespace(item_counter=counter, tolerated_failure_count=count, tolerated_failure_percentage=percentage)
+                run = SimpleNamespace(
+                    item_counter=counter, tolerated_failure_count=count, tolerated_failure_percentage=percentage
+                )
                 self.assertEqual(is_exceeded(run, items), expected)
 
 

@@ -97,8 +97,13 @@ class TheReaper(unittest.TestCase):
 class TheLifeline(unittest.TestCase):
     def test_ends_the_process_when_the_owner_closes_its_end(self):
         reading, writing = os.pipe()
-        code = f"import time; from snapferry_lambda_executor import lifeline; lifeline.watch({reading}); print('on', flush=True); time.sleep(600)"
-        process = subprocess.Popen([sys.executable, "-c", code], pass_fds=[reading], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        code = (
+            "import time; from snapferry_lambda_executor import lifeline; "
+            f"lifeline.watch({reading}); print('on', flush=True); time.sleep(600)"
+        )
+        process = subprocess.Popen(
+            [sys.executable, "-c", code], pass_fds=[reading], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
         self.addCleanup(process.stdout.close)
         self.addCleanup(process.kill)
         os.close(reading)

@@ -119,7 +119,10 @@ class AFailure(WorkerCase):
         self.assertEqual(error["errorMessage"], "TypeError: nobody listens")
 
     def test_to_load_names_what_is_missing(self):
-        for handler, error_type in [("functions.absent", "Runtime.HandlerNotFound"), ("no.handler", "Runtime.ImportModuleError")]:
+        for handler, error_type in [
+            ("functions.absent", "Runtime.HandlerNotFound"),
+            ("no.handler", "Runtime.ImportModuleError"),
+        ]:
             with self.subTest(handler):
                 worker = start_worker("", _HANDLER=handler)
                 self.addCleanup(worker.stop)

@@ -13,6 +13,8 @@ const EXIT_OF_UNHANDLED_REJECTION = 128;
 
 const requestFd = Number(take("SNAPFERRY_REQUEST_FD"));
 const replyFd = Number(take("SNAPFERRY_REPLY_FD"));
+// For those who look for the processes of a cloud, not for the function.
+take("SNAPFERRY_RUN_DIRECTORY");
 let current = "";
 
 function take(name) {

@@ -1,7 +1,7 @@
 """Runs DynamoDB Local in a Java machine inside of this process, listening on the loopback interface only.
 
-DynamoDB Local itself listens on every interface and has no option for it; its server object can be told before it starts.
-The system chooses the port, so that two clouds never race for one; it is printed as `PORT n`.
+DynamoDB Local itself listens on every interface and has no option for it; its server object can be told before it
+starts. The system chooses the port, so that two clouds never race for one; it is printed as `PORT n`.
 
 Usage: python -m snapferry_lambda_executor.dynamodb_local JAVA_HOME FOLDER_OF_JARS HEAP
 """

@@ -149,6 +149,7 @@ class NodeProcessExecutor(RuntimeExecutor):
         env = {name: str(value) for name, value in env_vars.items() if value is not None and name not in NOT_PASSED_ON}
         return {
             **env,
+            **settings.mark(),
             "TZ": "UTC",
             "LANG": "en_US.UTF-8",
             "PATH": f"{os.path.dirname(settings.node_binary())}:/usr/local/bin:/usr/bin:/bin",

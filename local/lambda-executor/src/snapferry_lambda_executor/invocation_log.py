@@ -23,7 +23,8 @@ class InvocationLog:
         duration = (time.monotonic() - self._started) * 1000
         self._parts.append(f"END RequestId: {self._request_id}\n")
         self._parts.append(
-            f"REPORT RequestId: {self._request_id}\tDuration: {duration:.2f} ms\tBilled Duration: {math.ceil(duration)} ms\t"
+            f"REPORT RequestId: {self._request_id}\t"
+            f"Duration: {duration:.2f} ms\tBilled Duration: {math.ceil(duration)} ms\t"
             f"Memory Size: {self._memory_mb} MB\tMax Memory Used: {max_memory_mb or self._memory_mb} MB\t\n"
         )
         return "".join(self._parts)

@@ -1,8 +1,8 @@
 """Ends process groups when the process that started them is gone, whatever ended it.
 
-A child cannot be trusted to notice: a function may be in an endless loop, and may have started programs of its own. So one
-small process waits at the end of a pipe. It is told of every group; at the end of the pipe it kills those that are left.
-The file runs as a script with nothing but the standard library, and is imported for `Reaper`.
+A child cannot be trusted to notice: a function may be in an endless loop, and may have started programs of its own.
+So one small process waits at the end of a pipe. It is told of every group; at the end of the pipe it kills those
+that are left. The file runs as a script with nothing but the standard library, and is imported for `Reaper`.
 """
 
 import contextlib

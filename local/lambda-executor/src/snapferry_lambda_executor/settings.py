@@ -5,6 +5,9 @@ import shutil
 from pathlib import Path
 
 
+MARK = "SNAPFERRY_RUN_DIRECTORY"
+
+
 def node_binary() -> str:
     """The Node that runs the functions."""
     return os.environ.get("SNAPFERRY_NODE") or shutil.which("node") or "node"
@@ -15,10 +18,9 @@ def libraries() -> Path:
     return Path(os.environ["SNAPFERRY_LIBRARIES"])
 
 
-def run_directory() -> Path | None:
-    """Folder of this cloud's run state, where the pids of helpers are recorded."""
-    value = os.environ.get("SNAPFERRY_RUN_DIRECTORY")
-    return Path(value) if value else None
+def mark() -> dict[str, str]:
+    """The variable by which all processes of this cloud can be told, to be handed to every one of them."""
+    return {MARK: os.environ[MARK]} if MARK in os.environ else {}
 
 
 def lifeline_fd() -> int | None:

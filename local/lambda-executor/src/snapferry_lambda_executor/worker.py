@@ -3,12 +3,12 @@
 Protocol: one JSON object a line, on two pipes whose descriptors the child learns from its environment.
 
 * to the child: `{"id", "arn", "trace", "timeoutMs", "payload"}`, one for each invocation, one at a time
-* from the child: `{"type": "ready"}` once; `{"type": "init-error", "error"}` instead of it; `{"type": "log", "text"}` at
-  any time; for each invocation `{"type": "result", "id", "body"}` or `{"type": "error", "id", "error"}`,
-  with `"fatal": true` when the process ends with it
+* from the child: `{"type": "ready"}` once; `{"type": "init-error", "error"}` instead of it; `{"type": "log", "text"}`
+  at any time; for each invocation `{"type": "result", "id", "body"}` or `{"type": "error", "id", "error"}`, with
+  `"fatal": true` when the process ends with it
 
-The child ends at the end of its request pipe. Where it cannot (it is busy), and for programs that it has started, the
-reaper kills its process group.
+The child ends at the end of its request pipe. Where it cannot (it is busy), and for programs that it has started,
+the reaper kills its process group.
 """
 
 import collections
@@ -112,7 +112,9 @@ class NodeWorker:
             message = self._next(deadline)
             if message is None:
                 self.stop(at_once=True)
-                raise FunctionError("Sandbox.Timedout", f"Error: Initialization timed out after {timeout_seconds:.2f} seconds")
+                raise FunctionError(
+                    "Sandbox.Timedout", f"Error: Initialization timed out after {timeout_seconds:.2f} seconds"
+                )
             if isinstance(message, Ended):
                 raise self._exit_error("")
             if message["type"] == "ready":
@@ -129,7 +131,13 @@ class NodeWorker:
         :raises FunctionError: the handler threw, the process ended or took too long
         """
         deadline = time.monotonic() + timeout_seconds
-        request = {"id": request_id, "arn": arn, "trace": trace, "timeoutMs": int(timeout_seconds * 1000), "payload": payload}
+        request = {
+            "id": request_id,
+            "arn": arn,
+            "trace": trace,
+            "timeoutMs": int(timeout_seconds * 1000),
+            "payload": payload,
+        }
         try:
             self._send(request)
         except (BrokenPipeError, ValueError):
@@ -199,7 +207,9 @@ class NodeWorker:
     def _exit_error(self, prefix: str) -> FunctionError:
         code = self._process.wait()
         self.stop()
-        reason = f"exit status {code}" if code >= 0 else f"signal: {signal.Signals(-code).name.removeprefix('SIG').lower()}"
+        reason = (
+            f"exit status {code}" if code >= 0 else f"signal: {signal.Signals(-code).name.removeprefix('SIG').lower()}"
+        )
         text = f"{prefix}Error: Runtime exited with error: {reason}"
         self._logs.append(f"{text}\n")
         return FunctionError("Runtime.ExitError", text)

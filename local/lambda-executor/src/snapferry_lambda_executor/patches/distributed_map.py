@@ -1,8 +1,9 @@
 """A Distributed Map fails when more children fail than it tolerates, as on AWS.
 
 LocalStack turns a failed child into the result `null` and lets the map succeed. Here the map fails with
-States.ExceedToleratedFailureThreshold as soon as the tolerated count or percentage is exceeded (none by default): no further
-child starts, those that run are stopped. A Lambda function that a stopped child has invoked runs to its end, as on AWS.
+States.ExceedToleratedFailureThreshold as soon as the tolerated count or percentage is exceeded (none by default):
+no further child starts, those that run are stopped. A Lambda function that a stopped child has invoked runs to its
+end, as on AWS.
 """
 
 import datetime
@@ -42,7 +43,7 @@ def apply() -> None:
 
 
 def is_exceeded(map_run, items: int) -> bool:
-    """Whether more children have failed than the map tolerates. With both limits set, AWS fails at the first exceeded."""
+    """Whether more children have failed than the map tolerates; of two limits, the first that is exceeded counts."""
     counter = map_run.item_counter
     failed = counter.failed.get() + counter.timed_out.get()
     if failed == 0:
@@ -60,7 +61,9 @@ def _threshold_exceeded(env) -> Exception:
         FailureEventException,
     )
     from localstack.services.stepfunctions.asl.component.common.error_name.states_error_name import StatesErrorName
-    from localstack.services.stepfunctions.asl.component.common.error_name.states_error_name_type import StatesErrorNameType
+    from localstack.services.stepfunctions.asl.component.common.error_name.states_error_name_type import (
+        StatesErrorNameType,
+    )
     from localstack.services.stepfunctions.asl.eval.event.event_detail import EventDetails
 
     name = StatesErrorName(StatesErrorNameType.StatesExceedToleratedFailureThreshold)

@@ -1,10 +1,9 @@
-"""DynamoDB Local listens on every interface of the machine when LocalStack starts it, and outlives a killed LocalStack.
+"""DynamoDB Local listens on every interface of the machine when LocalStack starts it, and outlives a killed
+LocalStack.
 
-Here it listens on loopback only, on a port that the system chooses, and the reaper ends it. Its pid is recorded in the run
-directory.
+Here it listens on loopback only, on a port that the system chooses, and the reaper ends it.
 """
 
-import json
 import logging
 import os
 import subprocess
@@ -39,7 +38,6 @@ class DynamodbProcess:
         )
         self._started = start_time(self.process.pid)
         REAPER.add(self.process.pid)
-        self._record()
         self._port: int | None = None
         self._announced = threading.Event()
         self._reader = threading.Thread(target=self._read, name="dynamodb-local", daemon=True)
@@ -83,12 +81,6 @@ class DynamodbProcess:
                 LOG.log(logging.DEBUG if self._port else logging.INFO, "DynamoDB Local: %s", line.rstrip())
         self._announced.set()
 
-    def _record(self) -> None:
-        directory = settings.run_directory()
-        if directory:
-            identity = {"pid": self.process.pid, "startTime": self._started}
-            (directory / "dynamodb-local.json").write_text(json.dumps(identity))
-
 
 def apply() -> None:
     from localstack.aws.forwarder import AwsRequestProxy
@@ -96,7 +88,9 @@ def apply() -> None:
 
     def do_start_thread(self) -> DynamodbProcess:
         libraries = settings.libraries()
-        process = DynamodbProcess(str(libraries / "java" / "21"), str(libraries / "dynamodb-local" / "2"), self.heap_size)
+        process = DynamodbProcess(
+            str(libraries / "java" / "21"), str(libraries / "dynamodb-local" / "2"), self.heap_size
+        )
         self._host, self._port = LOOPBACK, process.wait_for_port()
         self.proxy = AwsRequestProxy(self.url)
         return process

@@ -1,5 +1,5 @@
-"""LocalStack listens on every interface of the machine, whatever address GATEWAY_LISTEN names, and goes on without listening
-when the port is taken. Here it listens on the named address, or ends.
+"""LocalStack listens on every interface of the machine, whatever address GATEWAY_LISTEN names, and goes on without
+listening when the port is taken. Here it listens on the named address, or ends.
 """
 
 
@@ -21,7 +21,9 @@ def apply() -> None:
 
     def register(self, gateway, listen, ssl_creds=None):
         for address in listen:
-            with _replaced(endpoints, "TCP4ServerEndpoint", lambda _reactor, port, host=address.host: ListeningEndpoint(host, port)):
+            with _replaced(
+                endpoints, "TCP4ServerEndpoint", lambda _reactor, port, host=address.host: ListeningEndpoint(host, port)
+            ):
                 original(self, gateway, [address], ssl_creds)
 
     TwistedRuntimeServer.register = register

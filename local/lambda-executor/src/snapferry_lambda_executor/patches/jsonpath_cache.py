@@ -1,5 +1,5 @@
-"""jsonpath-ng builds its whole parser table anew for every path that it parses, and Step Functions parses some for every
-state: with a cache a state takes 3.5 ms instead of 15.
+"""jsonpath-ng builds its whole parser table anew for every path that it parses, and Step Functions parses some for
+every state: with a cache a state takes 3.5 ms instead of 15.
 """
 
 

@@ -1,5 +1,6 @@
-"""LocalStack keeps S3 objects in /tmp/localstack-s3-storage/BUCKET, whatever FILESYSTEM_ROOT and TMPDIR say: two clouds on
-one machine would share the bytes of buckets of one name. Each gets a folder in its own temporary directory.
+"""LocalStack keeps S3 objects in /tmp/localstack-s3-storage/BUCKET, whatever FILESYSTEM_ROOT and TMPDIR say: two
+clouds on one machine would share the bytes of buckets of one name. Each gets a folder in its own temporary
+directory.
 """
 
 import os
