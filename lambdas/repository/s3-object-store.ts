@@ -76,6 +76,8 @@ export interface S3ObjectStoreOptions {
 }
 
 const deletesPerCall = 1000;
+/** The SDK tries requests again, but not a body that breaks off. */
+const bodyTries = 3;
 /** Another writer of the same key is at work: AWS asks to upload again. */
 const conflictTries = 4;
 const conflictPauseMs = 200;
@@ -175,12 +177,14 @@ export class S3ObjectStore implements ObjectStore {
   async get(key: string, range?: { offset: number; length: number }): Promise<Uint8Array | undefined> {
     if (range?.length === 0) return (await this.head(key)) && new Uint8Array();
     return this.#attempt(`reading ${this.fullKey(key)}`, async () => {
-      try {
-        return await this.#read(key, range);
-      } catch (error) {
-        if (isNamed(error, "NoSuchKey")) return undefined;
-        if (range && hasStatus(error, 416)) return new Uint8Array();
-        throw error;
+      for (let tries = 1; ; tries++) {
+        try {
+          return await this.#read(key, range);
+        } catch (error) {
+          if (isNamed(error, "NoSuchKey")) return undefined;
+          if (range && hasStatus(error, 416)) return new Uint8Array();
+          if (!(error instanceof TruncatedBody) || tries === bodyTries) throw error;
+        }
       }
     });
   }
@@ -190,16 +194,7 @@ export class S3ObjectStore implements ObjectStore {
     const answer = await this.#client.send(
       new GetObjectCommand({ Bucket: this.bucket, Key: this.fullKey(key), ...(Range !== undefined && { Range }) }),
     );
-    const expected = expectedLength(answer, range);
-    const bytes = Buffer.allocUnsafeSlow(expected);
-    let length = 0;
-    for await (const part of bodyOf(answer)) {
-      if (length + part.length > expected) throw new TruncatedBody(`more than the ${expected} bytes asked for came`);
-      bytes.set(part, length);
-      length += part.length;
-    }
-    if (length < expected) throw new TruncatedBody(`${length} of ${expected} bytes came`);
-    return bytes;
+    return readBody(answer, expectedLength(answer, range));
   }
 
   async head(key: string): Promise<ObjectHead | undefined> {
@@ -346,6 +341,23 @@ function expectedLength(answer: GetObjectCommandOutput, range: { offset: number;
   if (expected !== announced)
     throw new TruncatedBody(`${announced} bytes were announced for a range of ${range.length}`);
   return expected;
+}
+
+/** Exactly `expected` bytes. Throws TruncatedBody. */
+async function readBody(answer: GetObjectCommandOutput, expected: number): Promise<Uint8Array> {
+  const bytes = Buffer.allocUnsafeSlow(expected);
+  let length = 0;
+  try {
+    for await (const part of bodyOf(answer)) {
+      if (length + part.length > expected) break;
+      bytes.set(part, length);
+      length += part.length;
+    }
+  } catch (cause) {
+    throw new TruncatedBody(`the body broke off after ${length} of ${expected} bytes`, { cause });
+  }
+  if (length < expected) throw new TruncatedBody(`${length} of ${expected} bytes came`);
+  return bytes;
 }
 
 function bodyOf(answer: GetObjectCommandOutput): AsyncIterable<Uint8Array> {

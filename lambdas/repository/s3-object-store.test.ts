@@ -1,0 +1,169 @@
+/** The S3 store against a server that misbehaves; `test/integration/object-store.test.ts` runs it against one that does not. */
+import assert from "node:assert/strict";
+import { hash } from "node:crypto";
+import { once } from "node:events";
+import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
+import type { AddressInfo } from "node:net";
+import { describe, test } from "node:test";
+import { EndpointForbidden, type SnapferryError, StoreRefused, StoreUnavailable, Throttled } from "../domain/errors.ts";
+import { ForbiddenAddress } from "../protocols/egress/endpoint.ts";
+import { storeError } from "./s3-errors.ts";
+import { createS3Client, S3ObjectStore } from "./s3-object-store.ts";
+
+type Answer = (request: IncomingMessage, response: ServerResponse) => void;
+
+/** Answers the requests one after the other; the last answer serves all further ones. */
+async function withServer(
+  answers: readonly Answer[],
+  work: (store: S3ObjectStore, requests: IncomingMessage[]) => Promise<void>,
+) {
+  const requests: IncomingMessage[] = [];
+  const server = createServer((request, response) => {
+    request.resume();
+    requests.push(request);
+    request.on("end", () => answers[Math.min(requests.length, answers.length) - 1]!(request, response));
+  });
+  server.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const { port } = server.address() as AddressInfo;
+  const client = createS3Client({
+    endpoint: `http://127.0.0.1:${port}`,
+    region: "us-east-1",
+    credentials: { accessKeyId: "key", secretAccessKey: "secret" },
+    pathStyle: true,
+    allowedCidrs: ["127.0.0.1"],
+  });
+  try {
+    await work(new S3ObjectStore({ client, bucket: "bucket" }), requests);
+  } finally {
+    client.destroy();
+    server.closeAllConnections();
+    server.close();
+  }
+}
+
+const fail =
+  (status: number, code: string): Answer =>
+  (_, response) => {
+    response.writeHead(status, { "content-type": "application/xml" });
+    response.end(`<?xml version="1.0"?><Error><Code>${code}</Code><Message>no</Message></Error>`);
+  };
+const succeed: Answer = (_, response) => response.writeHead(200, { "content-length": 0 }).end();
+const send =
+  (body: string, headers: Record<string, string | number> = {}): Answer =>
+  (_, response) =>
+    void response
+      .writeHead("content-range" in headers ? 206 : 200, { "content-length": body.length, ...headers })
+      .end(body);
+const breakOff: Answer = (_, response) => {
+  response.writeHead(200, { "content-length": 10 });
+  response.write("0123", () => response.destroy());
+};
+
+describe("a put", () => {
+  test("sends the body's SHA-256 as checksum and in the signature", async () => {
+    await withServer([succeed], async (store, requests) => {
+      await store.put("key", Buffer.from("body"), { ifAbsent: true });
+      const { headers } = requests[0]!;
+      assert.equal(headers["x-amz-checksum-sha256"], hash("sha256", "body", "base64"));
+      assert.equal(headers["x-amz-content-sha256"], hash("sha256", "body", "hex"));
+      assert.equal(headers["if-none-match"], "*");
+    });
+  });
+
+  test("is tried again when another writer of the key is at work, and then finds its object", async () => {
+    await withServer([fail(409, "ConditionalRequestConflict"), fail(412, "PreconditionFailed")], async (store) => {
+      assert.equal(await store.put("key", Buffer.from("body"), { ifAbsent: true }), "exists");
+    });
+  });
+
+  test("that the store throttles, refuses or fails is told apart", async () => {
+    const expected: [Answer, new (message: string) => SnapferryError][] = [
+      [fail(503, "SlowDown"), Throttled],
+      [fail(429, "TooManyRequests"), Throttled],
+      [fail(500, "InternalError"), StoreUnavailable],
+      [fail(403, "AccessDenied"), StoreRefused],
+      [fail(403, "SignatureDoesNotMatch"), StoreRefused],
+      [fail(404, "NoSuchBucket"), StoreRefused],
+      [(request) => request.socket.destroy(), StoreUnavailable],
+    ];
+    for (const [answer, errorClass] of expected) {
+      await withServer([answer], async (store) => {
+        await assert.rejects(store.put("key", Buffer.from("body")), errorClass);
+      });
+    }
+  });
+});
+
+describe("a get", () => {
+  test("whose body breaks off is tried again, and is StoreUnavailable in the end", async () => {
+    await withServer([breakOff, send("0123456789")], async (store, requests) => {
+      assert.equal(Buffer.from((await store.get("key"))!).toString(), "0123456789");
+      assert.equal(requests.length, 2);
+    });
+    await withServer([breakOff], async (store) => {
+      await assert.rejects(store.get("key"), StoreUnavailable);
+    });
+  });
+
+  test("of a range asks for just that and takes nothing else", async () => {
+    const range = { offset: 2, length: 3 };
+    await withServer([send("234", { "content-range": "bytes 2-4/10" })], async (store, requests) => {
+      assert.equal(Buffer.from((await store.get("key", range))!).toString(), "234");
+      assert.equal(requests[0]!.headers.range, "bytes=2-4");
+    });
+    for (const answer of [send("0123456789"), send("23", { "content-range": "bytes 2-3/10" })]) {
+      await withServer([answer], async (store) => {
+        await assert.rejects(store.get("key", range), StoreUnavailable);
+      });
+    }
+  });
+
+  test("without the right is StoreRefused, not an absent object", async () => {
+    await withServer([fail(403, "AccessDenied")], async (store) => {
+      await assert.rejects(store.get("key"), StoreRefused);
+      await assert.rejects(store.head("key"), StoreRefused);
+    });
+  });
+});
+
+describe("a deletion", () => {
+  const versions = send(
+    `<ListVersionsResult><IsTruncated>false</IsTruncated>
+     <Version><Key>key</Key><VersionId>1</VersionId></Version></ListVersionsResult>`,
+  );
+  const objects = send(
+    "<ListBucketResult><IsTruncated>false</IsTruncated><Contents><Key>key</Key><Size>1</Size></Contents></ListBucketResult>",
+  );
+
+  test("that fails for one object fails", async () => {
+    const refusal =
+      "<DeleteResult><Error><Key>key</Key><Code>AccessDenied</Code><Message>no</Message></Error></DeleteResult>";
+    await withServer([versions, send(refusal)], async (store) => {
+      await assert.rejects(store.deleteEveryVersion(["key"]), StoreRefused);
+    });
+  });
+
+  test("works in stores without versions", async () => {
+    const answers = [
+      fail(501, "NotImplemented"),
+      objects,
+      send("<DeleteResult></DeleteResult>"),
+      fail(501, "NotImplemented"),
+    ];
+    await withServer(answers, async (store) => {
+      assert.deepEqual(await store.deleteEveryVersionBelow(""), { deleted: 1, finished: true });
+    });
+  });
+});
+
+describe("errors", () => {
+  test("keep what is one of ours, and give the others a sentence", () => {
+    const own = new StoreRefused("own");
+    assert.equal(storeError(own, "reading x"), own);
+    assert.ok(storeError(new ForbiddenAddress("inside"), "reading x") instanceof EndpointForbidden);
+    assert.ok(storeError("text", "reading x") instanceof StoreUnavailable);
+    const noCredentials = Object.assign(new Error("none"), { name: "CredentialsProviderError" });
+    assert.match(storeError(noCredentials, "reading x").message, /refuses reading x: there are no credentials/);
+  });
+});
