@@ -18,7 +18,7 @@ export interface Geometry {
 /** 256 KiB chunks (scattered 64 KiB writes touch few of them), pages of 256 MiB (46 KB each), packs of 16 MiB. */
 export const defaultGeometry: Geometry = { chunkBytes: 256 * 1024, pageChunks: 1024, packBytes: 16 * 1024 * 1024 };
 
-export const geometrySchema = z.object({
+const geometrySchema = z.object({
   chunkBytes: z
     .int()
     .min(512)

@@ -34,7 +34,7 @@ export function chunkCount(sizeBytes: number, chunkBytes: number): number {
 }
 
 /** Pages that a volume of this size has. */
-export function pageCount(sizeBytes: number, geometry: Pick<Geometry, "chunkBytes" | "pageChunks">): number {
+function pageCount(sizeBytes: number, geometry: Pick<Geometry, "chunkBytes" | "pageChunks">): number {
   return Math.ceil(chunkCount(sizeBytes, geometry.chunkBytes) / geometry.pageChunks);
 }
 

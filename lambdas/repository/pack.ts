@@ -30,11 +30,6 @@ export class PackBuilder {
     this.#buffer = buffer;
   }
 
-  /** Bytes of chunks so far. */
-  get length(): number {
-    return this.#length;
-  }
-
   get isEmpty(): boolean {
     return this.#entries.length === 0;
   }

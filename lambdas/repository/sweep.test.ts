@@ -391,6 +391,6 @@ test("whatever backups, deletions, sweeps and crashes go on at once, every snaps
       assert.deepEqual(store.keys(), [...record, ...(await reachable(store))].sort());
       for (const id of living()) await assertRestores({ ...job(0), snapshotId: id }, contents.get(id)!);
     }),
-    { numRuns: 40, interruptAfterTimeLimit: 6_000, markInterruptAsFailure: false },
+    { numRuns: 25, interruptAfterTimeLimit: 5_000, markInterruptAsFailure: false },
   );
 });
