@@ -26,7 +26,8 @@ export const contextKeys = {
   "auth.jwksUrl": "HTTPS address of the keys that bearer tokens are signed with.",
   "endpoints.allowed.cidrs":
     "Comma-separated private address ranges that endpoints of stores and hypervisors may lie in. Default none.",
-  "file.roots": "Comma-separated absolute directories that hypervisors of kind `file` may lie in. Default none.",
+  "file.roots":
+    "Comma-separated absolute directories that hypervisors of kind `file` may lie in; `{tenant}` in one stands for the tenant that registers. Default none.",
   "file.efsAccessPointArn":
     "ARN of an EFS access point to mount at /mnt/volumes, with file.subnetIds and file.securityGroupIds.",
   "file.subnetIds":

@@ -18,7 +18,7 @@ import { ago, details, printable, table } from "../format.ts";
 export function storesCommand(context: Context): Command {
   return group("stores", "Where backups go", [
     "stores ls",
-    "stores add off-site --bucket backups --secret snapferry/off-site",
+    "stores add off-site --bucket backups --secret snapferry/acme/off-site",
   ])
     .addCommand(add(context))
     .addCommand(ls(context))
@@ -37,12 +37,15 @@ interface AddOptions extends JsonOption {
 
 function add(context: Context): Command {
   return command("add", "Register a store; it is tried out first", [
-    "stores add off-site --bucket backups --secret snapferry/off-site --region eu-central-1",
-    "stores add nas --bucket backups --secret snapferry/nas --endpoint https://minio.example.com:9000",
+    "stores add off-site --bucket backups --secret snapferry/acme/off-site --region eu-central-1",
+    "stores add nas --bucket backups --secret snapferry/acme/nas --endpoint https://minio.example.com:9000",
   ])
     .argument("<name>", "what it is called")
     .requiredOption("--bucket <bucket>", "the bucket")
-    .requiredOption("--secret <name>", "the secret with its access key, in Secrets Manager; begins with snapferry/")
+    .requiredOption(
+      "--secret <name>",
+      "the secret with its access key, in Secrets Manager; begins with snapferry/TENANT/",
+    )
     .option("--prefix <prefix>", "what the keys of all objects begin with")
     .option("--endpoint <url>", "the service, if it is not Amazon S3")
     .option("--region <region>", "the region")

@@ -2,7 +2,7 @@
 import path from "node:path";
 import { HypervisorMisconfigured, HypervisorUnavailable, PathOutsideDirectory } from "../domain/errors.ts";
 import { newId } from "../domain/ids.ts";
-import type { HypervisorRow, HypervisorSettings } from "../domain/inventory.ts";
+import type { HypervisorRow } from "../domain/inventory.ts";
 import type { Hypervisor } from "../hypervisors/port.ts";
 import type { Services } from "../services.ts";
 import { transact } from "../tables/database.ts";
@@ -20,7 +20,7 @@ import { hypervisorRepresentation, pathOf } from "./representations.ts";
 type Operations = typeof operations;
 
 /** The adapter for settings that are not registered yet. */
-export type OpenHypervisor = (settings: HypervisorSettings) => Hypervisor;
+export type OpenHypervisor = (hypervisor: Pick<HypervisorRow, "tenant" | "settings">) => Hypervisor;
 
 export async function registerHypervisor(
   services: Services,
@@ -37,7 +37,7 @@ export async function registerHypervisor(
       tenantRules: body.tenantRules,
       createdAt: services.now().toISOString(),
     };
-    await check(open, row.settings);
+    await check(open, row);
     const answer = hypervisorRepresentation(row, caller);
     await transact(services.database, [insertHypervisor(services.database, row), ...record(answer)]);
     return answer;
@@ -46,9 +46,9 @@ export async function registerHypervisor(
 }
 
 /** What does not work is the directory's fault: it is all that this kind is registered with. */
-async function check(open: OpenHypervisor, settings: HypervisorSettings): Promise<void> {
+async function check(open: OpenHypervisor, hypervisor: HypervisorRow): Promise<void> {
   try {
-    await open(settings).check();
+    await open(hypervisor).check();
   } catch (error) {
     if (
       error instanceof HypervisorMisconfigured ||

@@ -158,11 +158,12 @@ export const registerStoreBody = z
       .optional()
       .meta({ description: "Whether the bucket stands in the path; true if absent and an endpoint is given." }),
     secretId: matching(
-      /^snapferry\/[A-Za-z0-9/_+=.@-]{1,500}$/,
-      "the name of a secret that begins with snapferry/",
+      /^snapferry\/[A-Za-z0-9_-]+\/[A-Za-z0-9/_+=.@-]{1,400}$/,
+      "the name of a secret that begins with snapferry/TENANT/",
       512,
     ).meta({
-      description: 'A secret `{"accessKeyId":"…","secretAccessKey":"…"}` in Secrets Manager, by name.',
+      description:
+        'A secret `{"accessKeyId":"…","secretAccessKey":"…"}` in Secrets Manager, by name: `snapferry/TENANT/…`.',
     }),
   })
   .meta({ id: "RegisterStore" });

@@ -1,7 +1,7 @@
 /** Stores: register, list, look at, forget. The default store is the stack's bucket and has no row. */
 import { EndpointForbidden, SecretUnusable, StoreRefused, StoreUnavailable, StoreUnfit } from "../domain/errors.ts";
 import { newId } from "../domain/ids.ts";
-import { defaultStoreId, type StoreRow } from "../domain/inventory.ts";
+import { defaultStoreId, type StoreRow, secretPrefix } from "../domain/inventory.ts";
 import type { Services } from "../services.ts";
 import { transact } from "../tables/database.ts";
 import { getStore, insertStore, listStores as listRows } from "../tables/stores.ts";
@@ -30,6 +30,7 @@ export async function registerStore(
   const { caller, body } = request;
   const answer = await idempotently(services, request, { store: newId("store") }, async ({ ids, record }) => {
     const { name, bucket, prefix, endpoint, region, secretId } = body;
+    requireOwnSecret(caller, secretId);
     const row: StoreRow = {
       tenant: caller.tenant,
       id: ids.store,
@@ -48,6 +49,17 @@ export async function registerStore(
     return answer;
   });
   return { status: 201, headers: { Location: pathOf("stores", answer.id) }, body: answer };
+}
+
+function requireOwnSecret({ tenant }: Caller, secretId: string): void {
+  const prefix = secretPrefix(tenant);
+  if (secretId.startsWith(prefix) && secretId.length > prefix.length) return;
+  throw invalidRequest([
+    {
+      pointer: "/secretId",
+      detail: `must be the name of a secret that begins with ${prefix}: each tenant has its own`,
+    },
+  ]);
 }
 
 /** Which field is to blame for which failure. */

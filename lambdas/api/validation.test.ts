@@ -127,7 +127,7 @@ describe("bodies", () => {
   });
 
   test("a store's fields are checked by their form", () => {
-    const store = { name: "off-site", bucket: "my.bucket-1", secretId: "snapferry/off-site" };
+    const store = { name: "off-site", bucket: "my.bucket-1", secretId: "snapferry/acme/off-site" };
     assert.equal(detailOf(registerStoreBody, store), "");
     assert.equal(
       detailOf(registerStoreBody, {
@@ -154,7 +154,8 @@ describe("bodies", () => {
       ["endpoint", "https://example.com/?x"],
       ["endpoint", "not a url"],
       ["secretId", "other/secret"],
-      ["secretId", "snapferry/"],
+      ["secretId", "snapferry/acme/"],
+      ["secretId", "snapferry/off-site"],
       ["region", "US EAST"],
       ["pathStyle", "true"],
     ];

@@ -1,5 +1,5 @@
 import { HypervisorMisconfigured } from "../domain/errors.ts";
-import type { HypervisorSettings } from "../domain/inventory.ts";
+import type { HypervisorRow } from "../domain/inventory.ts";
 import { environmentList } from "../environment.ts";
 import { FileHypervisor } from "../hypervisors/file/file-hypervisor.ts";
 import type { Hypervisor } from "../hypervisors/port.ts";
@@ -10,10 +10,14 @@ import { getHypervisor } from "../tables/hypervisors.ts";
 export async function openHypervisor(database: Database, tenant: string, id: string): Promise<Hypervisor> {
   const row = await getHypervisor(database, tenant, id);
   if (!row) throw new HypervisorMisconfigured(`${id} is no longer registered`);
-  return hypervisorOf(row.settings);
+  return hypervisorOf(row);
 }
 
-/** The adapter for these settings, registered or about to be. */
-export function hypervisorOf(settings: HypervisorSettings): Hypervisor {
-  return new FileHypervisor({ directory: settings.directory, allowedRoots: environmentList("FILE_ROOTS") });
+/**
+ * The adapter for a hypervisor, registered or about to be. A root of `file.roots` with `{tenant}` in it is each tenant's own:
+ * none can register a directory of another.
+ */
+export function hypervisorOf({ tenant, settings }: Pick<HypervisorRow, "tenant" | "settings">): Hypervisor {
+  const allowedRoots = environmentList("FILE_ROOTS").map((root) => root.replaceAll("{tenant}", tenant));
+  return new FileHypervisor({ directory: settings.directory, allowedRoots });
 }

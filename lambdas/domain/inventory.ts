@@ -115,9 +115,14 @@ export interface StoreRow {
   readonly endpoint?: string;
   readonly region: string;
   readonly pathStyle: boolean;
-  /** A secret `{"accessKeyId":"…","secretAccessKey":"…"}` in Secrets Manager, by name. */
+  /** A secret `{"accessKeyId":"…","secretAccessKey":"…"}` in Secrets Manager, by name, below {@link secretPrefix}. */
   readonly secretId: string;
   readonly createdAt: string;
+}
+
+/** A tenant's secrets begin with this; those of others are not its to use. */
+export function secretPrefix(tenant: string): string {
+  return `snapferry/${tenant}/`;
 }
 
 /** One volume's backups share chunks with each other and with nobody else's. Hashed, so that the store learns no ids of tenants. */

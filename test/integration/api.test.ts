@@ -379,11 +379,11 @@ describe("the deployed API", () => {
     const register = (body: Record<string, unknown>) =>
       test.call("POST", "/stores", {
         ...admin,
-        body: { name: "s", bucket: "some-bucket", secretId: "snapferry/none", ...body },
+        body: { name: "s", bucket: "some-bucket", secretId: "snapferry/registrar/none", ...body },
       });
 
     async function secret(text: string): Promise<string> {
-      const Name = `snapferry/test-${randomUUID()}`;
+      const Name = `snapferry/registrar/test-${randomUUID()}`;
       await test.clients.secrets.send(new CreateSecretCommand({ Name, SecretString: text }));
       return Name;
     }
@@ -408,6 +408,7 @@ describe("the deployed API", () => {
         [{ endpoint: test.endpoint, secretId: await secret("not json") }, "/secretId"],
         [{ endpoint: test.endpoint, secretId: await secret('{"accessKeyId":"x"}') }, "/secretId"],
         [{ secretId: "other/secret" }, "/secretId"],
+        [{ endpoint: test.endpoint, secretId: "snapferry/acme/of-another-tenant" }, "/secretId"],
         [{ endpoint: test.endpoint, secretId: usable, bucket: "no-such-bucket-here" }, "/bucket"],
         [{ bucket: "Not A Bucket" }, "/bucket"],
       ];

@@ -7,7 +7,7 @@ import { StopExecutionCommand } from "@aws-sdk/client-sfn";
 import { cloud, eventually, type TestCloud } from "../support/cloud.ts";
 import { registerStore, type TestStore, versionsIn, writesPack } from "../support/stores.ts";
 import { endedJob, noise, snapshotIn, TestHypervisor } from "../support/volumes.ts";
-import { changeSetting, collectUntil } from "../support/workflows.ts";
+import { changeSettings, collectUntil } from "../support/workflows.ts";
 
 const MiB = 2 ** 20;
 
@@ -96,14 +96,14 @@ describe("a backup that fails", () => {
     assert.ok(Date.parse(primaryKeptUntil) > Date.now());
     assert.equal((await readdir(path.join(hypervisor.directory, ".snapferry", "snapshots"))).length, 1);
     store.proxy.fault = () => "pass";
-    await changeSetting(test, "error.grace", "0");
+    await changeSettings(test, { "error.grace": "0" });
     try {
       await collectUntil(test, "the failed snapshot is collected", async () => {
         const { body } = await test.call("GET", `/snapshots/${failed.id}`);
         return body.state === "Destroyed" && (await versionsIn(test, store.bucket, "domains/")).length === 0;
       });
     } finally {
-      await changeSetting(test, "error.grace", "3600");
+      await changeSettings(test, { "error.grace": "3600" });
     }
     await assertNothingLeft(failed);
   });
@@ -122,6 +122,36 @@ describe("a backup that fails", () => {
     await snapshotIn(test, failed.id, ["Destroyed"]);
   });
 
+  it("leaves the snapshot on primary when that is the setting, and can be asked for again; so does primary.retain", async () => {
+    await changeSettings(test, { "backup.on.failure": "keep", "backup.max.attempts": "1", "primary.retain": "true" });
+    try {
+      store.proxy.fault = (request) => (writesPack(request) ? "unavailable" : "pass");
+      const kept = await snapshot("kept", MiB);
+      assert.equal((await endedJob(test, kept.backupJobId)).state, "Failed");
+      const { state, error } = await snapshotIn(test, kept.id, ["CreatedOnPrimary", "Error"]);
+      assert.equal(state, "CreatedOnPrimary");
+      assert.match(error.name, /^(StoreUnavailable|Throttled)$/);
+      store.proxy.fault = () => "pass";
+      const again = await test.call("POST", `/snapshots/${kept.id}/backup`);
+      assert.equal(again.status, 202, JSON.stringify(again.body));
+      assert.equal((await endedJob(test, again.body.job.id)).state, "Succeeded");
+      const files = await readdir(path.join(hypervisor.directory, ".snapferry", "snapshots"));
+      assert.ok(
+        files.some((file) => file.includes(kept.id)),
+        "the copy on primary is gone in spite of primary.retain",
+      );
+      await test.call("DELETE", `/snapshots/${kept.id}`);
+      await snapshotIn(test, kept.id, ["Destroyed"]);
+      assert.deepEqual(await readdir(path.join(hypervisor.directory, ".snapferry", "snapshots")), []);
+    } finally {
+      await changeSettings(test, {
+        "backup.on.failure": "delete",
+        "backup.max.attempts": "3",
+        "primary.retain": "false",
+      });
+    }
+  });
+
   it("because its execution was stopped from outside goes to Error, and garbage collection leaves nothing", async () => {
     const { promise: released, resolve: release } = Promise.withResolvers<void>();
     store.proxy.fault = (request) => (writesPack(request) ? released : "pass");
@@ -137,14 +167,14 @@ describe("a backup that fails", () => {
     const snapshotRow = await snapshotIn(test, stopped.id, ["Error"]);
     assert.equal(snapshotRow.error.name, "ExecutionDied");
     release();
-    await changeSetting(test, "error.grace", "0");
+    await changeSettings(test, { "error.grace": "0" });
     try {
       await collectUntil(test, "the stopped snapshot is collected", async () => {
         const { body } = await test.call("GET", `/snapshots/${stopped.id}`);
         return body.state === "Destroyed" && (await versionsIn(test, store.bucket, "domains/")).length === 0;
       });
     } finally {
-      await changeSetting(test, "error.grace", "3600");
+      await changeSettings(test, { "error.grace": "3600" });
     }
     await assertNothingLeft(stopped);
   });

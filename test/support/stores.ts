@@ -16,7 +16,7 @@ export interface TestStore {
 export async function registerStore(cloud: TestCloud, tenant = "acme"): Promise<TestStore> {
   const name = randomUUID().slice(0, 8);
   const bucket = `store-${name}`;
-  const secretId = `snapferry/test-${name}`;
+  const secretId = `snapferry/${tenant}/test-${name}`;
   await cloud.clients.s3.send(new CreateBucketCommand({ Bucket: bucket }));
   await cloud.clients.s3.send(
     new PutBucketVersioningCommand({ Bucket: bucket, VersioningConfiguration: { Status: "Enabled" } }),

@@ -33,11 +33,12 @@ export async function collectUntil(cloud: TestCloud, what: string, done: () => P
   );
 }
 
-/** Changes a setting of the running stack and waits until the functions have taken notice. */
-export async function changeSetting(cloud: TestCloud, name: string, value: string): Promise<void> {
-  await cloud.clients.ssm.send(
-    new PutParameterCommand({ Name: `${cloud.outputs.SettingsPath}/${name}`, Value: value, Overwrite: true }),
-  );
+/** Changes settings of the running stack and waits until the functions have taken notice. */
+export async function changeSettings(cloud: TestCloud, settings: Readonly<Record<string, string>>): Promise<void> {
+  for (const [name, Value] of Object.entries(settings))
+    await cloud.clients.ssm.send(
+      new PutParameterCommand({ Name: `${cloud.outputs.SettingsPath}/${name}`, Value, Overwrite: true }),
+    );
   await new Promise((resolve) => setTimeout(resolve, settingsTakeEffectMilliseconds));
 }
 
