@@ -3,7 +3,7 @@ const only = (name, from, allowed) => ({
   name,
   severity: "error",
   from: { path: from, pathNot: "\\.test\\.ts$" },
-  to: { path: "^(bin|lib|lambdas|cli|local|test|bench)/", pathNot: allowed },
+  to: { path: "^(bin|lib|lambdas|cli|local|test)/", pathNot: allowed },
 });
 
 export default {
@@ -15,7 +15,8 @@ export default {
       severity: "error",
       from: {
         orphan: true,
-        pathNot: "\\.(test|d)\\.(ts|mts)$|^(bin|bench|test)/|handler\\.ts$|^lambdas/(events|hypervisors/port|executions)|^\\.",
+        pathNot:
+          "\\.(test|d)\\.(ts|mts)$|^(bin|test)/|handler\\.ts$|^lambdas/(events|hypervisors/port|executions)|^\\.",
       },
       to: {},
     },
@@ -43,7 +44,8 @@ export default {
       severity: "error",
       from: {
         path: "^lambdas/",
-        pathNot: "^lambdas/composition/|handler\\.ts$|^lambdas/events/(dispatch|publish|reconcile)\\.ts$|\\.test\\.ts$|^lambdas/api/(hypervisors|stores)\\.ts$",
+        pathNot:
+          "^lambdas/composition/|handler\\.ts$|^lambdas/events/(dispatch|publish|reconcile)\\.ts$|\\.test\\.ts$|^lambdas/api/(hypervisors|stores)\\.ts$",
       },
       to: { path: "^lambdas/composition/" },
     },
@@ -56,6 +58,9 @@ export default {
     exclude: { path: "^(node_modules|\\.snapferry|cdk\\.out)|\\.test\\.ts$" },
     tsConfig: { fileName: "tsconfig.json" },
     parser: "swc",
-    enhancedResolveOptions: { exportsFields: ["exports"], conditionNames: ["import", "require", "node", "default", "types"] },
+    enhancedResolveOptions: {
+      exportsFields: ["exports"],
+      conditionNames: ["import", "require", "node", "default", "types"],
+    },
   },
 };

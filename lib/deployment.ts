@@ -33,7 +33,8 @@ export const contextKeys = {
   "file.subnetIds":
     "Comma-separated subnets from which the EFS access point, S3 and the other AWS services are reachable.",
   "file.securityGroupIds": "Comma-separated security groups for the functions that mount the EFS access point.",
-  "notify.email": "Address that is told of every change of a snapshot's state.",
+  "notify.email":
+    "Address that is told when a snapshot exists on primary storage and when its backup has ended, well or badly.",
   "alarm.email": "Address that is told of alarms.",
   "api.rate": "Requests a second that the API takes. Default 50.",
   "api.burst": "Requests at once that the API takes. Default 100.",

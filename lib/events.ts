@@ -13,7 +13,7 @@ import { acknowledge, allow } from "./permissions.ts";
 
 /** {@link Events} */
 export interface EventsProps {
-  /** Who is told of every change, if anybody. */
+  /** Who is told when a snapshot exists and when its backup has ended, if anybody. */
   readonly notifyEmail: string | undefined;
 }
 

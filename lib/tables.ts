@@ -51,7 +51,10 @@ const definitions = {
   Volumes: {
     partitionKey: "tenant",
     sortKey: "id",
-    indexes: { "by-hypervisor": { partitionKey: "hypervisorId", sortKey: "id" } },
+    indexes: {
+      "by-hypervisor": { partitionKey: "hypervisorId", sortKey: "id" },
+      busy: { partitionKey: "busy", sortKey: "id" },
+    },
   },
   Hypervisors: { partitionKey: "tenant", sortKey: "id" },
   Stores: { partitionKey: "tenant", sortKey: "id" },

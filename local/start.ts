@@ -49,7 +49,9 @@ for (const signal of ["SIGINT", "SIGTERM"] as const) {
 try {
   const file = options.volume && (await ownVolume(options.volume));
   if (!options.json)
-    console.log("Snapferry · local cloud without Docker   the first start installs about 900 MB into .snapferry/");
+    console.log(
+      "Snapferry · local cloud without Docker   the first start installs about 1.3 GB into node_modules/ and .snapferry/",
+    );
   cloud = await startCloud({ onProgress: consoleProgress(process.stderr) });
   report.cloud({ endpoint: cloud.endpoint, url: cloud.url });
   const directory = path.join(runDirectory(cloud.name), "volumes");

@@ -1,6 +1,5 @@
 /** Taking a hypervisor or a store out of the books. Nothing that it holds is touched: what is left behind is reported. */
 import type { HypervisorRow, StoreRow, Volume } from "../domain/inventory.ts";
-import { hasEnded } from "../domain/job.ts";
 import type { Snapshot } from "../domain/snapshot.ts";
 import type { Services } from "../services.ts";
 import { deleteHypervisor } from "../tables/hypervisors.ts";
@@ -45,7 +44,9 @@ export async function forgetHypervisor(
       await forgetStoreReference(database, primary);
       forgotten.bytesLeftBehind.primary += primary.physicalBytes ?? 0;
     }
-    if (snapshot.backedUpAt === undefined) await forgetRow(services, snapshot, forgotten);
+    if (snapshot.backedUpAt !== undefined) continue;
+    for (const reference of references) await forgetStoreReference(database, reference);
+    await forgetRow(services, snapshot, forgotten);
   }
   await deleteHypervisor(database, hypervisor.tenant, hypervisor.id);
   return forgotten;
@@ -100,7 +101,7 @@ async function forgetRow({ database }: Services, snapshot: Snapshot, report: Rep
   report.snapshots.push(snapshot.id);
 }
 
-/** Not even `force` takes away what jobs are working on. */
+/** Not even `force` takes away what jobs are working on, or have left to clean up. */
 async function requireRest(
   services: Services,
   kind: ProblemKind,
@@ -116,7 +117,7 @@ async function requireRest(
   const running: string[] = [];
   for (const [jobId, tenant] of candidates) {
     const job = await getJob(services.database, tenant, jobId);
-    if (job && !hasEnded(job.state)) running.push(jobId);
+    if (job?.open) running.push(jobId);
   }
   if (running.length === 0) return;
   const jobs = running.slice(0, mostListed);

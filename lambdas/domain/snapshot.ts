@@ -36,6 +36,7 @@ export const snapshotTransitions: Readonly<
   CreatedOnPrimary: {
     BackupRequested: "CreatedOnPrimary",
     BackupStarted: "BackingUp",
+    BackupFailedButKept: "CreatedOnPrimary",
     OperationFailed: "Error",
     DestroyRequested: "Destroying",
   },

@@ -10,7 +10,7 @@ import type { Services } from "../services.ts";
 import { closeJob } from "../tables/jobs.ts";
 import { getSnapshot, recordPhysicalBytes, removeReader } from "../tables/snapshots.ts";
 import { deleteStoreReference, getStoreReference, writeStoreReference } from "../tables/store-references.ts";
-import { deleteRestoringVolume } from "../tables/volumes.ts";
+import { deleteRestoringVolume, getVolume } from "../tables/volumes.ts";
 import { primaryReference } from "../transactions/create-snapshot.ts";
 
 /** Key, in the stack's bucket, of the list that a Distributed Map of this job reads. */
@@ -73,6 +73,7 @@ export async function cleanUpAfter(services: Services, job: Job, until: () => bo
     await collectJob({ store, domain, jobId: job.id });
     if (!(await sweepDomain({ store, domain }, { until })).finished) return false;
   }
+  if (job.kind === "create-snapshot" && snapshot?.state === "Destroyed") await removeLateSnapshot(services, snapshot);
   if (job.kind === "restore-volume") {
     if (job.state !== "Succeeded") await discardRestore(services, job);
     await closeRestore(services, job, snapshot);
@@ -93,6 +94,15 @@ export async function closeRestore(
   await removeMapItems(services, job.id);
   await removeReader(services.database, { tenant: job.tenant, id: job.snapshotId }, job.id);
   await closeJob(services.database, job);
+}
+
+/** A worker of a creation that was given up may have frozen the volume after its snapshot was deleted. */
+async function removeLateSnapshot(services: Services, snapshot: Snapshot): Promise<void> {
+  const volume = await getVolume(services.database, snapshot.tenant, snapshot.volumeId);
+  if (!volume) return;
+  const hypervisor = await services.hypervisor(snapshot.hypervisorTenant, snapshot.hypervisorId);
+  const { externalId } = volume;
+  await hypervisor.deleteSnapshot(hypervisor.plannedInstallPath({ externalId, snapshotId: snapshot.id }));
 }
 
 /** Unfinished bytes first, then the row of the volume that was to be. */

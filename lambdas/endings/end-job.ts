@@ -2,7 +2,7 @@
 import { type ErrorSummary, JobCancelled, StateConflict, summarizeError } from "../domain/errors.ts";
 import { hasEnded, type Job } from "../domain/job.ts";
 import type { Services } from "../services.ts";
-import { getJob, updateRunningJob } from "../tables/jobs.ts";
+import { getJob, requestCancel } from "../tables/jobs.ts";
 import { removeReader } from "../tables/snapshots.ts";
 import { backupFailed } from "../transactions/backup-snapshot.ts";
 import { createFailed } from "../transactions/create-snapshot.ts";
@@ -27,7 +27,7 @@ export async function endJob(
     case "create-snapshot":
       return createFailed(database, job, ending.error, { ...ending, primaryGone: false, keptUntil }, at);
     case "backup-snapshot":
-      return backupFailed(database, job, { ...ending, keptUntil, onBackupFailure: settings.onBackupFailure }, at);
+      return backupFailed(database, job, { ...ending, keptUntil }, at);
     case "restore-volume": {
       const outcome = await restoreFailed(database, job, ending, at);
       await removeReader(database, { tenant: job.tenant, id: job.snapshotId }, job.id);
@@ -51,8 +51,7 @@ export async function cancelJob(services: Services, tenant: string, jobId: strin
   if (job.kind === "create-snapshot" && job.backupJobId !== undefined)
     return cancelJob(services, tenant, job.backupJobId);
 
-  const at = services.now().toISOString();
-  await updateRunningJob(services.database, job, { cancelRequestedAt: at, updatedAt: at });
+  await requestCancel(services.database, job, services.now().toISOString());
   const error = summarizeError(new JobCancelled(`${jobId} was cancelled on request`));
   await services.executions.stop(job, { error: error.name, cause: error.message });
   await endJob(services, job, { error, cancelled: true });

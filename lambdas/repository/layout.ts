@@ -38,7 +38,6 @@ export function jobKeys(domain: string, jobId: string) {
     pin: `${root}pin`,
     base: `${root}base`,
     plan: `${root}plan`,
-    shards: `${root}shards.json`,
     selection: `${root}selection`,
     verified: `${root}verified`,
     distrusted: `${root}distrusted`,
@@ -50,7 +49,6 @@ export function jobKeys(domain: string, jobId: string) {
     checkpoint: (shard: number, attempt: number) => `${root}checkpoints/${shard}-${attempt}`,
     restore: `${root}restore/`,
     restorePlan: `${root}restore/plan`,
-    restoreShards: `${root}restore/shards.json`,
   };
 }
 

@@ -148,7 +148,7 @@ export async function unpinJob(
     const { finished } = await target.store.deleteEveryVersionBelow(below, options);
     if (!finished) return { finished: false };
   }
-  await target.store.deleteEveryVersion([keys.plan, keys.shards, keys.selection, keys.verified, keys.distrusted]);
+  await target.store.deleteEveryVersion([keys.plan, keys.selection, keys.verified, keys.distrusted]);
   await target.store.deleteEveryVersion([keys.base]);
   await target.store.deleteEveryVersion([keys.pin]);
   return { finished: true };

@@ -13,7 +13,6 @@ import {
   readShardTable,
   type ShardPart,
   type ShardTable,
-  shardItems,
   totalBytes,
 } from "./shard-table.ts";
 
@@ -34,8 +33,6 @@ export interface PlannedPage {
 
 export interface PlanSummary {
   readonly planHash: string;
-  /** Key (relative to the store's prefix) of a JSON array of `{ "shard": n }`. */
-  readonly shardsKey: string;
   readonly shardCount: number;
   /** Bytes of the volume in chunks with allocated data. */
   readonly bytesTotal: number;
@@ -62,10 +59,8 @@ export async function writePlan(
     await target.store.put(keys.plan, encodeShardTable(shape, parts), { ifAbsent: true });
   }
   const table = known ?? (await openPlan(target));
-  await target.store.put(keys.shards, shardItems(table.shards.length), { ifAbsent: true });
   return {
     planHash: table.hash,
-    shardsKey: keys.shards,
     shardCount: table.shards.length,
     bytesTotal: totalBytes(table),
   };

@@ -3,7 +3,7 @@ import { RepositoryDamaged, VerificationFailed } from "../domain/errors.ts";
 import { ensureDomain } from "./domain-record.ts";
 import { forEachInFlight } from "./in-flight.ts";
 import { domainKeys } from "./layout.ts";
-import { encodeRoot, type PageReference, type Root } from "./manifest.ts";
+import { decodeRoot, encodeRoot, type PageReference, type Root } from "./manifest.ts";
 import { type BackupTarget, readPin } from "./pin.ts";
 import { openPlan } from "./planner.ts";
 import type { ShardTable } from "./shard-table.ts";
@@ -21,8 +21,9 @@ export interface PublishedBackup {
 }
 
 /**
- * Publishes the snapshot once; a replay finds the same bytes and succeeds. Throws VerificationFailed before {@link verifyBackup} has
- * finished, RepositoryDamaged when the snapshot is published already with other content.
+ * Publishes the snapshot once; a replay finds the same bytes and succeeds. A root that an earlier job published, before its rows
+ * could say so, serves as well: it was verified, and the frozen bytes are the same. Throws VerificationFailed before
+ * {@link verifyBackup} has finished, RepositoryDamaged when what is published is no root of this volume.
  */
 export async function publishRoot(
   target: BackupTarget,
@@ -36,9 +37,9 @@ export async function publishRoot(
   const { root, writtenBytes } = await assembleRoot(target, plan, selection.attempts);
   const object = encodeRoot(root);
   await ensureDomain(target.store, target.domain, plan.geometry);
-  await putRoot(target, object);
-  const chunks = root.pages.reduce((sum, page) => sum + page.chunks, 0);
-  return { storedBytes: writtenBytes + object.length, logicalBytes: root.sizeBytes, chunks };
+  const published = await putRoot(target, root, object);
+  const chunks = published.pages.reduce((sum, page) => sum + page.chunks, 0);
+  return { storedBytes: writtenBytes + object.length, logicalBytes: published.sizeBytes, chunks };
 }
 
 async function assembleRoot(
@@ -67,13 +68,16 @@ async function assembleRoot(
   return { root: { snapshotId, jobId, sizeBytes: plan.sizeBytes, chunkBytes, pageChunks, pages, packs }, writtenBytes };
 }
 
-async function putRoot(target: BackupTarget, object: Uint8Array): Promise<void> {
+/** The root that counts: ours, or the one that an earlier job of this snapshot has published. */
+async function putRoot(target: BackupTarget, root: Root, object: Uint8Array): Promise<Root> {
   const key = domainKeys(target.domain).root(target.snapshotId);
-  if ((await target.store.put(key, object, { ifAbsent: true })) === "written") return;
+  if ((await target.store.put(key, object, { ifAbsent: true })) === "written") return root;
   const published = await target.store.get(key);
-  if (!published || Buffer.compare(published, object) !== 0) {
-    throw new RepositoryDamaged(
-      `The snapshot ${target.snapshotId} is published already with other content (${key}). Delete that backup before making another.`,
-    );
-  }
+  const earlier = published && decodeRoot(published, key);
+  const isSame = published && Buffer.compare(published, object) === 0;
+  if (isSame || (earlier && earlier.jobId !== root.jobId && earlier.sizeBytes === root.sizeBytes))
+    return earlier ?? root;
+  throw new RepositoryDamaged(
+    `The snapshot ${target.snapshotId} is published already with other content (${key}). Delete that backup before making another.`,
+  );
 }

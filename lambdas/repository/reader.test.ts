@@ -30,7 +30,7 @@ describe("a restore", () => {
   test("leaves no work objects, and its plan can be written twice", async () => {
     const { store, source } = await backedUp();
     assert.deepEqual(await planRestore(source), await planRestore(source));
-    assert.equal(store.keys("domains/vol/jobs/job2/restore/").length, 2);
+    assert.equal(store.keys("domains/vol/jobs/job2/restore/").length, 1);
     await finishRestorePlan(source);
     await finishRestorePlan(source);
     assert.deepEqual(store.keys("domains/vol/jobs/"), []);

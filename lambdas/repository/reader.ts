@@ -15,7 +15,6 @@ import {
   readShardTable,
   type ShardPart,
   type ShardTable,
-  shardItems,
   totalBytes,
 } from "./shard-table.ts";
 
@@ -29,8 +28,6 @@ export interface RestoreSource {
 
 export interface RestorePlan {
   readonly sizeBytes: number;
-  /** Key (relative to the store's prefix) of a JSON array of `{ "shard": n }`. */
-  readonly shardsKey: string;
   readonly shardCount: number;
   /** Bytes of chunks that are not zeros: an upper bound by less than one chunk. */
   readonly bytesTotal: number;
@@ -66,10 +63,8 @@ export async function planRestore(source: RestoreSource): Promise<RestorePlan> {
   const shape = { sizeBytes: root.sizeBytes, geometry: { ...defaultGeometry, chunkBytes, pageChunks } };
   await source.store.put(keys.restorePlan, encodeShardTable(shape, cutIntoShards(root)), { ifAbsent: true });
   const table = await openRestorePlan(source);
-  await source.store.put(keys.restoreShards, shardItems(table.shards.length), { ifAbsent: true });
   return {
     sizeBytes: table.sizeBytes,
-    shardsKey: keys.restoreShards,
     shardCount: table.shards.length,
     bytesTotal: totalBytes(table),
   };

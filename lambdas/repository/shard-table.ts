@@ -99,8 +99,3 @@ export async function readShardPart(
   }
   return new ByteReader(body, key);
 }
-
-/** The items of the Distributed Map that works on a plan. */
-export function shardItems(shardCount: number): Buffer {
-  return Buffer.from(JSON.stringify(Array.from({ length: shardCount }, (_, shard) => ({ shard }))), "utf8");
-}

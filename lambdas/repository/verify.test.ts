@@ -119,6 +119,16 @@ describe("publishing", () => {
     await assert.rejects(publishRoot(target, plan), VerificationFailed);
   });
 
+  test("after an earlier job of the snapshot that died before its rows could say so is success", async () => {
+    const { store, target, plan, verify } = await copied();
+    await verify();
+    await backup({ ...target, jobId: "job0" }, SparseVolume.of(content));
+    const { logicalBytes } = await publishRoot(target, plan);
+    assert.equal(logicalBytes, content.length);
+    const restored = await restore({ store, domain: target.domain, snapshotId: target.snapshotId, jobId: "job9" });
+    assert.deepEqual(await restored.content(), Buffer.from(content));
+  });
+
   test("over another backup of the same snapshot is refused", async () => {
     const { store, target, plan, verify } = await copied();
     await verify();

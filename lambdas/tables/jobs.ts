@@ -160,6 +160,24 @@ export async function updateRunningJob(
   }
 }
 
+/** Notes that somebody wants the job to end; an ended one is left as it is. */
+export async function requestCancel(database: Database, job: Pick<Job, "tenant" | "id">, now: string): Promise<void> {
+  try {
+    await database.client.send(
+      new UpdateCommand({
+        TableName: database.tables.jobs,
+        Key: { tenant: job.tenant, id: job.id },
+        UpdateExpression: "SET cancelRequestedAt = :now, updatedAt = :now",
+        ConditionExpression: "#state IN (:queued, :running)",
+        ExpressionAttributeNames: { "#state": "state" },
+        ExpressionAttributeValues: { ":now": now, ":queued": "Queued", ":running": "Running" },
+      }),
+    );
+  } catch (error) {
+    if (!(error instanceof ConditionalCheckFailedException)) throw error;
+  }
+}
+
 /** Marks that nothing of an ended job is left to clean up. */
 export async function closeJob(database: Database, job: Pick<Job, "tenant" | "id">): Promise<void> {
   await database.client.send(

@@ -1,4 +1,5 @@
 /** Snapshot rows. Every change of state is one conditional write on `updateCount`. */
+import { ConditionalCheckFailedException } from "@aws-sdk/client-dynamodb";
 import { DeleteCommand, UpdateCommand } from "@aws-sdk/lib-dynamodb";
 import { changeId, type Snapshot, type SnapshotState } from "../domain/snapshot.ts";
 import {
@@ -167,20 +168,25 @@ export function addReader(
   };
 }
 
-/** Gives the lease back; given back already is success. */
+/** Gives the lease back; given back already, or a snapshot that is gone, is success. */
 export async function removeReader(
   database: Database,
   snapshot: Pick<Snapshot, "tenant" | "id">,
   jobId: string,
 ): Promise<void> {
-  await database.client.send(
-    new UpdateCommand({
-      TableName: database.tables.snapshots,
-      Key: { tenant: snapshot.tenant, id: snapshot.id },
-      UpdateExpression: "DELETE readers :reader",
-      ExpressionAttributeValues: { ":reader": new Set([jobId]) },
-    }),
-  );
+  try {
+    await database.client.send(
+      new UpdateCommand({
+        TableName: database.tables.snapshots,
+        Key: { tenant: snapshot.tenant, id: snapshot.id },
+        UpdateExpression: "DELETE readers :reader",
+        ConditionExpression: "attribute_exists(id)",
+        ExpressionAttributeValues: { ":reader": new Set([jobId]) },
+      }),
+    );
+  } catch (error) {
+    if (!(error instanceof ConditionalCheckFailedException)) throw error;
+  }
 }
 
 /** Removes a row whose hypervisor or store is forgotten: nothing can be done with the snapshot any more. Gone is success. */

@@ -1,6 +1,6 @@
 /** Volume rows. */
 import { ConditionalCheckFailedException } from "@aws-sdk/client-dynamodb";
-import { DeleteCommand, ScanCommand, UpdateCommand } from "@aws-sdk/lib-dynamodb";
+import { DeleteCommand, UpdateCommand } from "@aws-sdk/lib-dynamodb";
 import type { Volume } from "../domain/inventory.ts";
 import {
   type Database,
@@ -14,6 +14,9 @@ import {
 } from "./database.ts";
 
 type Key = Pick<Volume, "tenant" | "id">;
+
+/** Key of the sparse index that lists volumes which backups have worked on. */
+const busy = "backing-up";
 
 export async function getVolume(database: Database, tenant: string, id: string): Promise<Volume | undefined> {
   return (await getRow(database, database.tables.volumes, { tenant, id })) as Volume | undefined;
@@ -147,28 +150,27 @@ export function countBackingUp(database: Database, volume: Key, difference: 1 | 
     Update: {
       TableName: database.tables.volumes,
       Key: { tenant: volume.tenant, id: volume.id },
-      UpdateExpression: "ADD backingUp :difference",
+      UpdateExpression: "SET busy = :busy ADD backingUp :difference",
       ConditionExpression: "attribute_exists(id)",
-      ExpressionAttributeValues: { ":difference": difference },
+      ExpressionAttributeValues: { ":difference": difference, ":busy": busy },
     },
   };
 }
 
-/** Volumes of every tenant whose count of backups is not 0. Reads the whole table: for the reconciler, not for requests. */
-export async function* volumesBackingUp(database: Database): AsyncGenerator<Volume> {
-  let start: Row | undefined;
-  do {
-    const page = await database.client.send(
-      new ScanCommand({
-        TableName: database.tables.volumes,
-        FilterExpression: "backingUp <> :zero",
-        ExpressionAttributeValues: { ":zero": 0 },
-        ExclusiveStartKey: start,
-      }),
-    );
-    for (const row of page.Items ?? []) yield row as unknown as Volume;
-    start = page.LastEvaluatedKey;
-  } while (start !== undefined);
+/** Volumes of every tenant that have been backed up since the reconciler last looked. Eventually consistent. */
+export async function* busyVolumes(database: Database): AsyncGenerator<Volume> {
+  const rows = queryRows(database, {
+    TableName: database.tables.volumes,
+    IndexName: "busy",
+    KeyConditionExpression: "busy = :busy",
+    ExpressionAttributeValues: { ":busy": busy },
+  });
+  for await (const row of rows) yield row as unknown as Volume;
+}
+
+/** The volume is not being backed up: takes it off the list of busy ones, unless a backup has begun meanwhile. */
+export async function markIdle(database: Database, volume: Key): Promise<void> {
+  await updateIfThere(database, volume, updateExpression({ busy: undefined }), "backingUp = :zero", { ":zero": 0 });
 }
 
 /** Sets a count that was proven wrong, only while it is still the wrong one. */

@@ -117,12 +117,12 @@ async function SettlePrimary(services: Services, { job: { tenant, jobId, snapsho
 async function RecordFailure(
   services: Services,
   input: AttemptInput & { error: CaughtError },
-): Promise<{ again: boolean; error: ErrorSummary }> {
+): Promise<{ next: "again" | "giveUp" | "ended"; error: ErrorSummary }> {
   const { tenant, jobId, snapshotId } = input.job;
   const { database, logger } = services;
   const error = (await shardFailure(database, jobId, input.attempt)) ?? causeOf(input.error);
   const job = await requireJob(database, tenant, jobId);
-  if (hasEnded(job.state)) return { again: false, error };
+  if (hasEnded(job.state)) return { next: "ended", error };
 
   const snapshot = await requireSnapshot(database, tenant, snapshotId);
   await closeExportOf(services, snapshot).catch((failure) => {
@@ -137,7 +137,7 @@ async function RecordFailure(
     phase: again ? "WaitingRetry" : "Closing",
     updatedAt: at,
   });
-  return { again, error };
+  return { next: again ? "again" : "giveUp", error };
 }
 
 async function GiveUp(services: Services, { job: { tenant, jobId }, error }: AttemptInput & { error: ErrorSummary }) {

@@ -11,7 +11,7 @@ import type { Services } from "../services.ts";
 import { getJob, openJobs } from "../tables/jobs.ts";
 import { correctRunning, getPool } from "../tables/pools.ts";
 import { getSnapshot, snapshotsInState } from "../tables/snapshots.ts";
-import { correctBackingUp, volumesBackingUp } from "../tables/volumes.ts";
+import { busyVolumes, correctBackingUp, getVolume, markIdle } from "../tables/volumes.ts";
 import { decideAndWrite } from "../transactions/decide-and-write.ts";
 import { requestDelete } from "../transactions/delete-snapshot.ts";
 import type { StateFunctions, TaskContext } from "./state-function.ts";
@@ -106,10 +106,13 @@ async function CountSlots(services: Services): Promise<{ wrong: WrongCount[] }> 
   const recorded = pool?.running ?? 0;
   if (recorded !== running.length)
     wrong.push({ of: "pool", tenant: "", id: backupPool, recorded, counted: running.length });
-  for await (const volume of volumesBackingUp(services.database)) {
+  for await (const listed of busyVolumes(services.database)) {
+    const volume = await getVolume(services.database, listed.tenant, listed.id);
+    if (!volume) continue;
     const counted = running.filter((job) => job.tenant === volume.tenant && job.volumeId === volume.id).length;
     if (volume.backingUp !== counted)
       wrong.push({ of: "volume", tenant: volume.tenant, id: volume.id, recorded: volume.backingUp, counted });
+    else if (counted === 0) await markIdle(services.database, volume);
   }
   return { wrong };
 }

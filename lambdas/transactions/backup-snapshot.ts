@@ -1,12 +1,12 @@
 /** The rows' way from a queued backup to BackedUp, Error, or back to the queue. */
 import { type ErrorSummary, StateConflict } from "../domain/errors.ts";
 import { hasEnded, type Job } from "../domain/job.ts";
-import type { OnBackupFailure, Snapshot } from "../domain/snapshot.ts";
+import type { Snapshot } from "../domain/snapshot.ts";
 import type { Database, TransactionItem } from "../tables/database.ts";
 import { getJob, insertJob, moveJob } from "../tables/jobs.ts";
 import { freeSlot, takeSlot } from "../tables/pools.ts";
 import { moveSnapshot } from "../tables/snapshots.ts";
-import { moveStoreReference, requireStoreReference } from "../tables/store-references.ts";
+import { getStoreReference, moveStoreReference, requireStoreReference } from "../tables/store-references.ts";
 import { countBackingUp } from "../tables/volumes.ts";
 import { imageReference, primaryReference, requireJob, requireSnapshot } from "./create-snapshot.ts";
 import { decideAndWrite, moveOrReplay } from "./decide-and-write.ts";
@@ -54,6 +54,7 @@ export function backedUp(
 ): Promise<"written" | "replay"> {
   return decideAndWrite(database, async () => {
     const job = await requireJob(database, running.tenant, running.id);
+    if (job.state === "Succeeded") return "replay";
     const snapshot = await requireSnapshot(database, job.tenant, job.snapshotId);
     const to = moveOrReplay(snapshot, "OperationSucceeded", { jobId: job.id, attempt: stored.attempt });
     if (to === "replay") return "replay";
@@ -82,7 +83,6 @@ export function backedUp(
 export interface BackupFailure {
   readonly error: ErrorSummary;
   readonly cancelled: boolean;
-  readonly onBackupFailure: OnBackupFailure;
   readonly keptUntil: string;
 }
 
@@ -98,7 +98,7 @@ export function backupFailed(
     if (hasEnded(job.state)) return "replay";
     const snapshot = await requireSnapshot(database, job.tenant, job.snapshotId);
     const wasRunning = job.state === "Running";
-    const kept = failure.onBackupFailure === "keep" && wasRunning;
+    const kept = snapshot.onBackupFailure === "keep";
     const to = moveOrReplay(snapshot, kept ? "BackupFailedButKept" : "OperationFailed", {
       jobId: job.id,
       attempt: job.attempt,
@@ -121,6 +121,7 @@ export function backupFailed(
         { from: [job.state], close: !wasRunning },
       ),
       ...(await endOfParent(database, job, jobState, failure.error, now)),
+      ...(await failImage(database, job, snapshot, failure.error, now)),
       ...(wasRunning ? releaseCapacity(database, job, snapshot) : []),
     ];
   });
@@ -158,6 +159,19 @@ function releaseCapacity(database: Database, job: Job, snapshot: Snapshot): Tran
     freeSlot(database, poolOf(job)),
     countBackingUp(database, { tenant: snapshot.tenant, id: snapshot.volumeId }, -1),
   ];
+}
+
+/** What the attempts have left in the store is for garbage collection. */
+async function failImage(
+  database: Database,
+  job: Job,
+  snapshot: Snapshot,
+  error: ErrorSummary,
+  now: string,
+): Promise<TransactionItem[]> {
+  const image = await getStoreReference(database, imageReference(snapshot));
+  if (image?.state !== "Creating" || image.jobId !== job.id) return [];
+  return [moveStoreReference(database, image, "Failed", { jobId: job.id, error, updatedAt: now })];
 }
 
 /** The create job that waits for the backup ends as the backup does. */

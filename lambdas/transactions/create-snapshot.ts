@@ -69,6 +69,7 @@ export function createdOnPrimary(
 ): Promise<"written" | "replay"> {
   return decideAndWrite(database, async () => {
     const createJob = await requireJob(database, job.tenant, job.id);
+    if (createJob.backupJobId !== undefined) return "replay";
     const snapshot = await requireSnapshot(database, job.tenant, createJob.snapshotId);
     const to = moveOrReplay(snapshot, "OperationSucceeded", { jobId: job.id, attempt: 0 });
     if (to === "replay") return "replay";
@@ -108,7 +109,10 @@ export function createdOnPrimary(
   });
 }
 
-/** Creation failed. `primaryGone` says whether nothing is left on primary, so that its reference can go as well. */
+/**
+ * Creation failed. `primaryGone` says whether nothing is left on primary: then its reference goes as well, and the job is
+ * closed; else it stays open until no late worker can make anything any more.
+ */
 export function createFailed(
   database: Database,
   job: Pick<Job, "tenant" | "id">,
@@ -134,7 +138,7 @@ export function createFailed(
         createJob,
         options.cancelled ? "Cancelled" : "Failed",
         { phase: "Closing", error, updatedAt: now },
-        { close: true },
+        { close: options.primaryGone },
       ),
       ...(options.primaryGone ? [removeStoreReference(database, primaryReference(snapshot))] : []),
     ];

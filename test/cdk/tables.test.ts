@@ -67,7 +67,7 @@ test("keys and indexes are the ones that the code queries", () => {
     Snapshots: ["tenant, id", "by-volume: volumeKey, id", "by-state: unsettled, id"],
     StoreReferences: ["tenant, reference"],
     Jobs: ["tenant, id", "queue: queue, queuePosition", "open: openKind, id"],
-    Volumes: ["tenant, id", "by-hypervisor: hypervisorId, id"],
+    Volumes: ["tenant, id", "by-hypervisor: hypervisorId, id", "busy: busy, id"],
     Hypervisors: ["tenant, id"],
     Stores: ["tenant, id"],
     Pools: ["id"],

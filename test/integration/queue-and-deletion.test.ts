@@ -227,7 +227,6 @@ describe("the backup pool", () => {
     const failure = {
       error: { name: "Late", message: "late" },
       cancelled: false,
-      onBackupFailure: "delete",
       keptUntil: now,
     } as const;
     assert.equal(await backupFailed(database, job, failure, now), "replay");
