@@ -1,5 +1,5 @@
 /** `npm start`: the local cloud, a volume to work on, the main job before the user's eyes, and how to go on. */
-import { mkdir, realpath, stat } from "node:fs/promises";
+import { link, mkdir, mkdtemp, realpath, rm, stat, statfs } from "node:fs/promises";
 import path from "node:path";
 import { Command, InvalidArgumentError, Option } from "commander";
 import { createClient } from "../cli/api-client.ts";
@@ -11,7 +11,7 @@ import { issueToken } from "./cloud/tokens.ts";
 import { runMainJob } from "./demo/main-job.ts";
 import { type DemoReport, jsonReport, textReport } from "./demo/reports.ts";
 import { writeSampleVolume } from "./demo/sample-volume.ts";
-import { parseSize } from "./demo/sizes.ts";
+import { formatSize, parseSize } from "./demo/sizes.ts";
 
 const tenant = "demo";
 
@@ -43,6 +43,7 @@ const options = program.opts<StartOptions>();
 const report: DemoReport = options.json ? jsonReport(process.stdout) : textReport(process.stdout);
 
 let cloud: Cloud | undefined;
+let returnBorrowed: () => Promise<void> = async () => {};
 for (const signal of ["SIGINT", "SIGTERM"] as const) {
   process.on(signal, () => void finish(options.once ? 130 : 0));
 }
@@ -57,8 +58,9 @@ try {
   const directory = path.join(runDirectory(cloud.name), "volumes");
   await mkdir(directory, { recursive: true });
   const restoreDirectory = await realpath(directory);
+  const volume = file ? await borrowed(file, path.dirname(restoreDirectory)) : await sample(restoreDirectory);
   const client = createClient({ url: cloud.url, token: await issueToken(cloud.name, { tenant, role: "admin" }) });
-  const result = await runMainJob({ client, file: file || (await sample(restoreDirectory)), restoreDirectory, report });
+  const result = await runMainJob({ client, file: volume, restoreDirectory, report });
   report.done(result);
   if (options.once) await finish(result.equal ? 0 : 1);
   else await stayUp(cloud);
@@ -70,6 +72,7 @@ try {
 }
 
 async function finish(code: number): Promise<never> {
+  await returnBorrowed();
   await cloud?.stop();
   process.exit(code);
 }
@@ -97,6 +100,7 @@ async function sample(directory: string): Promise<string> {
   const file = path.join(directory, "sample-1");
   const there = await stat(file).catch(() => undefined);
   if (there?.size === options.size) return file;
+  await requireRoom(directory);
   await writeSampleVolume({
     file,
     size: options.size,
@@ -107,12 +111,38 @@ async function sample(directory: string): Promise<string> {
   return file;
 }
 
+/** Half of the sample is allocated; frozen and restored it is there three times, and compressed in the store. */
+async function requireRoom(directory: string): Promise<void> {
+  const { bavail, bsize } = await statfs(directory);
+  const [needed, free] = [options.size * 1.75, bavail * bsize];
+  if (needed > free)
+    throw new LocalCloudError(
+      `A sample of ${formatSize(options.size)} needs about ${formatSize(needed)} in ${directory}, and ${formatSize(free)} are free; take a smaller --size.`,
+    );
+}
+
 async function ownVolume(name: string): Promise<string> {
   const file = await realpath(name).catch(() => fail(`--volume: there is no file ${name}`));
   if (!(await stat(file)).isFile()) return fail(`--volume: ${name} is not a plain file`);
   if (path.basename(file).startsWith("."))
     return fail(`--volume: the name of ${name} begins with a dot; such files are not taken for volumes`);
   return file;
+}
+
+/**
+ * The user's file under a second name in a directory of ours, so that nothing is written beside it; where that cannot be (another
+ * file system, another owner), the file where it is.
+ */
+async function borrowed(file: string, directory: string): Promise<string> {
+  const own = path.join(await mkdtemp(path.join(directory, "own-")), path.basename(file));
+  try {
+    await link(file, own);
+  } catch {
+    await rm(path.dirname(own), { recursive: true });
+    return file;
+  }
+  returnBorrowed = () => rm(path.dirname(own), { recursive: true, force: true });
+  return own;
 }
 
 function fail(message: string): never {

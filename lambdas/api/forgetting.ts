@@ -1,4 +1,5 @@
 /** Taking a hypervisor or a store out of the books. Nothing that it holds is touched: what is left behind is reported. */
+import { setTimeout as sleep } from "node:timers/promises";
 import type { HypervisorRow, StoreRow, Volume } from "../domain/inventory.ts";
 import type { Snapshot } from "../domain/snapshot.ts";
 import type { Services } from "../services.ts";
@@ -14,6 +15,10 @@ import type { Forgotten } from "./response-schemas.ts";
 /** More snapshots than this are counted but not listed. */
 const mostListed = 50;
 const pageSize = 100;
+
+/** How long jobs that have succeeded are waited for, all together. */
+const tidyingMilliseconds = 5_000;
+const tidyingPauseMilliseconds = 200;
 
 /**
  * Forgets the hypervisor and its volumes. With `force` also what its snapshots have on primary storage: a snapshot that has a backup
@@ -115,10 +120,8 @@ async function requireRest(
   for (const { tenant, restoringJobId } of volumes)
     if (restoringJobId !== undefined) candidates.set(restoringJobId, tenant);
   const running: string[] = [];
-  for (const [jobId, tenant] of candidates) {
-    const job = await getJob(services.database, tenant, jobId);
-    if (job?.open) running.push(jobId);
-  }
+  const deadline = Date.now() + tidyingMilliseconds;
+  for (const [jobId, tenant] of candidates) if (await isOpen(services, tenant, jobId, deadline)) running.push(jobId);
   if (running.length === 0) return;
   const jobs = running.slice(0, mostListed);
   throw new Problem(
@@ -142,4 +145,14 @@ function inUse(kind: ProblemKind, id: string, snapshots: readonly Snapshot[], wh
 
 function counted(count: number, one: string): string {
   return count === 1 ? `1 ${one} is` : `${count} ${one}s are`;
+}
+
+/** A job that has succeeded tidies up within seconds: that is waited for. */
+async function isOpen({ database }: Services, tenant: string, jobId: string, deadline: number): Promise<boolean> {
+  for (;;) {
+    const job = await getJob(database, tenant, jobId);
+    if (!job?.open) return false;
+    if (job.state !== "Succeeded" || Date.now() > deadline) return true;
+    await sleep(tidyingPauseMilliseconds);
+  }
 }

@@ -1,4 +1,4 @@
-/** Jobs that the API makes: their rows, their start, the answer that names them. */
+/** Jobs that the API makes: their policy, their start, the answer that names them. */
 import type { Job } from "../domain/job.ts";
 import type { Snapshot } from "../domain/snapshot.ts";
 import type { Services } from "../services.ts";
@@ -8,31 +8,6 @@ import type { ApiResponse, Caller } from "./http.ts";
 import { showJob, showSnapshot } from "./lookups.ts";
 import { pathOf } from "./representations.ts";
 import type { JobRepresentation, SnapshotRepresentation } from "./response-schemas.ts";
-
-/** A job that starts at once: it waits for no pool. */
-export function newJob(
-  id: string,
-  kind: Job["kind"],
-  snapshot: Pick<Snapshot, "tenant" | "id" | "volumeId">,
-  policy: Job["policy"],
-  now: string,
-): Omit<Job, "open"> {
-  return {
-    tenant: snapshot.tenant,
-    id,
-    kind,
-    state: "Queued",
-    phase: "Queued",
-    snapshotId: snapshot.id,
-    volumeId: snapshot.volumeId,
-    attempt: 0,
-    policy,
-    attempts: [],
-    createdAt: now,
-    updatedAt: now,
-    queuedAt: now,
-  };
-}
 
 /** The settings as they are now: copied, so that a later change never bends the job. */
 export async function frozenPolicy(

@@ -2,7 +2,7 @@
 import { StateConflict } from "../domain/errors.ts";
 import { newId } from "../domain/ids.ts";
 import { assignTenant, type HypervisorRow, type Volume, volumeIdFor } from "../domain/inventory.ts";
-import type { Job } from "../domain/job.ts";
+import { type Job, newJob } from "../domain/job.ts";
 import { nextSnapshotState, type Snapshot } from "../domain/snapshot.ts";
 import type { Services } from "../services.ts";
 import { transact, WriteRefused } from "../tables/database.ts";
@@ -17,7 +17,7 @@ import type { ApiRequest } from "./api-handler.ts";
 import type { ApiResponse, Caller } from "./http.ts";
 import { currentJob, explainRefusal, showSnapshot } from "./lookups.ts";
 import { idempotently } from "./middleware/idempotency.ts";
-import { accepted, frozenPolicy, newJob, startOrLeave } from "./new-jobs.ts";
+import { accepted, frozenPolicy, startOrLeave } from "./new-jobs.ts";
 import type { operations } from "./operations.ts";
 import { notFound, Problem } from "./problem.ts";
 import { jobRepresentation, volumeRepresentation } from "./representations.ts";

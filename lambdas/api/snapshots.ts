@@ -2,7 +2,7 @@
 import { StateConflict } from "../domain/errors.ts";
 import { newId } from "../domain/ids.ts";
 import { defaultStoreId, type Volume } from "../domain/inventory.ts";
-import { hasEnded, type Job } from "../domain/job.ts";
+import { hasEnded, type Job, newJob } from "../domain/job.ts";
 import { changeId, type Snapshot } from "../domain/snapshot.ts";
 import type { Services } from "../services.ts";
 import { transact, WriteRefused } from "../tables/database.ts";
@@ -18,7 +18,7 @@ import { encodeCursor } from "./cursor.ts";
 import type { ApiResponse } from "./http.ts";
 import { currentJob, explainRefusal, showSnapshot, showSnapshots } from "./lookups.ts";
 import { idempotently } from "./middleware/idempotency.ts";
-import { accepted, frozenPolicy, newJob, startOrLeave } from "./new-jobs.ts";
+import { accepted, frozenPolicy, startOrLeave } from "./new-jobs.ts";
 import type { operations } from "./operations.ts";
 import { notFound } from "./problem.ts";
 import { volumeRefusal } from "./refusals.ts";

@@ -86,6 +86,31 @@ export interface Job {
   readonly open: boolean;
 }
 
+/** A job as it is recorded first. It starts at once, unless a pool is put to it. */
+export function newJob(
+  id: string,
+  kind: JobKind,
+  snapshot: { readonly tenant: string; readonly id: string; readonly volumeId: string },
+  policy: BackupPolicy,
+  now: string,
+): Omit<Job, "open"> {
+  return {
+    tenant: snapshot.tenant,
+    id,
+    kind,
+    state: "Queued",
+    phase: "Queued",
+    snapshotId: snapshot.id,
+    volumeId: snapshot.volumeId,
+    attempt: 0,
+    policy,
+    attempts: [],
+    createdAt: now,
+    updatedAt: now,
+    queuedAt: now,
+  };
+}
+
 /** What a state machine is started with: ids and the frozen policy, nothing that can be looked up, nothing secret. */
 export interface ExecutionInput {
   readonly tenant: string;

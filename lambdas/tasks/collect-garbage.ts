@@ -1,8 +1,7 @@
 /** The states of `statemachines/collect-garbage.asl.json`. */
 import { StateConflict } from "../domain/errors.ts";
 import { newId } from "../domain/ids.ts";
-import type { Job } from "../domain/job.ts";
-import { hasEnded } from "../domain/job.ts";
+import { hasEnded, type Job, newJob } from "../domain/job.ts";
 import { backupPool } from "../domain/pool.ts";
 import type { Settings } from "../domain/settings.ts";
 import type { Snapshot } from "../domain/snapshot.ts";
@@ -48,7 +47,8 @@ async function CollectSnapshots(services: Services, _input: unknown, { until }: 
 async function collect(services: Services, settings: Settings, tenant: string, id: string): Promise<boolean> {
   const snapshot = await getSnapshot(services.database, tenant, id);
   if (!snapshot || !(await isDue(services, settings, snapshot))) return false;
-  const job = deletion(snapshot, settings, services.now().toISOString());
+  const policy = { maxAttempts: 1, retryIntervalSeconds: settings.retryIntervalSeconds };
+  const job = newJob(newId("job"), "delete-snapshot", snapshot, policy, services.now().toISOString());
   try {
     await decideAndWrite(services.database, async () => {
       const current = await getSnapshot(services.database, tenant, id);
@@ -70,29 +70,6 @@ async function isDue(services: Services, settings: Settings, snapshot: Snapshot)
   if (snapshot.state !== "Destroying") return false;
   const job = await getJob(services.database, snapshot.tenant, snapshot.jobId);
   return !job || hasEnded(job.state);
-}
-
-/** A job that deletes the snapshot. */
-export function deletion(
-  snapshot: Pick<Snapshot, "tenant" | "id" | "volumeId">,
-  settings: Settings,
-  now: string,
-): Omit<Job, "open"> {
-  return {
-    tenant: snapshot.tenant,
-    id: newId("job"),
-    kind: "delete-snapshot",
-    state: "Queued",
-    phase: "Queued",
-    snapshotId: snapshot.id,
-    volumeId: snapshot.volumeId,
-    attempt: 0,
-    policy: { maxAttempts: 1, retryIntervalSeconds: settings.retryIntervalSeconds },
-    attempts: [],
-    createdAt: now,
-    updatedAt: now,
-    queuedAt: now,
-  };
 }
 
 async function CountSlots(services: Services): Promise<{ wrong: WrongCount[] }> {

@@ -2,7 +2,7 @@
 import { type ErrorSummary, StateConflict } from "../domain/errors.ts";
 import { newId } from "../domain/ids.ts";
 import { defaultStoreId } from "../domain/inventory.ts";
-import type { Job } from "../domain/job.ts";
+import { type Job, newJob } from "../domain/job.ts";
 import { backupPool } from "../domain/pool.ts";
 import type { Consistency, Snapshot } from "../domain/snapshot.ts";
 import type { Database, TransactionItem } from "../tables/database.ts";
@@ -153,23 +153,8 @@ export function queuedBackup(
   parentJobId: string | undefined,
   id: string = newId("job"),
 ): Omit<Job, "open"> {
-  return {
-    tenant: snapshot.tenant,
-    id,
-    kind: "backup-snapshot",
-    state: "Queued",
-    phase: "Queued",
-    snapshotId: snapshot.id,
-    volumeId: snapshot.volumeId,
-    attempt: 0,
-    policy,
-    attempts: [],
-    ...(parentJobId === undefined ? {} : { parentJobId }),
-    pool: backupPool,
-    createdAt: now,
-    updatedAt: now,
-    queuedAt: now,
-  };
+  const parent = parentJobId === undefined ? {} : { parentJobId };
+  return { ...newJob(id, "backup-snapshot", snapshot, policy, now), ...parent, pool: backupPool };
 }
 
 export function primaryReference(snapshot: Pick<Snapshot, "tenant" | "id" | "hypervisorId">) {
