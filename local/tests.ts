@@ -57,7 +57,11 @@ async function onCloud(testFiles: readonly string[]): Promise<number> {
       SNAPFERRY_TEST_CLOUD: JSON.stringify({ name, endpoint, url, outputs }),
       AWS_ENDPOINT_URL: endpoint,
     };
-    return await nodeTest(testFiles, environment, ["--test-concurrency=1"]);
+    return await nodeTest(testFiles, environment, [
+      "--test-concurrency=1",
+      "--test-force-exit",
+      "--test-timeout=600000",
+    ]);
   } finally {
     await cloud.stop();
   }

@@ -85,7 +85,7 @@ describe("a backup that fails", () => {
   });
 
   it("to the last attempt leaves Error; garbage collection then leaves nothing", async () => {
-    store.proxy.fault = (request) => (writesPack(request) ? "unavailable" : "pass");
+    store.proxy.fault = (request) => (writesPack(request) ? "reset" : "pass");
     const failed = await snapshot("used-up", 4 * MiB);
     const job = await endedJob(test, failed.backupJobId);
     assert.equal(job.state, "Failed");
@@ -109,7 +109,7 @@ describe("a backup that fails", () => {
   });
 
   it("can be asked for again from Error while the frozen bytes are on primary", async () => {
-    store.proxy.fault = (request) => (writesPack(request) ? "unavailable" : "pass");
+    store.proxy.fault = (request) => (writesPack(request) ? "reset" : "pass");
     const failed = await snapshot("again", 4 * MiB);
     await snapshotIn(test, failed.id, ["Error"]);
     store.proxy.fault = () => "pass";
@@ -125,7 +125,7 @@ describe("a backup that fails", () => {
   it("leaves the snapshot on primary when that is the setting, and can be asked for again; so does primary.retain", async () => {
     await changeSettings(test, { "backup.on.failure": "keep", "backup.max.attempts": "1", "primary.retain": "true" });
     try {
-      store.proxy.fault = (request) => (writesPack(request) ? "unavailable" : "pass");
+      store.proxy.fault = (request) => (writesPack(request) ? "reset" : "pass");
       const kept = await snapshot("kept", MiB);
       assert.equal((await endedJob(test, kept.backupJobId)).state, "Failed");
       const { state, error } = await snapshotIn(test, kept.id, ["CreatedOnPrimary", "Error"]);
