@@ -1,14 +1,14 @@
 /** `npm start`: the local cloud, a volume to work on, the main job before the user's eyes, and how to go on. */
-import { link, mkdir, mkdtemp, realpath, rm, stat, statfs } from "node:fs/promises";
+import { link, mkdir, mkdtemp, readdir, realpath, rm, stat, statfs } from "node:fs/promises";
 import path from "node:path";
 import { Command, InvalidArgumentError, Option } from "commander";
-import { createClient } from "../cli/api-client.ts";
+import { type Client, createClient, everyItem } from "../cli/api-client.ts";
 import { type Cloud, startCloud } from "./cloud/cloud.ts";
 import { LocalCloudError } from "./cloud/errors.ts";
 import { runDirectory } from "./cloud/paths.ts";
 import { consoleProgress } from "./cloud/progress.ts";
 import { issueToken } from "./cloud/tokens.ts";
-import { runMainJob } from "./demo/main-job.ts";
+import { restoredName, runMainJob } from "./demo/main-job.ts";
 import { type DemoReport, jsonReport, textReport } from "./demo/reports.ts";
 import { writeSampleVolume } from "./demo/sample-volume.ts";
 import { formatSize, parseSize } from "./demo/sizes.ts";
@@ -58,8 +58,9 @@ try {
   const directory = path.join(runDirectory(cloud.name), "volumes");
   await mkdir(directory, { recursive: true });
   const restoreDirectory = await realpath(directory);
-  const volume = file ? await borrowed(file, path.dirname(restoreDirectory)) : await sample(restoreDirectory);
   const client = createClient({ url: cloud.url, token: await issueToken(cloud.name, { tenant, role: "admin" }) });
+  await removeLeftovers(client, restoreDirectory);
+  const volume = file ? await borrowed(file, path.dirname(restoreDirectory)) : await sample(restoreDirectory);
   const result = await runMainJob({ client, file: volume, restoreDirectory, report });
   report.done(result);
   if (options.once) await finish(result.equal ? 0 : 1);
@@ -109,6 +110,13 @@ async function sample(directory: string): Promise<string> {
     onProgress: (bytesDone, bytesTotal) => report.preparing({ bytesDone, bytesTotal }),
   });
   return file;
+}
+
+/** What was restored in an earlier cloud, which no longer exists, is nobody's. */
+async function removeLeftovers(client: Client, directory: string): Promise<void> {
+  for await (const hypervisor of everyItem(client.hypervisors.list)) if (hypervisor.directory === directory) return;
+  for (const name of await readdir(directory))
+    if (name === ".snapferry" || restoredName.test(name)) await rm(path.join(directory, name), { recursive: true });
 }
 
 /** Half of the sample is allocated; frozen and restored it is there three times, and compressed in the store. */

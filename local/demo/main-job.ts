@@ -44,6 +44,9 @@ export interface MainJobResult {
 
 const pollMilliseconds = 200;
 
+/** What restored volumes are called: the volume's name, and the end of the snapshot's id. */
+export const restoredName = /-restored-[0-9a-z]{6}$/;
+
 /** Throws with the job's own error when a step fails. */
 export async function runMainJob({ client, file, restoreDirectory, report }: MainJobOptions): Promise<MainJobResult> {
   const hypervisorId = await registered(client, path.dirname(file));
