@@ -53,11 +53,6 @@ export function nextSnapshotState(from: SnapshotState, event: SnapshotEvent): Sn
   return snapshotTransitions[from][event];
 }
 
-/** States from which `event` is allowed: the condition of the write that makes the move. */
-export function snapshotStatesAllowing(event: SnapshotEvent): SnapshotState[] {
-  return snapshotStates.filter((state) => snapshotTransitions[state][event] !== undefined);
-}
-
 /** What happens to the snapshot when its backup has used up its attempts. */
 export type OnBackupFailure = "delete" | "keep";
 
