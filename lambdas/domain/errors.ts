@@ -25,6 +25,10 @@ export class HypervisorUnavailable extends RetryableError {}
 export class StoreUnavailable extends RetryableError {}
 /** A service asked to be called more slowly (HTTP 429, 503 SlowDown, DynamoDB throughput). */
 export class Throttled extends RetryableError {}
+/** The store has no room left: a full disk, or a quota. Another attempt succeeds once room was made. */
+export class StoreFull extends RetryableError {}
+/** What a hypervisor called unchanged since the last backup has changed. The next attempt reads the whole volume. */
+export class HintMismatch extends RetryableError {}
 /** Objects that an attempt wrote are missing or are not what was written. The next attempt writes them again. */
 export class VerificationFailed extends RetryableError {}
 
@@ -48,6 +52,8 @@ export class QuiesceFailed extends FinalError {}
 export class StoreRefused extends FinalError {}
 /** The store does not do what the repository format relies on. The message says what. */
 export class StoreUnfit extends FinalError {}
+/** The key of an encrypted repository cannot be had: no key service is configured, or it refuses to unwrap the data key. */
+export class EncryptionKeyUnavailable extends FinalError {}
 /** An object of the repository is missing or damaged. The message names the object and the byte ranges of the volume that are lost. */
 export class RepositoryDamaged extends FinalError {}
 /** The repository was written in a format that this version does not read. */

@@ -16,7 +16,7 @@ import {
   S3Client,
 } from "@aws-sdk/client-s3";
 import { guardedAgents } from "../protocols/egress/endpoint.ts";
-import type { ListedObject, ObjectHead, ObjectStore } from "./object-store.ts";
+import type { ListedObject, ObjectHead, ObjectStore, PutOptions } from "./object-store.ts";
 import { hasStatus, isNamed, storeError, TruncatedBody } from "./s3-errors.ts";
 
 export interface S3ClientOptions {
@@ -126,8 +126,8 @@ export class S3ObjectStore implements ObjectStore {
     }
   }
 
-  async put(key: string, body: Uint8Array, options?: { ifAbsent?: boolean }): Promise<"written" | "exists"> {
-    const checksum = hash("sha256", body, "buffer");
+  async put(key: string, body: Uint8Array, options?: PutOptions): Promise<"written" | "exists"> {
+    const checksum = options?.sha256 ? Buffer.from(options.sha256, "hex") : hash("sha256", body, "buffer");
     return this.#attempt(`writing ${this.fullKey(key)}`, async () => {
       for (let tries = 1; ; tries++) {
         try {

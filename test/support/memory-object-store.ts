@@ -1,6 +1,7 @@
 /** An object store in memory with versions, for unit tests. `test/contract/object-store.ts` holds it to what the real one does. */
 import { hash } from "node:crypto";
-import type { ListedObject, ObjectHead, ObjectStore } from "../../lambdas/repository/object-store.ts";
+import { StoreUnavailable } from "../../lambdas/domain/errors.ts";
+import type { ListedObject, ObjectHead, ObjectStore, PutOptions } from "../../lambdas/repository/object-store.ts";
 
 export type StoreOperation = "put" | "get" | "head" | "list" | "delete";
 
@@ -26,8 +27,10 @@ export class MemoryObjectStore implements ObjectStore {
     this.#options = options;
   }
 
-  async put(key: string, body: Uint8Array, options?: { ifAbsent?: boolean }): Promise<"written" | "exists"> {
+  async put(key: string, body: Uint8Array, options?: PutOptions): Promise<"written" | "exists"> {
     await this.#options.before?.("put", key);
+    if (options?.sha256 !== undefined && hash("sha256", body, "hex") !== options.sha256)
+      throw new StoreUnavailable(`The body of ${key} is not what its checksum tells.`);
     const versions = this.#objects.get(key) ?? [];
     if (options?.ifAbsent && versions.length > 0) return "exists";
     const modified = new Date((this.#options.now ?? Date.now)());
