@@ -92,6 +92,8 @@ function jobDetails(job: Job): string {
       printable(`${endedAt}  ${error.name}: ${error.message}`),
     ]),
     ["Error", job.error && printable(`${job.error.name}: ${job.error.message}`)],
+    ["Reads", job.backup && readingText(job.backup)],
+    ["Verified by", job.verify && (job.verify === "full" ? "reading every byte back" : "checksums of the store")],
     ["Snapshot", job.snapshotId],
     ["Volume", job.target === undefined ? job.volumeId : `${printable(job.target.name)} (${job.target.volumeId})`],
     ["Backup", job.backupJobId],
@@ -100,6 +102,13 @@ function jobDetails(job: Job): string {
     ["Started", job.startedAt],
     ["Finished", job.finishedAt],
   ]);
+}
+
+/** `incremental on snap_…, changed ranges only`; the reason, where there is one, in brackets. */
+function readingText({ kind, base, reading, reason }: NonNullable<Job["backup"]>): string {
+  const what = reading === "changed" ? "changed ranges only" : "everything";
+  const why = reason === undefined ? "" : ` (${printable(reason)})`;
+  return `${kind}${base === undefined ? "" : ` on ${base}`}, ${what}${why}`;
 }
 
 function watch(context: Context): Command {

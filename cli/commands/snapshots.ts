@@ -1,4 +1,5 @@
-import { type Command, InvalidArgumentError } from "commander";
+import { type Command, InvalidArgumentError, Option } from "commander";
+import type { CreateSnapshotInput } from "../../lambdas/api/request-schemas.ts";
 import { ApiProblem, type Client, type JobAndSnapshot, type Snapshot } from "../api-client.ts";
 import {
   type Context,
@@ -35,12 +36,17 @@ export function snapshotsCommand(context: Context): Command {
     .addCommand(backup(context));
 }
 
+type BackupVerification = NonNullable<CreateSnapshotInput["verify"]>;
+const verifications: readonly BackupVerification[] = ["checksum", "full"];
+
 interface CreateOptions extends JsonOption, WatchOption {
   readonly name?: string;
   readonly description?: string;
   readonly tag?: Readonly<Record<string, string>>;
   readonly store?: string;
   readonly async?: boolean;
+  readonly verify?: BackupVerification;
+  readonly full?: boolean;
 }
 
 function create(context: Context): Command {
@@ -48,12 +54,19 @@ function create(context: Context): Command {
     "snapshots create web-root",
     "snapshots create vol_01JD7 --async --watch",
     "snapshots create db-data --name nightly --tag env=prod --tag tier=1 --store off-site",
+    "snapshots create db-data --full --verify full",
   ])
     .argument("<volume>", "name, id, or the beginning of an id")
     .option("--name <name>", "a name for the snapshot")
     .option("--description <text>", "more about it")
     .option("--tag <key=value>", "a tag; may be given several times", addTag)
     .option("--store <store>", "where the backup goes (name or id)")
+    .addOption(
+      new Option("--verify <how>", "how it is checked before it is published: full reads every byte back").choices(
+        verifications,
+      ),
+    )
+    .option("--full", "read the whole volume and use nothing of earlier backups again")
     .option("--async", "the job is done as soon as the snapshot is on primary storage")
     .option("--watch", "follow it to the end")
     .action(async (text: string, options: CreateOptions) => {
@@ -66,6 +79,8 @@ function create(context: Context): Command {
         ...(options.tag === undefined ? {} : { tags: { ...options.tag } }),
         ...(storeId === undefined ? {} : { storeId }),
         ...(options.async ? { asyncBackup: true } : {}),
+        ...(options.verify === undefined ? {} : { verify: options.verify }),
+        ...(options.full ? { full: true } : {}),
       });
       await finish(context, client, options, answer, (snapshot) => `${snapshot.id} is ${snapshot.state}.`);
     });
@@ -185,6 +200,7 @@ function snapshotDetails(snapshot: Snapshot, volumeName: string | undefined): st
     ["Read by", snapshot.readers.join(", ")],
     ["Created", snapshot.createdAt],
     ["Backed up", snapshot.backedUpAt],
+    ["Locked until", snapshot.lockedUntil],
   ]);
 }
 

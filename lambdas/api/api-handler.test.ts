@@ -137,7 +137,13 @@ describe("bodies", () => {
   test("no body, an empty one and {} are the same: defaults", async () => {
     for (const body of [null, "", "  ", "{}"]) {
       const answer = await post(body);
-      assert.deepEqual(answer.body.request.body, { asyncBackup: false, storeId: "default", tags: {} });
+      assert.deepEqual(answer.body.request.body, {
+        asyncBackup: false,
+        storeId: "default",
+        tags: {},
+        verify: "checksum",
+        full: false,
+      });
     }
   });
 

@@ -96,7 +96,7 @@ export async function currentJob(
 
 /** Looks again at a snapshot that refused, and says why it did. */
 export async function explainRefusal(
-  services: Reading,
+  services: Reading & Pick<Services, "now">,
   caller: Caller,
   id: string,
   action: SnapshotAction,
@@ -106,7 +106,7 @@ export async function explainRefusal(
     currentJob(services, snapshot),
     getProgress(services.database, snapshot.jobId),
   ]);
-  return refusalOf(action, { snapshot, job, jobEnded: ended, progress });
+  return refusalOf(action, { snapshot, job, jobEnded: ended, progress, now: services.now().toISOString() });
 }
 
 async function inParallel<Item, Result>(

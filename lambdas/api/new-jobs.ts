@@ -1,5 +1,5 @@
 /** Jobs that the API makes: their policy, their start, the answer that names them. */
-import type { Job } from "../domain/job.ts";
+import type { BackupPolicy, Job } from "../domain/job.ts";
 import type { Snapshot } from "../domain/snapshot.ts";
 import type { Services } from "../services.ts";
 import { getJob } from "../tables/jobs.ts";
@@ -9,12 +9,17 @@ import { showJob, showSnapshot } from "./lookups.ts";
 import { pathOf } from "./representations.ts";
 import type { JobRepresentation, SnapshotRepresentation } from "./response-schemas.ts";
 
-/** The settings as they are now: copied, so that a later change never bends the job. */
+/** What a request may ask of a backup. */
+export type AskedOfBackup = Pick<BackupPolicy, "verify" | "full">;
+
+/** The settings as they are now, and what is asked: copied, so that a later change never bends the job. */
 export async function frozenPolicy(
   services: Pick<Services, "settings">,
-): Promise<{ policy: Job["policy"]; onBackupFailure: Snapshot["onBackupFailure"] }> {
+  { verify, full }: AskedOfBackup = {},
+): Promise<{ policy: BackupPolicy; onBackupFailure: Snapshot["onBackupFailure"] }> {
   const { maxAttempts, retryIntervalSeconds, onBackupFailure } = await services.settings();
-  return { policy: { maxAttempts, retryIntervalSeconds }, onBackupFailure };
+  const asked = { ...(verify === undefined ? {} : { verify }), ...(full === undefined ? {} : { full }) };
+  return { policy: { maxAttempts, retryIntervalSeconds, ...asked }, onBackupFailure };
 }
 
 /** A start that fails is made up for by garbage collection, which starts every queued job that has no execution. */

@@ -42,6 +42,7 @@ export const problemKinds = {
   "snapshot-is-being-copied": { status: 409, title: "The snapshot is being copied" },
   "snapshot-is-being-deleted": { status: 409, title: "The snapshot is being deleted" },
   "snapshot-is-being-read": { status: 409, title: "The snapshot is being read" },
+  "snapshot-is-locked": { status: 409, title: "The snapshot is locked" },
   "snapshot-is-not-backed-up": { status: 409, title: "The snapshot is not backed up" },
   "snapshot-is-backed-up": { status: 409, title: "The snapshot is backed up already" },
   "backup-is-queued": { status: 409, title: "The backup is queued already" },

@@ -22,6 +22,7 @@ function refusal(action: SnapshotAction, state: SnapshotState, more: Partial<Sna
     job: undefined,
     jobEnded,
     progress: { bytesDone: 43, bytesTotal: 100 },
+    now: "2026-11-21T12:00:00.000Z",
   });
   return { kind: problem.kind, status: problem.status, detail: problem.message, jobs: problem.extras.members?.jobs };
 }
@@ -40,6 +41,15 @@ describe("why a snapshot refuses", () => {
     const { kind, jobs } = refusal("delete", "BackedUp", { readers: [ids.reader] });
     assert.equal(kind, "snapshot-is-being-read");
     assert.deepEqual(jobs, [ids.reader]);
+  });
+
+  test("one that its store keeps locked names the date, to who deletes it and only until then", () => {
+    const lockedUntil = "2026-12-01T00:00:00.000Z";
+    const { kind, status, detail } = refusal("delete", "BackedUp", { lockedUntil });
+    assert.deepEqual([kind, status], ["snapshot-is-locked", 409]);
+    assert.match(detail, /2026-12-01T00:00:00\.000Z/);
+    assert.equal(refusal("delete", "BackedUp", { lockedUntil: "2026-11-21T12:00:00.000Z" }).kind, "conflict");
+    assert.equal(refusal("backup", "BackedUp", { lockedUntil }).kind, "snapshot-is-backed-up");
   });
 
   test("one without a backup says how it may get one", () => {

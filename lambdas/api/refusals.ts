@@ -1,7 +1,7 @@
 /** Why something cannot be done with a snapshot or a volume now, in words: what stands in the way and what to do about it. */
 import { type Volume, volumeStatus } from "../domain/inventory.ts";
 import type { Job } from "../domain/job.ts";
-import { nextSnapshotState, type Snapshot, type SnapshotState } from "../domain/snapshot.ts";
+import { lockedUntil, nextSnapshotState, type Snapshot, type SnapshotState } from "../domain/snapshot.ts";
 import type { Progress } from "../tables/progress.ts";
 import { Problem, type ProblemKind } from "./problem.ts";
 import { pathOf } from "./representations.ts";
@@ -14,23 +14,25 @@ export interface Situation {
   readonly job: Job | undefined;
   readonly jobEnded: boolean;
   readonly progress: Progress | undefined;
+  /** ISO 8601 in UTC. */
+  readonly now: string;
 }
 
 interface Refusal {
   readonly kind: ProblemKind;
   readonly detail: string;
   readonly jobs?: readonly string[];
+  readonly lockedUntil?: string;
 }
 
 /** The problem that says why `action` is refused in this situation. */
 export function refusalOf(action: SnapshotAction, situation: Situation): Problem {
-  const { snapshot } = situation;
-  if (action === "delete" && nextSnapshotState(snapshot.state, "DestroyRequested") && snapshot.readers.length === 0)
+  const { snapshot, now } = situation;
+  const deletable = nextSnapshotState(snapshot.state, "DestroyRequested") && snapshot.readers.length === 0;
+  if (action === "delete" && deletable && lockedUntil(snapshot, now) === undefined)
     return new Problem("conflict", `${snapshot.id} changed meanwhile; try again.`);
-  const { kind, detail, jobs } = refusals[snapshot.state](situation, action);
-  return new Problem(kind, detail, {
-    members: { snapshotId: snapshot.id, ...(jobs === undefined ? {} : { jobs }) },
-  });
+  const { kind, detail, ...members } = refusals[snapshot.state](situation, action);
+  return new Problem(kind, detail, { members: { snapshotId: snapshot.id, ...members } });
 }
 
 const refusals: Readonly<Record<SnapshotState, (situation: Situation, action: SnapshotAction) => Refusal>> = {
@@ -54,13 +56,20 @@ const refusals: Readonly<Record<SnapshotState, (situation: Situation, action: Sn
     detail: `${snapshot.id} is being backed up by ${snapshot.jobId} (${percentage(progress)}attempt ${snapshot.attempt} of ${snapshot.maxAttempts}). ${waitOrCancel(snapshot.jobId)}`,
     jobs: [snapshot.jobId],
   }),
-  BackedUp: ({ snapshot }, action) => {
+  BackedUp: ({ snapshot, now }, action) => {
     const [reader] = snapshot.readers;
     if (action === "delete" && reader !== undefined)
       return {
         kind: "snapshot-is-being-read",
         detail: `${snapshot.id} is being read by ${snapshot.readers.join(", ")}. ${waitOrCancel(reader)}`,
         jobs: snapshot.readers,
+      };
+    const locked = lockedUntil(snapshot, now);
+    if (action === "delete" && locked !== undefined)
+      return {
+        kind: "snapshot-is-locked",
+        detail: `${snapshot.id} is locked by its store until ${locked}. Delete it after that.`,
+        lockedUntil: locked,
       };
     return {
       kind: "snapshot-is-backed-up",

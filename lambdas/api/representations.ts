@@ -38,13 +38,14 @@ export function jobRepresentation(job: Omit<Job, "open">, surroundings: JobSurro
     ...given({ asyncBackup: job.asyncBackup }),
     attempt: worker.attempt,
     maxAttempts: worker.policy.maxAttempts,
+    ...given({ verify: worker.policy.verify, full: worker.policy.full }),
     attempts: worker.attempts.map(({ attempt, startedAt, endedAt, error }) => ({
       attempt,
       startedAt,
       endedAt,
       error: { name: error.name, message: error.message },
     })),
-    ...given({ progress, queue, backupJobId: job.backupJobId, parentJobId: job.parentJobId }),
+    ...given({ progress, queue, backup: worker.backup, backupJobId: job.backupJobId, parentJobId: job.parentJobId }),
     ...(job.target === undefined
       ? {}
       : {
@@ -113,7 +114,11 @@ export function snapshotRepresentation(
     ...given({ error: snapshot.error, primaryKeptUntil: snapshot.primaryKeptUntil }),
     createdAt: snapshot.createdAt,
     updatedAt: snapshot.updatedAt,
-    ...given({ createdOnPrimaryAt: snapshot.createdOnPrimaryAt, backedUpAt: snapshot.backedUpAt }),
+    ...given({
+      createdOnPrimaryAt: snapshot.createdOnPrimaryAt,
+      backedUpAt: snapshot.backedUpAt,
+      lockedUntil: snapshot.lockedUntil,
+    }),
   };
 }
 

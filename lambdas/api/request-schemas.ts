@@ -2,7 +2,7 @@
 import { z } from "zod";
 import { type IdKind, idPattern } from "../domain/ids.ts";
 import { defaultStoreId } from "../domain/inventory.ts";
-import { jobKinds, jobStates } from "../domain/job.ts";
+import { backupVerifications, jobKinds, jobStates } from "../domain/job.ts";
 import { snapshotStates } from "../domain/snapshot.ts";
 import { decodeCursor } from "./cursor.ts";
 import { quoted } from "./problem.ts";
@@ -75,6 +75,14 @@ export const createSnapshotBody = z
       .meta({ description: "true: the job has succeeded at CreatedOnPrimary; false: at BackedUp." }),
     storeId: storeId.default(defaultStoreId).meta({ description: "Where the backup goes." }),
     tags: tags.default({}),
+    verify: z.enum(backupVerifications).default("checksum").meta({
+      description:
+        "How the backup is checked before it is published: by the checksums that the store keeps, or by reading every byte back.",
+    }),
+    full: z
+      .boolean()
+      .default(false)
+      .meta({ description: "true: the whole volume is read, and nothing of earlier backups is used again." }),
   })
   .meta({ id: "CreateSnapshot" });
 

@@ -1,6 +1,6 @@
 /** What answers hold. The representations are typed by these, and the OpenAPI document is made from them. */
 import { z } from "zod";
-import { jobKinds, jobPhases, jobStates } from "../domain/job.ts";
+import { backupVerifications, jobKinds, jobPhases, jobStates } from "../domain/job.ts";
 import { snapshotStates } from "../domain/snapshot.ts";
 import { storeReferenceStates } from "../domain/store-reference.ts";
 
@@ -31,6 +31,14 @@ export const jobSchema = z
     asyncBackup: z.boolean().optional(),
     attempt: z.int().min(0).meta({ description: "0 before the first." }),
     maxAttempts: z.int().min(1),
+    verify: z
+      .enum(backupVerifications)
+      .optional()
+      .meta({ description: "Of creations and backups: how the backup is checked before it is published." }),
+    full: z
+      .boolean()
+      .optional()
+      .meta({ description: "Of creations and backups: whether nothing of earlier backups is used again." }),
     attempts: z
       .array(z.object({ attempt: z.int(), startedAt: time, endedAt: time, error }))
       .meta({ description: "The attempts that failed." }),
@@ -39,6 +47,18 @@ export const jobSchema = z
       .object({ position: z.int().min(1), waitsFor: z.string() })
       .optional()
       .meta({ description: "While the job waits for a slot of a pool." }),
+    backup: z
+      .object({
+        kind: z.enum(["full", "incremental"]),
+        base: z.string().optional().meta({ description: "The snapshot whose backup it builds on." }),
+        reading: z.enum(["changed", "everything"]).meta({
+          description:
+            "Whether all allocated bytes were read, or those only that change tracking calls changed since the base.",
+        }),
+        reason: z.string().optional().meta({ description: "Why it is full, or why everything was read." }),
+      })
+      .optional()
+      .meta({ description: "How a backup came by its bytes." }),
     backupJobId: z.string().optional().meta({ description: "Of a creation: the job that backs the snapshot up." }),
     parentJobId: z.string().optional().meta({ description: "Of a backup: the creation that waits for it." }),
     target: z.object({ hypervisorId: z.string(), name: z.string(), volumeId: z.string() }).optional(),
@@ -105,6 +125,9 @@ export const snapshotSchema = z
     updatedAt: time,
     createdOnPrimaryAt: time.optional(),
     backedUpAt: time.optional(),
+    lockedUntil: time
+      .optional()
+      .meta({ description: "Until when the store refuses to delete the backup. A DELETE before is a 409." }),
   })
   .meta({ id: "Snapshot" });
 

@@ -7,6 +7,7 @@ import { nextSnapshotState, type Snapshot } from "../domain/snapshot.ts";
 import type { Services } from "../services.ts";
 import { transact, WriteRefused } from "../tables/database.ts";
 import { getHypervisor } from "../tables/hypervisors.ts";
+import { getJob } from "../tables/jobs.ts";
 import { getStoreReference } from "../tables/store-references.ts";
 import { getVolume } from "../tables/volumes.ts";
 import { requestBackup } from "../transactions/backup-snapshot.ts";
@@ -139,7 +140,10 @@ export async function backupSnapshot(
     const snapshot = await requireSnapshot(services, caller, id);
     await requireBackupPossible(services, caller, snapshot);
     const now = services.now().toISOString();
-    const job = queuedBackup(snapshot, (await frozenPolicy(services)).policy, now, undefined, ids.job);
+    // What was asked of the backup when the snapshot was requested still holds.
+    const asked = (await getJob(services.database, snapshot.tenant, snapshot.jobId))?.policy;
+    const { policy } = await frozenPolicy(services, asked);
+    const job = queuedBackup(snapshot, policy, now, undefined, ids.job);
     const answer = {
       job: jobRepresentation(job),
       snapshot: await showSnapshot(services, {

@@ -38,7 +38,7 @@ export async function createSnapshot(
     if (refusal) throw refusal;
     if (body.storeId !== defaultStoreId && !(await getStore(services.database, caller.tenant, body.storeId)))
       throw notFound("store", body.storeId, { pointer: "/storeId" });
-    const rows = newSnapshot(ids, volume, body, await frozenPolicy(services), services.now().toISOString());
+    const rows = newSnapshot(ids, volume, body, await frozenPolicy(services, body), services.now().toISOString());
     const answer = {
       job: jobRepresentation(rows.job),
       snapshot: snapshotRepresentation({ ...rows.snapshot, readers: [] }),

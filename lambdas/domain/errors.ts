@@ -107,6 +107,7 @@ const finalErrorClasses: readonly (new (message: string) => FinalError)[] = [
   QuiesceFailed,
   StoreRefused,
   StoreUnfit,
+  EncryptionKeyUnavailable,
   RepositoryDamaged,
   UnsupportedFormat,
   EndpointForbidden,

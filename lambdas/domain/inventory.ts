@@ -102,10 +102,34 @@ export function volumeIdFor(hypervisorId: string, externalId: string): string {
   return `${idPrefixes.volume}_${text}`;
 }
 
-/** Every tenant's default store: the stack's own bucket. It has no row. */
+/** Every tenant's default store: the stack's own bucket. A row of this id holds nothing but the tenant's options for it. */
 export const defaultStoreId = "default";
 
-export interface StoreRow {
+/** How fast all workers together may use a store. Absent: as fast as they can. */
+export interface StoreLimits {
+  /** Bytes of bodies that are written and read. */
+  readonly bytesPerSecond?: number;
+  readonly requestsPerSecond?: number;
+}
+
+export const objectLockModes = ["governance", "compliance"] as const;
+
+/** Retention that each object of a backup gets when the backup is published. */
+export interface ObjectLock {
+  readonly mode: (typeof objectLockModes)[number];
+  readonly days: number;
+}
+
+/** What of a store may be changed at any time. Limits are read live; retention counts for backups that are published later. */
+export interface StoreOptions extends StoreLimits {
+  readonly objectLock?: ObjectLock;
+}
+
+/** `client`: everything but names and sizes of objects is encrypted before it leaves the worker. */
+export const storeEncryptions = ["none", "client"] as const;
+export type StoreEncryption = (typeof storeEncryptions)[number];
+
+export interface StoreRow extends StoreOptions {
   readonly tenant: string;
   readonly id: string;
   readonly name: string;
@@ -117,6 +141,8 @@ export interface StoreRow {
   readonly pathStyle: boolean;
   /** A secret `{"accessKeyId":"…","secretAccessKey":"…"}` in Secrets Manager, by name, below {@link secretPrefix}. */
   readonly secretId: string;
+  /** Absent: `none`. Never changes. */
+  readonly encryption?: StoreEncryption;
   readonly createdAt: string;
 }
 

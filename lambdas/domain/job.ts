@@ -49,10 +49,30 @@ export interface RestoreTarget {
   readonly volumeId: string;
 }
 
-/** Copied from the settings when the job is made: a later change of a setting never bends a running job. */
+/** How a backup is checked before it is published: by the checksums that the store keeps, or by reading every byte back. */
+export const backupVerifications = ["checksum", "full"] as const;
+export type BackupVerification = (typeof backupVerifications)[number];
+
+/** Copied from the settings and the request when the job is made: a later change never bends a running job. */
 export interface BackupPolicy {
   readonly maxAttempts: number;
   readonly retryIntervalSeconds: number;
+  /** Absent: `checksum`. */
+  readonly verify?: BackupVerification;
+  /** The whole volume is read and nothing of earlier backups is used again. Absent: false. */
+  readonly full?: boolean;
+}
+
+/** How a backup came by its bytes. Written when it is planned; the last attempt's counts. */
+export interface BackupReading {
+  /** `incremental`: chunks of `base` are used again. */
+  readonly kind: "full" | "incremental";
+  /** The snapshot whose backup it builds on. */
+  readonly base?: string;
+  /** Whether all allocated bytes were read, or those only that change tracking calls changed since `base`. */
+  readonly reading: "changed" | "everything";
+  /** Why it is full, or why everything was read, in words. */
+  readonly reason?: string;
 }
 
 export interface Job {
@@ -73,6 +93,8 @@ export interface Job {
   readonly parentJobId?: string;
   readonly asyncBackup?: boolean;
   readonly target?: RestoreTarget;
+  /** Of a backup, from its first plan on. */
+  readonly backup?: BackupReading;
   /** The pool whose slot the job waits for or holds. */
   readonly pool?: string;
   readonly error?: ErrorSummary;

@@ -10,6 +10,14 @@ describe("settings", () => {
     assert.equal(settings.maxAttempts, 3);
     assert.equal(settings.retryIntervalSeconds, 300);
     assert.equal(settings.errorGraceSeconds, 900);
+    assert.equal(settings.hintAuditPercent, 1);
+    assert.equal(settings.verifySamplePercent, 1);
+  });
+
+  it("take shares from none to all", () => {
+    const shares = { "hint.audit.percent": "0", "verify.sample.percent": "100" };
+    const { hintAuditPercent, verifySamplePercent } = parseSettings(shares);
+    assert.deepEqual([hintAuditPercent, verifySamplePercent], [0, 100]);
   });
 
   it("take backup.retry as the number of retries after the first attempt", () => {
@@ -33,6 +41,8 @@ describe("settings", () => {
     ["backup.retry.interval", "-1"],
     ["backup.pool.size", ""],
     ["primary.retain", "yes"],
+    ["hint.audit.percent", "101"],
+    ["verify.sample.percent", "0.5"],
   ] as const)
     it(`refuse ${name} = "${text}" by name`, () => {
       assert.throws(

@@ -9,7 +9,7 @@ interface IntegerSetting {
   readonly default: number;
   readonly minimum: number;
   readonly maximum: number;
-  readonly unit?: "seconds";
+  readonly unit?: "seconds" | "percent";
   readonly description: string;
 }
 
@@ -80,6 +80,23 @@ export const settingDefinitions = {
     description:
       "How long after an execution's end a worker of it may still write: the longest Lambda (900 s) and a minute.",
   },
+  "hint.audit.percent": {
+    type: "integer",
+    default: 1,
+    minimum: 0,
+    maximum: 100,
+    unit: "percent",
+    description:
+      "Share of the ranges that change tracking calls unchanged which a backup reads all the same, to find lies.",
+  },
+  "verify.sample.percent": {
+    type: "integer",
+    default: 1,
+    minimum: 0,
+    maximum: 100,
+    unit: "percent",
+    description: "Share of each backup's chunks that the scheduled check reads back.",
+  },
 } as const satisfies Record<string, IntegerSetting | ChoiceSetting>;
 
 export type SettingName = keyof typeof settingDefinitions;
@@ -94,6 +111,10 @@ export interface Settings {
   readonly errorGraceSeconds: number;
   readonly reconcileAfterSeconds: number;
   readonly lateWriterGraceSeconds: number;
+  /** 0 to 100. */
+  readonly hintAuditPercent: number;
+  /** 0 to 100. */
+  readonly verifySamplePercent: number;
 }
 
 /** One setting's text, checked. Throws InvalidSetting with the name, the bounds and what was given. */
@@ -148,5 +169,7 @@ export function parseSettings(texts: Partial<Record<SettingName, string>>): Sett
     errorGraceSeconds: Number(text("error.grace")),
     reconcileAfterSeconds: Number(text("reconcile.after")),
     lateWriterGraceSeconds: Number(text("late.writer.grace")),
+    hintAuditPercent: Number(text("hint.audit.percent")),
+    verifySamplePercent: Number(text("verify.sample.percent")),
   };
 }

@@ -88,6 +88,8 @@ export interface Snapshot {
   readonly updatedAt: string;
   readonly createdOnPrimaryAt?: string;
   readonly backedUpAt?: string;
+  /** Until when the store refuses to delete the backup's objects (Object Lock), as it was when the backup was published. */
+  readonly lockedUntil?: string;
   readonly error?: ErrorSummary;
   /** Until when the primary copy of a failed snapshot is kept before garbage collection takes it. */
   readonly primaryKeptUntil?: string;
@@ -98,6 +100,11 @@ export interface Snapshot {
 /** `jobId#state#attempt`, see {@link Snapshot.lastChange}. */
 export function changeId(jobId: string, state: SnapshotState, attempt: number): string {
   return `${jobId}#${state}#${attempt}`;
+}
+
+/** Until when the backup cannot be deleted; undefined when it can. `now` is ISO 8601 in UTC, as all times of rows. */
+export function lockedUntil(snapshot: Pick<Snapshot, "lockedUntil">, now: string): string | undefined {
+  return snapshot.lockedUntil !== undefined && snapshot.lockedUntil > now ? snapshot.lockedUntil : undefined;
 }
 
 export type MoveDecision =

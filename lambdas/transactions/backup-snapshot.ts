@@ -45,11 +45,21 @@ export function startBackup(
   });
 }
 
+/** What a published backup is, for the rows. */
+export interface StoredBackup {
+  readonly attempt: number;
+  readonly installPath: string;
+  readonly storedBytes: number;
+  readonly logicalBytes: number;
+  /** Where the store locks its objects. */
+  readonly lockedUntil?: string;
+}
+
 /** The root is published: snapshot BackedUp, this job and the one that waited for it Succeeded, the slot free. */
 export function backedUp(
   database: Database,
   running: Pick<Job, "tenant" | "id">,
-  stored: { attempt: number; installPath: string; storedBytes: number; logicalBytes: number },
+  stored: StoredBackup,
   now: string,
 ): Promise<"written" | "replay"> {
   return decideAndWrite(database, async () => {
@@ -64,7 +74,13 @@ export function backedUp(
         jobId: job.id,
         attempt: stored.attempt,
         now,
-        set: { storedBytes: stored.storedBytes, backedUpAt: now, error: undefined, primaryKeptUntil: undefined },
+        set: {
+          storedBytes: stored.storedBytes,
+          backedUpAt: now,
+          lockedUntil: stored.lockedUntil,
+          error: undefined,
+          primaryKeptUntil: undefined,
+        },
       }),
       moveStoreReference(database, imageReference(snapshot), "Ready", {
         jobId: job.id,

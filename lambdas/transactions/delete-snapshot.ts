@@ -1,7 +1,7 @@
 /** The rows' way from DestroyRequested to Destroyed. */
-import { type ErrorSummary, JobCancelled, summarizeError } from "../domain/errors.ts";
+import { type ErrorSummary, JobCancelled, StateConflict, summarizeError } from "../domain/errors.ts";
 import { hasEnded, type Job } from "../domain/job.ts";
-import type { Snapshot } from "../domain/snapshot.ts";
+import { lockedUntil, type Snapshot } from "../domain/snapshot.ts";
 import type { Database, TransactionItem } from "../tables/database.ts";
 import { getJob, insertJob, moveJob } from "../tables/jobs.ts";
 import { moveSnapshot } from "../tables/snapshots.ts";
@@ -12,7 +12,7 @@ import { decideAndWrite, moveOrReplay } from "./decide-and-write.ts";
 
 /**
  * The items that record the request: snapshot Destroying, delete job Queued, and a backup that still waits in the queue
- * Cancelled. Throws StateConflict when the rules refuse.
+ * Cancelled. Throws StateConflict when the rules refuse, or the store still keeps the backup locked.
  */
 export async function requestDelete(
   database: Database,
@@ -22,6 +22,8 @@ export async function requestDelete(
 ): Promise<TransactionItem[]> {
   const to = moveOrReplay(snapshot, "DestroyRequested", { jobId: job.id, attempt: 0 });
   if (to === "replay") return [];
+  const locked = lockedUntil(snapshot, now);
+  if (locked !== undefined) throw new StateConflict(`${snapshot.id} is locked until ${locked}`);
   return [
     moveSnapshot(database, snapshot, { to, jobId: job.id, attempt: 0, now }),
     insertJob(database, job),
