@@ -11,7 +11,7 @@ import type { Consistency } from "../domain/snapshot.ts";
 export interface Capabilities {
   /** Whether a VM's writes can be held around the snapshot. */
   readonly quiesce: boolean;
-  /** Whether `extents(export, { since })` can tell what changed since an older snapshot. */
+  /** Whether there is a {@link Hypervisor.changedExtents}. */
   readonly changeTracking: boolean;
   /** Whether a taken snapshot costs time in proportion to the volume's allocated bytes (a copy) or not (a clone, an overlay). */
   readonly snapshotCopies: boolean;
@@ -98,6 +98,16 @@ export interface Hypervisor {
   openExport(snapshot: { snapshotId: string; installPath: string }): Promise<ExportDescriptor>;
   /** Allocated ranges within `range`, ascending, not overlapping. An adapter that cannot tell yields the whole range. */
   extents(descriptor: ExportDescriptor, range: Extent): AsyncIterable<Extent>;
+  /**
+   * Every range whose bytes may differ from those of the earlier snapshot `since` of the same volume, ascending, not overlapping: what
+   * was written, discarded, or lies beyond the earlier size. The earlier snapshot need not be on primary any more. Undefined when that
+   * cannot be told: tracking was off or reset in between, `since` was never seen or is not the earlier of the two. A range too many
+   * costs time; one too few would be a wrong backup, so in doubt the answer is undefined. Absent where changes are not tracked.
+   */
+  changedExtents?(
+    descriptor: ExportDescriptor,
+    since: { snapshotId: string; installPath: string },
+  ): Promise<AsyncIterable<Extent> | undefined>;
   openReader(descriptor: ExportDescriptor): Promise<VolumeReader>;
   /** Gone or closed already is success. */
   closeExport(descriptor: ExportDescriptor): Promise<void>;

@@ -200,6 +200,71 @@ export function hypervisorContract(
       });
     });
 
+    describe("change tracking", () => {
+      const size = rounded(6_000_000);
+
+      async function changes(descriptor: ExportDescriptor, since: TakenSnapshot): Promise<Extent[] | undefined> {
+        const extents = await subject.hypervisor.changedExtents?.(descriptor, since);
+        return extents && collect(extents);
+      }
+
+      async function bytesOf(taken: TakenSnapshot): Promise<Buffer> {
+        const descriptor = await subject.hypervisor.openExport(taken);
+        return read(descriptor, { offset: 0, length: descriptor.sizeBytes });
+      }
+
+      /** Every byte that differs is in an extent; extents are in order and inside the volume. */
+      function assertCovered(extents: readonly Extent[], before: Buffer, after: Buffer): void {
+        let end = 0;
+        for (const extent of extents) {
+          assert.ok(extent.length > 0 && extent.offset >= end, "out of order, or overlapping");
+          assert.deepEqual(after.subarray(end, extent.offset), before.subarray(end, extent.offset));
+          end = extent.offset + extent.length;
+        }
+        assert.ok(end <= after.length, "outside of the volume");
+        assert.deepEqual(after.subarray(end), before.subarray(end));
+      }
+
+      test("is offered by those who say so, and by nobody else", () => {
+        assert.equal(subject.hypervisor.changedExtents !== undefined, subject.hypervisor.capabilities.changeTracking);
+      });
+
+      test("tells every byte that differs from each earlier snapshot, those that became zeros too", async (t) => {
+        if (!subject.hypervisor.capabilities.changeTracking) return t.skip("changes are not tracked");
+        const externalId = await subject.makeVolume("disk-a", size);
+        await subject.writeVolume(externalId, randomBytes(2_000_000), 0);
+        const first = await snapshot(externalId, "snap_1");
+        await subject.writeVolume(externalId, randomBytes(70_000), 1_000_001);
+        await subject.writeVolume(externalId, randomBytes(10), 5_000_000);
+        const second = await snapshot(externalId, "snap_2");
+        await subject.writeVolume(externalId, Buffer.alloc(300_000), 900_000);
+        await subject.writeVolume(externalId, randomBytes(1), size - 1);
+        const third = await snapshot(externalId, "snap_3");
+        const bytes = [await bytesOf(first), await bytesOf(second), await bytesOf(third)] as const;
+        const descriptor = await subject.hypervisor.openExport(third);
+        const sinceFirst = await changes(descriptor, first);
+        const sinceSecond = await changes(descriptor, second);
+        assert.ok(sinceFirst && sinceSecond, "it cannot tell, with nothing in the way");
+        assertCovered(sinceFirst, bytes[0], bytes[2]);
+        assertCovered(sinceSecond, bytes[1], bytes[2]);
+        const told = sinceSecond.reduce((sum, { length }) => sum + length, 0);
+        assert.ok(told < size / 2, `${told} of ${size} bytes are told for a change of 300,001`);
+        await subject.hypervisor.closeExport(descriptor);
+      });
+
+      test("tells nothing against a snapshot that it never saw, or a later one", async (t) => {
+        if (!subject.hypervisor.capabilities.changeTracking) return t.skip("changes are not tracked");
+        const externalId = await subject.makeVolume("disk-a", size);
+        const first = await snapshot(externalId, "snap_1");
+        await subject.writeVolume(externalId, randomBytes(1000), 0);
+        const second = await snapshot(externalId, "snap_2");
+        const installPath = subject.hypervisor.plannedInstallPath({ externalId, snapshotId: "snap_unknown" });
+        const descriptor = await subject.hypervisor.openExport(second);
+        assert.equal(await changes(descriptor, { ...first, snapshotId: "snap_unknown", installPath }), undefined);
+        assert.equal(await changes(await subject.hypervisor.openExport(first), second), undefined);
+      });
+    });
+
     describe("a restored volume", () => {
       const volume: NewVolume = { restoreId: "job_1", name: "restored-disk", sizeBytes: rounded(2_000_001) };
 

@@ -21,6 +21,7 @@ import { join } from "node:path";
 import { afterEach, beforeEach, describe, test } from "node:test";
 import fc from "fast-check";
 import { type HypervisorSubject, hypervisorContract } from "../../../test/contract/hypervisor.ts";
+import { TrackingHypervisor } from "../../../test/support/tracking-hypervisor.ts";
 import {
   HypervisorMisconfigured,
   PathOutsideDirectory,
@@ -79,6 +80,22 @@ class Subject implements HypervisorSubject {
 }
 
 hypervisorContract("a directory of files", Subject.make);
+
+hypervisorContract("a directory of files whose writes are tracked", async () => {
+  const subject = await Subject.make();
+  const hypervisor = new TrackingHypervisor(subject.hypervisor);
+  return {
+    hypervisor,
+    makeVolume: (name, sizeBytes) => subject.makeVolume(name, sizeBytes),
+    writeVolume(externalId, data, offset) {
+      hypervisor.recordWrite(externalId, { offset, length: data.length });
+      return subject.writeVolume(externalId, data, offset);
+    },
+    readVolume: (externalId) => subject.readVolume(externalId),
+    countSnapshots: () => subject.countSnapshots(),
+    [Symbol.asyncDispose]: () => subject[Symbol.asyncDispose](),
+  };
+});
 
 describe("the file hypervisor", () => {
   let subject: Subject;
