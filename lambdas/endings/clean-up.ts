@@ -21,12 +21,16 @@ export function mapItemsKey(jobId: string): string {
 /** After a backup that has succeeded: its pin goes, and the copy on primary unless it is to stay. Then the job is closed. */
 export async function settleBackup(services: Services, job: Pick<Job, "tenant" | "id" | "snapshotId">): Promise<void> {
   const snapshot = await getSnapshot(services.database, job.tenant, job.snapshotId);
-  if (snapshot) {
-    await unpinJob(await backupOf(services, snapshot, job.id));
-    if (snapshot.state === "BackedUp" && !(await services.settings()).retainPrimary)
-      await removePrimary(services, snapshot, job.id);
-  }
-  await removeMapItems(services, job.id);
+  await tryAll(
+    async () => {
+      if (snapshot) await unpinJob(await backupOf(services, snapshot, job.id));
+    },
+    async () => {
+      if (snapshot?.state === "BackedUp" && !(await services.settings()).retainPrimary)
+        await removePrimary(services, snapshot, job.id);
+    },
+    () => removeMapItems(services, job.id),
+  );
   await closeJob(services.database, job);
 }
 
@@ -64,36 +68,72 @@ export async function cleanUpAfter(services: Services, job: Job, until: () => bo
   const snapshot = await getSnapshot(services.database, job.tenant, job.snapshotId);
   if (job.kind === "backup-snapshot" && snapshot) {
     if (job.state === "Succeeded") {
-      await closeExportOf(services, snapshot);
-      await settleBackup(services, job);
+      await tryAll(
+        () => closeExportOf(services, snapshot),
+        () => settleBackup(services, job),
+      );
       return true;
     }
-    if (snapshot.jobId === job.id) await closeExportOf(services, snapshot);
-    const { store, domain } = await backupOf(services, snapshot, job.id);
-    await collectJob({ store, domain, jobId: job.id });
-    if (!(await sweepDomain({ store, domain }, { until })).finished) return false;
+    if (!(await cleanUpFailedBackup(services, job, snapshot, until))) return false;
   }
   if (job.kind === "create-snapshot" && snapshot?.state === "Destroyed") await removeLateSnapshot(services, snapshot);
   if (job.kind === "restore-volume") {
-    if (job.state !== "Succeeded") await discardRestore(services, job);
-    await closeRestore(services, job, snapshot);
-    return true;
+    await tryAll(
+      async () => {
+        if (job.state !== "Succeeded") await discardRestore(services, job);
+      },
+      () => endRestore(services, job, snapshot),
+    );
   }
   await removeMapItems(services, job.id);
   await closeJob(services.database, job);
   return true;
 }
 
-/** After a restore, however it ended: the list of its work goes, then the lease on the snapshot. Then the job is closed. */
+/** Answers false when the sweep has not come to its end. */
+async function cleanUpFailedBackup(
+  services: Services,
+  job: Job,
+  snapshot: Snapshot,
+  until: () => boolean,
+): Promise<boolean> {
+  let finished = false;
+  await tryAll(
+    async () => {
+      if (snapshot.jobId === job.id) await closeExportOf(services, snapshot);
+    },
+    async () => {
+      const { store, domain } = await backupOf(services, snapshot, job.id);
+      await collectJob({ store, domain, jobId: job.id });
+      finished = (await sweepDomain({ store, domain }, { until })).finished;
+    },
+  );
+  return finished;
+}
+
+/** After a restore that has succeeded: the list of its work goes, and the lease on the snapshot. Then the job is closed. */
 export async function closeRestore(
   services: Services,
   job: Pick<Job, "tenant" | "id" | "snapshotId">,
   snapshot: Snapshot | undefined,
 ): Promise<void> {
-  if (snapshot) await finishRestorePlan(await backupOf(services, snapshot, job.id));
+  await endRestore(services, job, snapshot);
   await removeMapItems(services, job.id);
-  await removeReader(services.database, { tenant: job.tenant, id: job.snapshotId }, job.id);
   await closeJob(services.database, job);
+}
+
+/** The lease goes even when the store cannot be reached: nothing reads the snapshot any more. */
+async function endRestore(
+  services: Services,
+  job: Pick<Job, "tenant" | "id" | "snapshotId">,
+  snapshot: Snapshot | undefined,
+): Promise<void> {
+  await tryAll(
+    async () => {
+      if (snapshot) await finishRestorePlan(await backupOf(services, snapshot, job.id));
+    },
+    () => removeReader(services.database, { tenant: job.tenant, id: job.snapshotId }, job.id),
+  );
 }
 
 /** A worker of a creation that was given up may have frozen the volume after its snapshot was deleted. */
@@ -131,4 +171,14 @@ export async function backupOf(services: Services, snapshot: Snapshot, jobId: st
 
 async function removeMapItems(services: Services, jobId: string): Promise<void> {
   await (await services.ownBucket()).deleteEveryVersion([mapItemsKey(jobId)]);
+}
+
+/**
+ * Takes every step, whatever became of the one before: a hypervisor that is out of reach keeps nothing on the store, and the other way
+ * round. Throws the first failure at the end.
+ */
+async function tryAll(...steps: readonly (() => Promise<void>)[]): Promise<void> {
+  const failures: unknown[] = [];
+  for (const step of steps) await step().catch((error: unknown) => failures.push(error));
+  if (failures.length > 0) throw failures[0];
 }

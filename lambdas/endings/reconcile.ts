@@ -3,41 +3,65 @@
  * Safe beside running executions: rows are read again after the execution was looked at, and every change goes through the
  * same transactions as theirs. A snapshot is never taken out of BackedUp here.
  */
-import { ExecutionDied, JobCancelled, summarizeError } from "../domain/errors.ts";
+import {
+  EncryptionKeyUnavailable,
+  EndpointForbidden,
+  ExecutionDied,
+  HypervisorMisconfigured,
+  HypervisorUnavailable,
+  isRetryable,
+  JobCancelled,
+  PathOutsideDirectory,
+  SecretUnusable,
+  StoreFull,
+  StoreRefused,
+  StoreUnavailable,
+  StoreUnfit,
+  summarizeError,
+  Throttled,
+} from "../domain/errors.ts";
 import { hasEnded, type Job, jobKinds } from "../domain/job.ts";
 import type { Settings } from "../domain/settings.ts";
 import type { Services } from "../services.ts";
-import { getJob, openJobs } from "../tables/jobs.ts";
+import { closeJob, getJob, openJobs } from "../tables/jobs.ts";
 import { cleanUpAfter } from "./clean-up.ts";
 import { endJob } from "./end-job.ts";
 
-/** Every open job of every tenant. Answers how many were acted on; one that fails is logged and does not hold up the others. */
-export async function reconcileAll(
-  services: Services,
-  until: () => boolean,
-): Promise<{ settled: number; failed: number }> {
-  let settled = 0;
-  let failed = 0;
+/** What became of a round over all open jobs, in numbers of jobs. */
+export interface Reconciled {
+  /** Something was done. */
+  readonly settled: number;
+  /** Their clean-up waits for a hypervisor or a store that is out of reach or cannot be used. */
+  readonly waiting: number;
+  /** What went wrong is Snapferry's own. */
+  readonly failed: number;
+}
+
+/** Every open job of every tenant. One that fails or has to wait is logged and does not hold up the others. */
+export async function reconcileAll(services: Services, until: () => boolean): Promise<Reconciled> {
+  const counts = { settled: 0, waiting: 0, failed: 0 };
   for (const kind of jobKinds) {
     for await (const job of openJobs(services.database, kind)) {
-      if (until()) return { settled, failed };
+      if (until()) return counts;
+      const about = { tenant: job.tenant, jobId: job.id };
       try {
-        if (await reconcileJob(services, job, until)) settled++;
+        if (await reconcileJob(services, job, until)) counts.settled++;
       } catch (error) {
-        failed++;
-        services.logger.error("a job could not be reconciled", {
-          tenant: job.tenant,
-          jobId: job.id,
-          error: error as Error,
-        });
+        if (isOutside(error)) {
+          counts.waiting++;
+          services.logger.warn("a job waits for its hypervisor or store", { ...about, error: error as Error });
+        } else {
+          counts.failed++;
+          services.logger.error("a job could not be reconciled", { ...about, error: error as Error });
+        }
       }
     }
   }
-  return { settled, failed };
+  return counts;
 }
 
 /** One job, unless it has spoken within `reconcile.after`. Answers whether anything was done. */
-async function reconcileJob(
+export async function reconcileJob(
   services: Services,
   { tenant, id }: Pick<Job, "tenant" | "id">,
   until: () => boolean,
@@ -48,6 +72,31 @@ async function reconcileJob(
   if (!quietFor(services, job, settings.reconcileAfterSeconds)) return false;
   return hasEnded(job.state) ? cleanUpEnded(services, job, settings, until) : settleUnfinished(services, job);
 }
+
+/** Faults of hypervisors and stores, which belong to tenants: a round that meets one of them is in order itself. */
+const outsideFaults = [
+  HypervisorUnavailable,
+  HypervisorMisconfigured,
+  PathOutsideDirectory,
+  StoreUnavailable,
+  StoreFull,
+  StoreRefused,
+  StoreUnfit,
+  Throttled,
+  EndpointForbidden,
+  SecretUnusable,
+  EncryptionKeyUnavailable,
+] as const;
+
+function isOutside(error: unknown): boolean {
+  return outsideFaults.some((fault) => error instanceof fault);
+}
+
+/**
+ * How long after its end a job's clean-up is tried while a hypervisor or store stands in the way: a week when that may come back by
+ * itself, a day when somebody has to mend it (or it is gone for good). Until then the hypervisor or store cannot be forgotten.
+ */
+const patienceSeconds = { retryable: 7 * 86_400, final: 86_400 } as const;
 
 /**
  * A job whose execution is said to have ended: settles its rows at once, without patience. What it leaves behind is for the
@@ -61,7 +110,24 @@ export async function settleJob(services: Services, tenant: string, jobId: strin
 async function cleanUpEnded(services: Services, job: Job, settings: Settings, until: () => boolean): Promise<boolean> {
   if ((await services.executions.status(job)) === "RUNNING") return false;
   if (job.state !== "Succeeded" && !quietFor(services, job, settings.lateWriterGraceSeconds)) return false;
-  return cleanUpAfter(services, job, until);
+  try {
+    return await cleanUpAfter(services, job, until);
+  } catch (error) {
+    const patience = isRetryable(error) ? patienceSeconds.retryable : patienceSeconds.final;
+    if (!isOutside(error) || !quietFor(services, job, patience)) throw error;
+    return leaveBehind(services, job, error);
+  }
+}
+
+/** The job is closed. What is left on primary storage stays in the books, and goes with its snapshot or its hypervisor. */
+async function leaveBehind(services: Services, job: Job, error: unknown): Promise<true> {
+  services.logger.warn("what a job has left behind could not be cleaned up", {
+    tenant: job.tenant,
+    jobId: job.id,
+    error: error as Error,
+  });
+  await closeJob(services.database, job);
+  return true;
 }
 
 async function settleUnfinished(services: Services, job: Job): Promise<boolean> {

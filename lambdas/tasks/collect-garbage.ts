@@ -26,9 +26,9 @@ interface WrongCount {
 }
 
 async function SettleJobs(services: Services, _input: unknown, { until }: TaskContext) {
-  const { settled, failed } = await reconcileAll(services, until);
+  const { failed, ...counts } = await reconcileAll(services, until);
   if (failed > 0) throw new Error(`${failed} job(s) could not be reconciled; the log names them`);
-  return { settled };
+  return counts;
 }
 
 async function CollectSnapshots(services: Services, _input: unknown, { until }: TaskContext) {

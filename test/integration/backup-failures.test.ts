@@ -24,8 +24,8 @@ describe("a backup that fails", () => {
     store.proxy.fault = () => "pass";
   });
   after(async () => {
-    await store?.close();
     await hypervisor?.remove();
+    await store?.close();
   });
 
   async function snapshot(name: string, size = 24 * MiB) {

@@ -33,8 +33,8 @@ describe("the backup pool", () => {
     release();
   });
   after(async () => {
-    await store?.close();
     await hypervisor?.remove();
+    await store?.close();
   });
 
   function holdPacks(): void {

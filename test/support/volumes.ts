@@ -4,7 +4,11 @@ import { createHash, randomBytes } from "node:crypto";
 import { mkdtemp, open, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
+import { jobKinds } from "../../lambdas/domain/job.ts";
+import { openJobs } from "../../lambdas/tables/jobs.ts";
+import { getSnapshot } from "../../lambdas/tables/snapshots.ts";
 import { eventually, type TestCloud } from "./cloud.ts";
+import { collectUntil, servicesOf } from "./workflows.ts";
 
 export interface Region {
   readonly offset: number;
@@ -78,8 +82,25 @@ export class TestHypervisor {
       .digest("hex");
   }
 
+  /**
+   * Removes the directory, once no job has anything left to do or to clean up there. Stores that its backups lie in have to be in
+   * reach until then.
+   */
   async remove(): Promise<void> {
+    const settled = async () => (await this.#openJobs()).length === 0;
+    if (!(await settled())) await collectUntil(this.#cloud, `the jobs of ${this.id} are closed`, settled);
     await rm(this.directory, { recursive: true, force: true });
+  }
+
+  async #openJobs(): Promise<string[]> {
+    const { database } = await servicesOf(this.#cloud);
+    const open: string[] = [];
+    for (const kind of jobKinds)
+      for await (const { tenant, id, snapshotId, target } of openJobs(database, kind)) {
+        const snapshot = await getSnapshot(database, tenant, snapshotId);
+        if (snapshot?.hypervisorId === this.id || target?.hypervisorId === this.id) open.push(id);
+      }
+    return open;
   }
 }
 

@@ -1,4 +1,5 @@
 /** What tests do to the workflows from outside. */
+import assert from "node:assert/strict";
 import { DescribeExecutionCommand, StartExecutionCommand } from "@aws-sdk/client-sfn";
 import { PutParameterCommand } from "@aws-sdk/client-ssm";
 import type { Services } from "../../lambdas/services.ts";
@@ -7,18 +8,16 @@ import { eventually, type TestCloud } from "./cloud.ts";
 /** Longer than the functions keep a reading of the settings. */
 const settingsTakeEffectMilliseconds = 5_500;
 
-/**
- * Runs garbage collection once and waits for its end. It fails as a whole when a job of another test cannot be cleaned up (its
- * directory is gone), so what it has done is for the caller to look at.
- */
+/** Runs garbage collection once and waits for its end, which must be a good one. */
 export async function collectGarbage(cloud: TestCloud): Promise<void> {
   const { executionArn } = await cloud.clients.sfn.send(
     new StartExecutionCommand({ stateMachineArn: `${cloud.outputs.StateMachineArnPrefix}collect-garbage` }),
   );
-  await eventually("garbage collection has ended", async () => {
-    const { status } = await cloud.clients.sfn.send(new DescribeExecutionCommand({ executionArn }));
-    return status !== "RUNNING";
+  const { status, error, cause } = await eventually("garbage collection has ended", async () => {
+    const execution = await cloud.clients.sfn.send(new DescribeExecutionCommand({ executionArn }));
+    return execution.status !== "RUNNING" && execution;
   });
+  assert.equal(status, "SUCCEEDED", `a round of garbage collection failed: ${error}: ${cause}`);
 }
 
 /** Collects until `done` answers true: grace periods pass meanwhile. */
@@ -59,6 +58,7 @@ export async function servicesOf(cloud: TestCloud): Promise<Services> {
     POOLS_TABLE: outputs.PoolsTableName,
     PROGRESS_TABLE: outputs.ProgressTableName,
     REQUESTS_TABLE: outputs.RequestsTableName,
+    RATES_TABLE: outputs.RatesTableName,
     BACKUP_BUCKET: outputs.BackupBucketName,
     SETTINGS_PATH: outputs.SettingsPath,
     STATE_MACHINE_ARN_PREFIX: outputs.StateMachineArnPrefix,
