@@ -61,4 +61,33 @@ describe("an event of a snapshot", () => {
   it("is none when the state did not change", () => {
     assert.equal(snapshotEvent(snapshot({}), snapshot({ physicalBytes: 0 })), undefined);
   });
+
+  it("tells people once that a check found the backup damaged, and names what is lost", () => {
+    const at = "2026-02-01T00:00:00.000Z";
+    const lost = ["domains/d/packs/p: bytes 0 to 262143 of the volume"];
+    const damaged = snapshot({ state: "BackedUp", lastCheck: { at, checkedChunks: 5, result: "damaged", lost } });
+    const message = snapshotEvent(snapshot({ state: "BackedUp" }), damaged);
+    assert.equal(message?.type, "snapshot.backup-damaged");
+    assert.equal(message.forPeople, true);
+    assert.equal(message.detail.eventId, `snap_1#check#${at}`);
+    assert.deepEqual(message.detail.lost, lost);
+    assert.match(sentence(message), /damaged.*domains\/d\/packs\/p/);
+    assert.equal(snapshotEvent(damaged, { ...damaged, physicalBytes: 0 }), undefined);
+  });
+
+  it("is none of a check that found all intact", () => {
+    const lastCheck = { at: "2026-02-01T00:00:00.000Z", checkedChunks: 5, result: "intact" } as const;
+    assert.equal(snapshotEvent(snapshot({ state: "BackedUp" }), snapshot({ state: "BackedUp", lastCheck })), undefined);
+  });
+
+  it("tells people once that the hypervisor called changed ranges unchanged", () => {
+    const hintMismatch = { at: "2026-02-01T00:00:00.000Z", jobId: "job_1", attempt: 1, message: "bytes 0 to 511" };
+    const message = snapshotEvent(snapshot({}), snapshot({ hintMismatch }));
+    assert.equal(message?.type, "snapshot.hint-mismatch");
+    assert.equal(message.forPeople, true);
+    assert.equal(message.detail.eventId, `snap_1#hint#${hintMismatch.at}`);
+    assert.deepEqual(message.detail.error, { name: "HintMismatch", message: "bytes 0 to 511" });
+    assert.match(sentence(message), /vol_1 unchanged.*bytes 0 to 511/);
+    assert.equal(snapshotEvent(snapshot({ hintMismatch }), snapshot({ hintMismatch, physicalBytes: 0 })), undefined);
+  });
 });

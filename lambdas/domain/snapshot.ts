@@ -53,6 +53,26 @@ export function nextSnapshotState(from: SnapshotState, event: SnapshotEvent): Sn
   return snapshotTransitions[from][event];
 }
 
+/** What a look at a sample of a backup's chunks, long after it was made, has found. */
+export interface BackupCheck {
+  /** ISO 8601. */
+  readonly at: string;
+  readonly checkedChunks: number;
+  readonly result: "intact" | "damaged";
+  /** Objects and ranges of the volume that are lost, the first of them where there are many. Only when damaged. */
+  readonly lost?: readonly string[];
+}
+
+/** The hypervisor called ranges unchanged that had changed. */
+export interface FoundHintMismatch {
+  /** ISO 8601. */
+  readonly at: string;
+  readonly jobId: string;
+  readonly attempt: number;
+  /** Names the ranges. */
+  readonly message: string;
+}
+
 /** What happens to the snapshot when its backup has used up its attempts. */
 export type OnBackupFailure = "delete" | "keep";
 
@@ -90,6 +110,10 @@ export interface Snapshot {
   readonly backedUpAt?: string;
   /** Until when the store refuses to delete the backup's objects (Object Lock), as it was when the backup was published. */
   readonly lockedUntil?: string;
+  /** The last check of the backup that came to its end. */
+  readonly lastCheck?: BackupCheck;
+  /** The last one while this snapshot was backed up. */
+  readonly hintMismatch?: FoundHintMismatch;
   readonly error?: ErrorSummary;
   /** Until when the primary copy of a failed snapshot is kept before garbage collection takes it. */
   readonly primaryKeptUntil?: string;

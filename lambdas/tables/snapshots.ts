@@ -1,7 +1,13 @@
 /** Snapshot rows. Every change of state is one conditional write on `updateCount`. */
 import { ConditionalCheckFailedException } from "@aws-sdk/client-dynamodb";
 import { DeleteCommand, UpdateCommand } from "@aws-sdk/lib-dynamodb";
-import { changeId, type Snapshot, type SnapshotState } from "../domain/snapshot.ts";
+import {
+  type BackupCheck,
+  changeId,
+  type FoundHintMismatch,
+  type Snapshot,
+  type SnapshotState,
+} from "../domain/snapshot.ts";
 import {
   type Database,
   getRow,
@@ -19,9 +25,20 @@ const keepDestroyedSeconds = 30 * 86_400;
 /** States in which a snapshot rests; all others are listed in the `by-state` index for garbage collection. */
 const settledStates: ReadonlySet<SnapshotState> = new Set(["BackedUp", "Destroyed"]);
 
+/** Snapshots that are BackedUp wait in this one queue for the next look at their backups. */
+const checkQueue = "backups";
+
 /** A row as the domain knows it, without the attributes that only serve indexes. */
 export function readSnapshot(row: Row): Snapshot {
-  const { volumeKey: _volumeKey, unsettled: _unsettled, expiresAt: _expiresAt, readers, ...snapshot } = row;
+  const {
+    volumeKey: _volumeKey,
+    unsettled: _unsettled,
+    checkQueue: _checkQueue,
+    checkedAt: _checkedAt,
+    expiresAt: _expiresAt,
+    readers,
+    ...snapshot
+  } = row;
   return { ...snapshot, readers: [...((readers as Set<string> | undefined) ?? [])].sort() } as unknown as Snapshot;
 }
 
@@ -114,6 +131,8 @@ export function moveSnapshot(database: Database, snapshot: Snapshot, move: Snaps
     ...move.set,
     state: move.to,
     unsettled: settledStates.has(move.to) ? undefined : move.to,
+    checkQueue: move.to === "BackedUp" ? checkQueue : undefined,
+    checkedAt: move.to === "BackedUp" ? move.now : undefined,
     updateCount: snapshot.updateCount + 1,
     lastChange: changeId(move.by ?? move.jobId, move.to, move.attempt),
     jobId: move.jobId,
@@ -148,6 +167,80 @@ export async function recordPhysicalBytes(
       ExpressionAttributeValues: { ":bytes": physicalBytes },
     }),
   );
+}
+
+/** A snapshot whose backup is to be looked at. `checkedAt` is when that was last begun, or when the backup was made; ISO 8601. */
+export interface DueCheck {
+  readonly tenant: string;
+  readonly id: string;
+  readonly checkedAt: string;
+}
+
+/** Snapshots of every tenant that are BackedUp and were not looked at since `before`, the longest unseen first. Eventually consistent. */
+export async function* checksDue(database: Database, before: string): AsyncGenerator<DueCheck> {
+  const rows = queryRows(database, {
+    TableName: database.tables.snapshots,
+    IndexName: "by-check",
+    KeyConditionExpression: "checkQueue = :queue AND checkedAt < :before",
+    ExpressionAttributeValues: { ":queue": checkQueue, ":before": before },
+  });
+  for await (const row of rows) yield row as unknown as DueCheck;
+}
+
+/** Puts the snapshot at the end of the queue of checks. False when it is no longer BackedUp, or another run has taken it. */
+export function claimCheck(database: Database, due: DueCheck, now: string): Promise<boolean> {
+  return updateWhile(database, due, { checkedAt: now }, { checkedAt: due.checkedAt });
+}
+
+/** Writes down what a check has found. False when the snapshot is no longer BackedUp: then it means nothing. */
+export function recordCheck(
+  database: Database,
+  snapshot: Pick<Snapshot, "tenant" | "id">,
+  lastCheck: BackupCheck,
+): Promise<boolean> {
+  return updateWhile(database, snapshot, { lastCheck }, { state: "BackedUp" });
+}
+
+/** Writes down that the hypervisor's hints were wrong. False when the snapshot no longer belongs to that job. */
+export function recordHintMismatch(
+  database: Database,
+  snapshot: Pick<Snapshot, "tenant" | "id">,
+  hintMismatch: FoundHintMismatch,
+): Promise<boolean> {
+  return updateWhile(database, snapshot, { hintMismatch }, { state: "BackingUp", jobId: hintMismatch.jobId });
+}
+
+/** A change that is none of state, made only while the row has these values. Answers whether it was made. */
+async function updateWhile(
+  database: Database,
+  { tenant, id }: Pick<Snapshot, "tenant" | "id">,
+  change: Readonly<Row>,
+  expected: Readonly<Record<string, string>>,
+): Promise<boolean> {
+  const update = updateExpression(change);
+  const names = Object.keys(expected);
+  try {
+    await database.client.send(
+      new UpdateCommand({
+        TableName: database.tables.snapshots,
+        Key: { tenant, id },
+        ...update,
+        ConditionExpression: names.map((name) => `#while_${name} = :while_${name}`).join(" AND "),
+        ExpressionAttributeNames: {
+          ...update.ExpressionAttributeNames,
+          ...Object.fromEntries(names.map((name) => [`#while_${name}`, name])),
+        },
+        ExpressionAttributeValues: {
+          ...update.ExpressionAttributeValues,
+          ...Object.fromEntries(names.map((name) => [`:while_${name}`, expected[name]])),
+        },
+      }),
+    );
+    return true;
+  } catch (error) {
+    if (error instanceof ConditionalCheckFailedException) return false;
+    throw error;
+  }
 }
 
 /** Takes a reader's lease: only while the snapshot is BackedUp. */
