@@ -3,7 +3,7 @@ const only = (name, from, allowed) => ({
   name,
   severity: "error",
   from: { path: from, pathNot: "\\.test\\.ts$" },
-  to: { path: "^(bin|lib|lambdas|cli|local|test)/", pathNot: allowed },
+  to: { path: "^(bench|bin|lib|lambdas|cli|local|test)/", pathNot: allowed },
 });
 
 export default {
@@ -51,6 +51,8 @@ export default {
     },
     only("lambdas-know-no-tools", "^lambdas/", "^lambdas/"),
     only("the-stack-knows-the-settings-only", "^lib/", "^lib/|^lambdas/domain/"),
+    only("the-benchmark-drives-the-repository", "^bench/", "^bench/|^lambdas/(repository|hypervisors)/|^local/"),
+    { name: "not-to-the-benchmark", severity: "error", from: { pathNot: "^bench/" }, to: { path: "^bench/" } },
     only("the-cli-speaks-http", "^cli/", "^cli/|^lambdas/api/(problem|request-schemas|response-schemas)\\.ts$"),
   ],
   options: {

@@ -1,0 +1,85 @@
+/**
+ * One backup or restore by the repository's own functions, in the order of the state machines, shards in parallel in this process.
+ * Runs as a bundle, made as the functions' code is made: node driver.mjs REQUEST.json
+ */
+import { readFileSync, writeFileSync } from "node:fs";
+import { forEachInFlight } from "../../lambdas/repository/in-flight.ts";
+import { type BackupTarget, pinBase, unpinJob } from "../../lambdas/repository/pin.ts";
+import { type Extent, type PlanSummary, writePlan } from "../../lambdas/repository/planner.ts";
+import { publishRoot } from "../../lambdas/repository/publish.ts";
+import { finishRestorePlan, planRestore, restoreShard } from "../../lambdas/repository/reader.ts";
+import { createS3Client, S3ObjectStore } from "../../lambdas/repository/s3-object-store.ts";
+import { verifyBackup } from "../../lambdas/repository/verify.ts";
+import { copyShard } from "../../lambdas/repository/writer.ts";
+import { RawFile } from "./raw-file.ts";
+import type { EngineRequest } from "./request.ts";
+
+const domain = "bench";
+const never = () => false;
+const phases: Record<string, number> = {};
+
+async function phase<T>(name: string, work: () => Promise<T>): Promise<T> {
+  const started = performance.now();
+  try {
+    return await work();
+  } finally {
+    phases[name] = (performance.now() - started) / 1000;
+  }
+}
+
+function openStore({ access }: EngineRequest): S3ObjectStore {
+  const { endpoint, accessKeyId, secretAccessKey } = access;
+  const client = createS3Client({
+    endpoint,
+    region: "us-east-1",
+    pathStyle: true,
+    credentials: { accessKeyId, secretAccessKey },
+    allowedCidrs: ["127.0.0.0/8"],
+  });
+  return new S3ObjectStore({ client, bucket: access.bucket });
+}
+
+async function* inOrder(extents: readonly Extent[]): AsyncGenerator<Extent> {
+  yield* extents;
+}
+
+async function plan(target: BackupTarget, { volume, base, changed }: EngineRequest): Promise<PlanSummary> {
+  const { sizeBytes, extents } = volume;
+  await phase("pin", () => pinBase(target, base === undefined ? [] : [base], { sizeBytes }));
+  const hint = changed && { changed: inOrder(changed) };
+  return phase("plan", () => writePlan(target, { sizeBytes, extents: inOrder(extents), ...hint }));
+}
+
+async function backUp(request: EngineRequest): Promise<void> {
+  const { snapshotId, jobId, shardsAtOnce } = request;
+  const target = { store: openStore(request), domain, snapshotId, jobId };
+  const { planHash, shardCount } = await plan(target, request);
+  const reader = await RawFile.open(request.volume.path);
+  await phase("copy", () =>
+    forEachInFlight(Array(shardCount).keys(), shardsAtOnce, async (shard) => {
+      await copyShard(target, { planHash, shard, attempt: 1, reader, until: never });
+    }),
+  );
+  await reader.close();
+  await phase("verify", () => verifyBackup(target, { planHash, until: never }));
+  await phase("publish", () => publishRoot(target, { planHash }));
+  await phase("unpin", () => unpinJob(target));
+}
+
+async function restore(request: EngineRequest): Promise<void> {
+  const { snapshotId, jobId, shardsAtOnce } = request;
+  const source = { store: openStore(request), domain, snapshotId, jobId };
+  const { sizeBytes, shardCount } = await phase("plan", () => planRestore(source));
+  const writer = await RawFile.create(request.output, sizeBytes);
+  await phase("copy", () =>
+    forEachInFlight(Array(shardCount).keys(), shardsAtOnce, async (shard) => {
+      await restoreShard(source, { shard, writer, until: never });
+    }),
+  );
+  await writer.close();
+  await phase("finish", () => finishRestorePlan(source));
+}
+
+const request = JSON.parse(readFileSync(process.argv[2] ?? "", "utf8")) as EngineRequest;
+await (request.action === "restore" ? restore(request) : backUp(request));
+writeFileSync(request.phasesFile, JSON.stringify(phases));
