@@ -8,6 +8,7 @@ import { type Action, actions, type Contender } from "./contender.ts";
 import { buildEngine, profileDirectory } from "./engine/engine.ts";
 import { BenchmarkError } from "./errors.ts";
 import { type Bench, type Measurement, runCourse } from "./measurement.ts";
+import { installPeers, peerNames } from "./peers/peers.ts";
 import { printTable } from "./report.ts";
 import { parseSize } from "./size.ts";
 import { volumePair } from "./volume/generate.ts";
@@ -16,6 +17,7 @@ interface Options {
   readonly size: number;
   readonly seed: number;
   readonly source: string;
+  readonly peers: readonly string[];
   readonly rounds: number;
   readonly only: readonly Action[];
   readonly shardsAtOnce: number;
@@ -30,6 +32,7 @@ const options = new Command("npm run bench --")
   .option("--size <size>", "size of the volume; half of it is allocated", parseSize, parseSize("4GiB"))
   .option("--seed <number>", "for another volume of that size", wholeNumber, 1)
   .option("--source <directory>", "where the volume's files come from", "/usr")
+  .option("--peers <names>", `of ${peerNames.join(", ")}; or none`, list([...peerNames, "none"]), [...peerNames])
   .option("--rounds <number>", "how often each is measured; the report has medians", wholeNumber, 1)
   .option("--only <actions>", `of ${actions.join(", ")}`, list(actions), [...actions])
   .option("--shards-at-once <number>", "shards that the engine copies in parallel", wholeNumber, cpus().length)
@@ -56,7 +59,9 @@ async function main(): Promise<void> {
   try {
     const pair = await volumePair({ ...options, sizeBytes: options.size, directory }, note);
     const engine = await buildEngine({ directory, shardsAtOnce: options.shardsAtOnce, profile: options.cpuProf });
-    const measurements = await runRounds({ pair, directory, memory, note }, [engine]);
+    const peers = await installPeers(options.peers, { directory: join(directory, "tools"), note });
+    for (const { name, reason } of peers.skipped) note(`${name} is skipped: ${reason}`);
+    const measurements = await runRounds({ pair, directory, memory, note }, [engine, ...peers.contenders]);
     if (options.cpuProf) note(`profiles lie in ${profileDirectory(directory)}`);
     if (options.json) console.log(JSON.stringify({ measurements }, null, 2));
     else printTable(measurements);
