@@ -18,6 +18,8 @@ export interface Entry {
   readonly file: string;
   /** Whether the code asks the file system for more than Node can (clones, holes) by way of `koffi`, where that is at hand. */
   readonly nativeFileCalls?: boolean;
+  /** Files that the code starts as threads, from the project's root. Each lies beside the code under its own name. */
+  readonly threads?: readonly string[];
 }
 
 /**
@@ -35,9 +37,17 @@ export function bundle<Name extends string>(
 
   const directory = join(Stage.of(scope)?.outdir ?? projectRoot, "bundles");
   rmSync(directory, { recursive: true, force: true });
-  compile(directory, Object.fromEntries(names.map((name) => [name, entries[name].file])));
+  compile(directory, Object.fromEntries(names.flatMap((name) => outputs(name, entries[name]))));
   for (const name of names) if (entries[name].nativeFileCalls) addKoffi(join(directory, name));
   return codes((name) => lambda.Code.fromAsset(join(directory, name)));
+}
+
+/** What is compiled for one function: where to, without the extension, and from which file. */
+function outputs(name: string, { file, threads }: Entry): [string, string][] {
+  return [
+    [`${name}/index`, file],
+    ...(threads ?? []).map((thread): [string, string] => [`${name}/${basename(thread, extname(thread))}`, thread]),
+  ];
 }
 
 /** Names of classes are kept: state machines catch errors by them. CommonJS modules inside expect a `require`. */
@@ -46,7 +56,7 @@ function compile(outdir: string, entryPoints: Record<string, string>): void {
     absWorkingDir: projectRoot,
     entryPoints,
     outdir,
-    entryNames: "[name]/index",
+    entryNames: "[dir]/[name]",
     outExtension: { ".js": ".mjs" },
     bundle: true,
     platform: "node",

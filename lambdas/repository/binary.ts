@@ -1,14 +1,21 @@
 /**
- * The binary shape that roots, pages, pins and plans share: magic, format, body, SHA-256 of all before it. Integers are
+ * The binary shape that roots, branches, pages, pins and plans share: magic, format, body, SHA-256 of all before it. Integers are
  * unsigned and little-endian. Readers take bytes from outside: every length is checked before anything is allocated.
  */
-import { hash } from "node:crypto";
+import { createHmac, hash } from "node:crypto";
 import { RepositoryDamaged, UnsupportedFormat } from "../domain/errors.ts";
 
-/** The format that this code writes, and the only one it reads. 0 is unsupported outside of this project's own tests. */
-export const repositoryFormat = 0;
+/** The format that this code writes, and the only one it reads. Format 0 was for development and is read by nobody. */
+export const repositoryFormat = 1;
 
-const magics = { root: "SNFRROOT", page: "SNFRPAGE", pin: "SNFR-PIN", plan: "SNFRPLAN", pack: "SNFRPACK" } as const;
+const magics = {
+  root: "SNFRROOT",
+  branch: "SNFRBRCH",
+  page: "SNFRPAGE",
+  pin: "SNFR-PIN",
+  plan: "SNFRPLAN",
+  pack: "SNFRPACK",
+} as const;
 export type ObjectKind = keyof typeof magics;
 
 export const magicBytes = 8;
@@ -17,6 +24,10 @@ const headBytes = magicBytes + 2;
 
 export function sha256(bytes: Uint8Array): string {
   return hash("sha256", bytes, "hex");
+}
+
+export function hmacHex(key: Uint8Array, bytes: Uint8Array): string {
+  return createHmac("sha256", key).update(bytes).digest("hex");
 }
 
 /** Collects an object's bytes. */
@@ -134,6 +145,11 @@ export class ByteReader {
 
   text(): string {
     return this.bytes(this.u16()).toString("utf8");
+  }
+
+  /** What was read so far. */
+  past(): Buffer {
+    return this.#bytes.subarray(0, this.#at);
   }
 
   end(): void {

@@ -1,6 +1,8 @@
 /** `domain.json`: the sizes that a domain's writers keep to, chosen once when its first backup starts. */
 import { z } from "zod";
 import { repositoryFormat } from "./binary.ts";
+import { type DomainCipher, openCipher } from "./domain-cipher.ts";
+import type { KeyService } from "./key-service.ts";
 import { domainKeys } from "./layout.ts";
 import type { ObjectStore } from "./object-store.ts";
 import { maxPageChunks } from "./page.ts";
@@ -15,8 +17,25 @@ export interface Geometry {
   readonly packBytes: number;
 }
 
-/** 256 KiB chunks (scattered 64 KiB writes touch few of them), pages of 256 MiB (46 KB each), packs of 16 MiB. */
-export const defaultGeometry: Geometry = { chunkBytes: 256 * 1024, pageChunks: 1024, packBytes: 16 * 1024 * 1024 };
+const KiB = 1024;
+const MiB = 1024 * KiB;
+const TiB = 1024 * 1024 * MiB;
+
+/**
+ * Small chunks make small incrementals, large ones small pages. Decision 014 has the measurements: up to 4 TiB scattered writes of
+ * 64 KiB cost at most two times themselves, and pages stay below 6 GiB at 64 TiB.
+ */
+const chunkSizes: readonly { readonly upToBytes: number; readonly chunkBytes: number }[] = [
+  { upToBytes: 4 * TiB, chunkBytes: 128 * KiB },
+  { upToBytes: 16 * TiB, chunkBytes: 256 * KiB },
+  { upToBytes: Number.POSITIVE_INFINITY, chunkBytes: 512 * KiB },
+];
+
+/** The sizes for a volume of `sizeBytes` bytes: pages of 1,024 chunks (46 KB), packs of 16 MiB. */
+export function geometryFor(sizeBytes: number): Geometry {
+  const { chunkBytes } = chunkSizes.find(({ upToBytes }) => sizeBytes <= upToBytes)!;
+  return { chunkBytes, pageChunks: 1024, packBytes: 16 * MiB };
+}
 
 const geometrySchema = z.object({
   chunkBytes: z
@@ -34,17 +53,57 @@ const domainSchema = geometrySchema.extend({
   format: z.literal(repositoryFormat),
   hash: z.literal("sha256"),
   compression: z.literal("zstd"),
+  encryption: z.object({ cipher: z.literal("aes-256-gcm"), wrappedKey: z.base64().min(1) }).optional(),
 });
 
+/** A domain where it lies, and what opens it if it is encrypted. */
+export interface DomainLocation {
+  readonly store: ObjectStore;
+  /** Name of the dedup domain: one for each volume. */
+  readonly domain: string;
+  /** Of a store with client-side encryption: new domains are encrypted with it. */
+  readonly keys?: KeyService;
+}
+
+/** What a domain's writers keep to. */
+export interface Domain {
+  readonly geometry: Geometry;
+  /** Absent in a domain that is not encrypted. */
+  readonly encryption?: { readonly wrappedKey: Uint8Array; readonly cipher: DomainCipher };
+}
+
 /**
- * The geometry of a domain; writes `domain.json` when there is none. Only a job with a pin may call it: the sweep leaves the
- * record of a domain with pins alone.
+ * The domain's sizes and key; writes `domain.json` when there is none, with the data key `wrappedKey` if the domain had one before.
+ * Only a job with a pin may call it: the sweep leaves the record of a domain with pins alone. Throws EncryptionKeyUnavailable.
  */
-export async function ensureDomain(store: ObjectStore, domain: string, geometry = defaultGeometry): Promise<Geometry> {
-  const key = domainKeys(domain).record;
-  const found = await store.get(key);
-  if (found) return decodeRecord(domainSchema, found, key);
-  const record = { format: repositoryFormat, hash: "sha256", compression: "zstd", ...geometry };
-  const outcome = await store.put(key, encodeRecord(record), { ifAbsent: true });
-  return outcome === "written" ? geometry : ensureDomain(store, domain, geometry);
+export async function ensureDomain(
+  location: DomainLocation,
+  before: { readonly geometry: Geometry; readonly wrappedKey?: Uint8Array },
+): Promise<Domain> {
+  const key = domainKeys(location.domain).record;
+  const found = await location.store.get(key);
+  if (found) return openRecord(location, decodeRecord(domainSchema, found, key));
+  const wrappedKey = before.wrappedKey ?? (await location.keys?.generate({ domain: location.domain }))?.wrapped;
+  const record = {
+    format: repositoryFormat,
+    hash: "sha256" as const,
+    compression: "zstd" as const,
+    ...before.geometry,
+    ...(wrappedKey &&
+      wrappedKey.length > 0 && {
+        encryption: { cipher: "aes-256-gcm" as const, wrappedKey: Buffer.from(wrappedKey).toString("base64") },
+      }),
+  };
+  const outcome = await location.store.put(key, encodeRecord(record), { ifAbsent: true });
+  return outcome === "written" ? openRecord(location, record) : ensureDomain(location, before);
+}
+
+async function openRecord(
+  location: DomainLocation,
+  { chunkBytes, pageChunks, packBytes, encryption }: Omit<z.infer<typeof domainSchema>, "format">,
+): Promise<Domain> {
+  const geometry = { chunkBytes, pageChunks, packBytes };
+  if (!encryption) return { geometry };
+  const wrappedKey = Uint8Array.from(Buffer.from(encryption.wrappedKey, "base64"));
+  return { geometry, encryption: { wrappedKey, cipher: (await openCipher(location, wrappedKey))! } };
 }

@@ -35,7 +35,7 @@ function unseal(object: Buffer, magic: string): Fields {
   assert.equal(sha256(object.subarray(0, -32)), object.subarray(-32).toString("hex"));
   const fields = new Fields(object.subarray(0, -32));
   assert.equal(fields.take(8).toString("ascii"), magic);
-  assert.equal(fields.u16(), 0);
+  assert.equal(fields.u16(), 1);
   return fields;
 }
 
@@ -46,44 +46,70 @@ async function readSnapshot(store: MemoryObjectStore, domain: string, snapshotId
   root.text();
   const volume = Buffer.alloc(root.u64());
   const [chunkBytes, pageChunks] = [root.u32(), root.u32()];
+  assert.equal(root.u32(), 1024);
+  JSON.parse(root.text());
   const jobs = root.many(root.text);
-  const pages = root.many(() => {
-    const [index, job, attempt, digest] = [root.u32(), root.u32(), root.u32(), root.hex(32)];
-    root.u32();
-    return { index, digest, name: `${jobs[job]}/${attempt}-${digest}` };
-  });
-  const packs = root.many(() => {
-    const writer = `${jobs[root.u32()]}/${root.u32()}-${root.u32()}-${root.hex(8)}`;
-    return root
-      .many(() => ({ first: root.u32(), count: root.u32() }))
-      .flatMap(({ first, count }) => Array.from({ length: count }, (_, n) => `${writer}-${first + n}`));
-  });
+  const branches = root.many(() => ({ index: root.u32(), ...readName(root, jobs), chunks: root.u32() }));
+  assert.equal(root.u32(), 0);
   assert.ok(root.isAtEnd());
 
-  const used = new Set<string>();
-  for (const { index, digest, name } of pages) {
-    const object = await get(`pages/${name}`);
-    assert.equal(sha256(object), digest);
+  for (const reference of branches) {
+    const object = await get(`pages/${reference.name}`);
+    assert.equal(sha256(object), reference.digest);
+    const branch = unseal(object, "SNFRBRCH");
+    assert.equal(branch.u32(), reference.index);
+    const jobsOfBranch = branch.many(branch.text);
+    const packs = readPackNames(branch, jobsOfBranch);
+    const pages = branch.many(() => {
+      const page = { index: branch.u32(), ...readName(branch, jobsOfBranch), chunks: branch.u32() };
+      return { ...page, packs: branch.many(branch.u32).map((number) => packs[number]!) };
+    });
+    assert.ok(branch.isAtEnd());
+    assert.equal(
+      pages.reduce((sum, { chunks }) => sum + chunks, 0),
+      reference.chunks,
+    );
+    for (const page of pages) await readPage(page);
+  }
+  return volume;
+
+  async function readPage(reference: { index: number; digest: string; name: string; packs: string[] }): Promise<void> {
+    const object = await get(`pages/${reference.name}`);
+    assert.equal(sha256(object), reference.digest);
     const page = unseal(object, "SNFRPAGE");
-    assert.equal(page.u32(), index);
+    assert.equal(page.u32(), reference.index);
     const chunks = page.u32();
-    const packNames = page.many(page.text);
+    const packs = readPackNames(page, page.many(page.text));
+    assert.deepEqual(packs, reference.packs);
     const stored = page.take(Math.ceil(chunks / 8));
     for (let n = 0; n < chunks; n++) {
       if ((stored[n >> 3]! & (1 << (n & 7))) === 0) continue;
-      const [chunkHash, pack] = [page.hex(32), packNames[page.u32()]!];
+      const [chunkHash, pack] = [page.hex(32), packs[page.u32()]!];
       const [offset, length, encoding] = [page.u32(), page.u32(), page.take(1)[0]];
       const body = (await get(`packs/${pack}`)).subarray(offset, offset + length);
       const chunk = encoding === 1 ? zstdDecompressSync(body) : body;
       assert.equal(sha256(chunk), chunkHash);
-      chunk.copy(volume, (index * pageChunks + n) * chunkBytes);
-      used.add(pack);
+      chunk.copy(volume, (reference.index * pageChunks + n) * chunkBytes);
     }
     assert.ok(page.isAtEnd());
+    for (const pack of packs) readPack(await get(`packs/${pack}`));
   }
-  assert.deepEqual(packs.flat().sort(), [...used].sort());
-  for (const pack of used) readPack(await get(`packs/${pack}`));
-  return volume;
+}
+
+function readName(fields: Fields, jobs: string[]): { digest: string; name: string } {
+  const [job, attempt, digest] = [fields.u32(), fields.u32(), fields.hex(32)];
+  return { digest, name: `${jobs[job]}/${attempt}-${digest}` };
+}
+
+function readPackNames(fields: Fields, jobs: string[]): string[] {
+  return fields
+    .many(() => {
+      const writer = `${jobs[fields.u32()]}/${fields.u32()}-${fields.u32()}-${fields.hex(8)}`;
+      return fields
+        .many(() => ({ first: fields.u32(), count: fields.u32() }))
+        .flatMap(({ first, count }) => Array.from({ length: count }, (_, n) => `${writer}-${first + n}`));
+    })
+    .flat();
 }
 
 function readPack(object: Buffer): void {
@@ -94,7 +120,7 @@ function readPack(object: Buffer): void {
     footer.hex(32),
     footer.take(8).toString("ascii"),
   ];
-  assert.deepEqual([format, magic], [0, "SNFRPACK"]);
+  assert.deepEqual([format, magic], [1, "SNFRPACK"]);
   const index = object.subarray(-46 - 41 * chunks, -46);
   assert.equal(sha256(index), indexHash);
   const fields = new Fields(index);

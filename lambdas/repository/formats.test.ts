@@ -6,7 +6,9 @@ import fc from "fast-check";
 import { MemoryObjectStore } from "../../test/support/memory-object-store.ts";
 import { RepositoryDamaged, UnsupportedFormat } from "../domain/errors.ts";
 import { ByteReader, seal } from "./binary.ts";
+import { type Branch, branchPages, decodeBranch, encodeBranch } from "./branch.ts";
 import { chunkHash, decodeChunk, encodeChunk, encodings, isZero } from "./chunk.ts";
+import { DomainCipher } from "./domain-cipher.ts";
 import { formatPackName, formatPageName, parsePackName, parsePageName } from "./layout.ts";
 import { decodeRoot, encodeRoot, type Root } from "./manifest.ts";
 import { PackBuilder, packBuffer } from "./pack.ts";
@@ -48,27 +50,64 @@ const page: fc.Arbitrary<Page> = fc.record(
   { noNullPrototype: true },
 );
 
-const root: fc.Arbitrary<Root> = fc
+const branch: fc.Arbitrary<Branch> = fc
   .record({
-    snapshotId: fc.constantFrom("snap_1", "snap_2"),
-    jobId,
+    index: fc.nat(9),
     pages: fc.uniqueArray(
-      fc.record({ index: fc.nat(99), name: pageName, chunks: fc.constant(8) }, { noNullPrototype: true }),
-      {
-        selector: (one) => one.index,
-        maxLength: 10,
-      },
+      fc.record(
+        {
+          index: fc.nat(branchPages - 1),
+          name: pageName,
+          chunks: fc.nat(8),
+          packs: fc.uniqueArray(packName, { maxLength: 8 }),
+        },
+        { noNullPrototype: true },
+      ),
+      { selector: (one) => one.index, maxLength: 10 },
     ),
-    packs: fc.array(packName, { maxLength: 8 }),
   })
-  .map(({ packs, pages, ...rest }) => ({
+  .map(({ index, pages }) => ({
+    index,
+    pages: pages
+      .map((one) => ({ ...one, index: index * branchPages + one.index, packs: inTableOrder(one.packs) }))
+      .sort((a, b) => a.index - b.index),
+  }));
+
+/** The order in which a branch lists packs: by writer, then by sequence. */
+function inTableOrder(packs: readonly string[]): string[] {
+  const writer = (pack: string) => pack.slice(0, pack.lastIndexOf("-"));
+  const sequence = (pack: string) => parsePackName(pack)!.sequence;
+  return packs.toSorted((a, b) =>
+    writer(a) === writer(b) ? sequence(a) - sequence(b) : writer(a) < writer(b) ? -1 : 1,
+  );
+}
+
+const root: fc.Arbitrary<Root> = fc
+  .record(
+    {
+      snapshotId: fc.constantFrom("snap_1", "snap_2"),
+      jobId,
+      description: fc.dictionary(fc.string({ maxLength: 9 }), fc.string({ maxLength: 30 }), {
+        maxKeys: 4,
+        noNullPrototype: true,
+      }),
+      wrappedKey: fc.constantFrom(new Uint8Array(), new Uint8Array(70).fill(7)),
+      branches: fc.uniqueArray(
+        fc.record({ index: fc.nat(99), name: pageName, chunks: small }, { noNullPrototype: true }),
+        { selector: (one) => one.index, maxLength: 10 },
+      ),
+    },
+    { noNullPrototype: true },
+  )
+  .map(({ branches, ...rest }) => ({
     ...rest,
-    sizeBytes: 100 * 8 * 512,
+    sizeBytes: 100 * branchPages * 8 * 512,
     chunkBytes: 512,
     pageChunks: 8,
-    pages: pages.toSorted((a, b) => a.index - b.index),
-    packs: new Set(pages.length > 0 ? packs : []),
+    branches: branches.toSorted((a, b) => a.index - b.index),
   }));
+
+const cipher = new DomainCipher(new Uint8Array(32).fill(1));
 
 function isNamedDamage(error: unknown): boolean {
   return error instanceof RepositoryDamaged || error instanceof UnsupportedFormat;
@@ -226,16 +265,16 @@ describe("a page", () => {
   });
 });
 
-describe("a root", () => {
+describe("a branch", () => {
   test("comes back", () => {
-    fc.assert(fc.property(root, (one) => assert.deepEqual(decodeRoot(encodeRoot(one), "root"), one)));
+    fc.assert(fc.property(branch, (one) => assert.deepEqual(decodeBranch(encodeBranch(one), "branch"), one)));
   });
 
   test("is the same bytes in whatever order its packs were found", () => {
     fc.assert(
-      fc.property(root, (one) => {
-        const reversed = { ...one, packs: new Set([...one.packs].reverse()) };
-        assert.deepEqual(encodeRoot(reversed), encodeRoot(one));
+      fc.property(branch, (one) => {
+        const pages = one.pages.map((page) => ({ ...page, packs: page.packs.toReversed() }));
+        assert.deepEqual(encodeBranch({ ...one, pages }), encodeBranch(one));
       }),
     );
   });
@@ -243,7 +282,39 @@ describe("a root", () => {
   test("that is damaged is said so", () => {
     fc.assert(
       fc.property(
-        root.chain((one) => damaged(encodeRoot(one))),
+        branch.chain((one) => damaged(encodeBranch(one))),
+        (bytes) => {
+          assert.throws(() => decodeBranch(bytes, "branch"), isNamedDamage);
+        },
+      ),
+    );
+    fc.assert(fc.property(anyBody, (body) => decodesOrIsDamaged(() => decodeBranch(seal("branch", body), "branch"))));
+  });
+});
+
+describe("a root", () => {
+  test("comes back", () => {
+    fc.assert(
+      fc.property(root, (one) => assert.deepEqual(decodeRoot(encodeRoot(one, cipher), "root", undefined), one)),
+    );
+  });
+
+  test("of an encrypted domain tells whether it was written with the domain's key", () => {
+    const encrypted = root.filter(({ wrappedKey }) => wrappedKey.length > 0);
+    fc.assert(
+      fc.property(encrypted, (one) => {
+        const object = encodeRoot(one, cipher);
+        assert.deepEqual(decodeRoot(object, "root", cipher), one);
+        const other = new DomainCipher(new Uint8Array(32).fill(2));
+        assert.throws(() => decodeRoot(object, "root", other), RepositoryDamaged);
+      }),
+    );
+  });
+
+  test("that is damaged is said so", () => {
+    fc.assert(
+      fc.property(
+        root.chain((one) => damaged(encodeRoot(one, cipher))),
         (bytes) => {
           assert.throws(() => decodeRoot(bytes, "root"), isNamedDamage);
         },
@@ -254,7 +325,7 @@ describe("a root", () => {
 
   test("of another format is UnsupportedFormat", () => {
     const sealed = seal("root", new Uint8Array());
-    sealed.writeUInt16LE(1, 8);
+    sealed.writeUInt16LE(2, 8);
     const body = sealed.subarray(0, -32);
     const object = Buffer.concat([body, hash("sha256", body, "buffer")]);
     assert.throws(() => decodeRoot(object, "root"), UnsupportedFormat);
@@ -278,12 +349,13 @@ describe("a plan", () => {
         await store.put(
           "plan",
           encodeShardTable(
-            { sizeBytes: 9_999, geometry },
+            { sizeBytes: 9_999, geometry, wrappedKey: new Uint8Array(), hinted: true },
             parts.map((body) => ({ bytes: body.length, body })),
           ),
         );
         const table = await readShardTable(store, "plan");
-        assert.equal(table?.sizeBytes, 9_999);
+        assert.equal(table?.shape.sizeBytes, 9_999);
+        assert.equal(table.shape.hinted, true);
         for (const [shard, body] of parts.entries()) {
           const part = await readShardPart(store, "plan", table, shard);
           assert.deepEqual(Buffer.from(part.bytes(body.length)), Buffer.from(body));
@@ -296,7 +368,7 @@ describe("a plan", () => {
   test("that is damaged is said so, in the table or in the part", async () => {
     const store = new MemoryObjectStore();
     const plan = encodeShardTable(
-      { sizeBytes: 1, geometry },
+      { sizeBytes: 1, geometry, wrappedKey: new Uint8Array(70), hinted: false },
       [1, 2, 3].map((n) => ({ bytes: n, body: Buffer.alloc(20, n) })),
     );
     await fc.assert(
@@ -320,7 +392,8 @@ describe("a plan", () => {
 describe("a result and a checkpoint", () => {
   const state = {
     planHash: "0".repeat(64),
-    pages: [{ index: 1, name: `job/1-${"a".repeat(64)}`, chunks: 3, size: 100 }],
+    pages: [{ index: 1, name: `job/1-${"a".repeat(64)}`, chunks: 3, size: 100, packs: [0], reused: [0] }],
+    zeroPages: [7],
     packs: [{ name: "job/1-2-0123456789abcdef-0", size: 5, sha256: "b".repeat(64) }],
     reused: ["old/1-0-0123456789abcdef-7"],
     bytesDone: 77,
@@ -341,7 +414,7 @@ describe("a result and a checkpoint", () => {
         decodesOrIsDamaged(() => decodeCheckpoint(bytes, "c")),
       ),
     );
-    assert.throws(() => decodeResult(Buffer.from('{"format":1}'), "result"), UnsupportedFormat);
+    assert.throws(() => decodeResult(Buffer.from('{"format":2}'), "result"), UnsupportedFormat);
   });
 });
 

@@ -50,3 +50,22 @@ export async function forEachInFlight<T>(
     await flights.drain();
   }
 }
+
+/** `work` on each item, results in the items' order, up to `ahead` of them under way beyond the one that is waited for. */
+export async function* mapAhead<T, Result>(
+  items: Iterable<T>,
+  ahead: number,
+  work: (item: T) => Promise<Result>,
+): AsyncGenerator<Result> {
+  const started: Promise<Result>[] = [];
+  const start = (item: T) => {
+    const result = work(item);
+    result.catch(() => undefined);
+    started.push(result);
+  };
+  for (const item of items) {
+    start(item);
+    if (started.length > ahead) yield await started.shift()!;
+  }
+  while (started.length > 0) yield await started.shift()!;
+}

@@ -41,6 +41,7 @@ export function jobKeys(domain: string, jobId: string) {
     selection: `${root}selection`,
     verified: `${root}verified`,
     distrusted: `${root}distrusted`,
+    unhinted: `${root}unhinted`,
     resultsOfAll: `${root}results/`,
     checkpointsOfAll: `${root}checkpoints/`,
     results: (shard: number) => `${root}results/${shard}-`,

@@ -1,9 +1,13 @@
 /** Reads chunks out of packs: many neighbours in one request, and by the pack's own index when a page's location is wrong. */
 import { RepositoryDamaged, UnsupportedFormat } from "../domain/errors.ts";
-import { decodeChunk } from "./chunk.ts";
+import { decodeChunks } from "./codec.ts";
+import type { LostRange } from "./damage.ts";
+import { type DomainCipher, tagBytes } from "./domain-cipher.ts";
 import { domainKeys } from "./layout.ts";
+import { chunkLength, type Root } from "./manifest.ts";
 import type { ObjectStore } from "./object-store.ts";
 import { decodePackFooter, decodePackIndex, type PackedChunk, packFooterBytes } from "./pack.ts";
+import type { Page } from "./page.ts";
 
 /** A chunk to be read and the place in the volume that it is for. */
 export interface WantedChunk {
@@ -25,75 +29,131 @@ export interface PackRange {
   readonly chunks: readonly WantedChunk[];
 }
 
+/** Bytes of a volume that were read and checked. */
+export interface VolumeSpan {
+  readonly volumeOffset: number;
+  /** To be used before `read` returns: the memory serves the next range. */
+  readonly bytes: Uint8Array;
+}
+
 /** Reading this much for nothing costs less than another request. */
 const worthwhileGap = 64 * 1024;
 const maxRangeBytes = 4 * 1024 * 1024;
+/** What a range may unpack to, so that text or repetitions do not take the memory of the whole copy. */
+const maxUnpackedBytes = 16 * 1024 * 1024;
+
+/** The chunks of a page as they are to be read. */
+export function wantedChunks(page: Page, volume: Pick<Root, "sizeBytes" | "chunkBytes" | "pageChunks">): WantedChunk[] {
+  const firstChunk = page.index * volume.pageChunks;
+  return page.chunks.flatMap((chunk, index) => {
+    if (!chunk) return [];
+    const volumeLength = chunkLength(firstChunk + index, volume);
+    const length = Math.min(chunk.length, volumeLength + tagBytes);
+    return [{ ...chunk, length, volumeOffset: (firstChunk + index) * volume.chunkBytes, volumeLength }];
+  });
+}
+
+/** A lost chunk in the words of an error. */
+export function lostChunk(domain: string, chunk: WantedChunk): LostRange {
+  return { offset: chunk.volumeOffset, length: chunk.volumeLength, object: domainKeys(domain).pack(chunk.pack) };
+}
 
 /** The requests that bring all of `wanted`. */
 export function planRanges(wanted: readonly WantedChunk[]): PackRange[] {
   const sorted = wanted.toSorted((a, b) => (a.pack === b.pack ? a.offset - b.offset : a.pack < b.pack ? -1 : 1));
-  const ranges: { pack: string; offset: number; length: number; chunks: WantedChunk[] }[] = [];
+  const ranges: { pack: string; offset: number; length: number; unpacked: number; chunks: WantedChunk[] }[] = [];
   for (const chunk of sorted) {
     const last = ranges.at(-1);
     if (last && joins(last, chunk)) {
       last.chunks.push(chunk);
       last.length = Math.max(last.length, chunk.offset + chunk.length - last.offset);
+      last.unpacked += chunk.volumeLength;
     } else {
-      ranges.push({ pack: chunk.pack, offset: chunk.offset, length: chunk.length, chunks: [chunk] });
+      const { pack, offset, length, volumeLength: unpacked } = chunk;
+      ranges.push({ pack, offset, length, unpacked, chunks: [chunk] });
     }
   }
   return ranges;
 }
 
-function joins(range: { pack: string; offset: number; length: number }, chunk: WantedChunk): boolean {
+function joins(range: { pack: string; offset: number; length: number; unpacked: number }, chunk: WantedChunk): boolean {
   const gap = chunk.offset - (range.offset + range.length);
-  return (
-    range.pack === chunk.pack && gap <= worthwhileGap && chunk.offset + chunk.length - range.offset <= maxRangeBytes
-  );
+  const length = chunk.offset + chunk.length - range.offset;
+  const fits = length <= maxRangeBytes && range.unpacked + chunk.volumeLength <= maxUnpackedBytes;
+  return range.pack === chunk.pack && gap <= worthwhileGap && fits;
 }
 
 export class PackReader {
   readonly #store: ObjectStore;
   readonly #domain: string;
+  readonly #cipher: DomainCipher | undefined;
+  readonly #freeMemory: SharedArrayBuffer[] = [];
 
-  constructor(store: ObjectStore, domain: string) {
-    this.#store = store;
-    this.#domain = domain;
+  constructor(location: { readonly store: ObjectStore; readonly domain: string }, cipher: DomainCipher | undefined) {
+    this.#store = location.store;
+    this.#domain = location.domain;
+    this.#cipher = cipher;
   }
 
-  /** Hands each chunk of the range to `take`, checked, or undefined when it is lost. */
-  async read(
-    range: PackRange,
-    take: (chunk: WantedChunk, bytes: Uint8Array | undefined) => Promise<void>,
-  ): Promise<void> {
-    const key = domainKeys(this.#domain).pack(range.pack);
-    const body = (await this.#store.get(key, { offset: range.offset, length: range.length })) ?? new Uint8Array();
-    let index: Promise<ReadonlyMap<string, PackedChunk>> | undefined;
-    for (const chunk of range.chunks) {
-      const start = chunk.offset - range.offset;
-      const expected = { hash: chunk.hash, length: chunk.volumeLength };
-      const stored = { encoding: chunk.encoding, bytes: body.subarray(start, start + chunk.length) };
-      let bytes = await decodeChunk(stored, expected);
-      if (!bytes) {
-        index ??= this.#index(range.pack);
-        bytes = await this.#readByIndex(key, (await index).get(chunk.hash), expected);
+  /** Hands what it read to `take`, checked, in as few pieces as possible; answers the chunks that are lost. */
+  async read(range: PackRange, take: (span: VolumeSpan) => Promise<void>): Promise<WantedChunk[]> {
+    const memory = this.#memoryFor(range);
+    try {
+      const { found, isMissing } = await this.#decode(range, memory);
+      for (const span of spansOf(range.chunks, found, memory)) await take(span);
+      const missing = range.chunks.filter((_, at) => !found[at]);
+      const lost: WantedChunk[] = [];
+      const recovery = new Recovery(this, range.pack, isMissing);
+      for (const chunk of missing) {
+        const bytes = await recovery.chunk(chunk);
+        if (bytes) await take({ volumeOffset: chunk.volumeOffset, bytes });
+        else lost.push(chunk);
       }
-      await take(chunk, bytes);
+      return lost;
+    } finally {
+      if (memory.byteLength === maxUnpackedBytes) this.#freeMemory.push(memory);
     }
   }
 
-  async #readByIndex(
-    key: string,
-    entry: PackedChunk | undefined,
-    expected: { hash: string; length: number },
-  ): Promise<Uint8Array | undefined> {
-    if (!entry) return undefined;
-    const bytes = await this.#store.get(key, { offset: entry.offset, length: entry.length });
-    return bytes && decodeChunk({ encoding: entry.encoding, bytes }, expected);
+  #memoryFor(range: PackRange): SharedArrayBuffer {
+    const needed = range.chunks.reduce((sum, chunk) => sum + chunk.volumeLength, 0);
+    if (needed > maxUnpackedBytes) return new SharedArrayBuffer(needed);
+    return this.#freeMemory.pop() ?? new SharedArrayBuffer(maxUnpackedBytes);
+  }
+
+  async #decode(range: PackRange, memory: SharedArrayBuffer): Promise<{ found: boolean[]; isMissing: boolean }> {
+    const key = domainKeys(this.#domain).pack(range.pack);
+    const stored = await this.#store.get(key, { offset: range.offset, length: range.length });
+    if (!stored) return { found: range.chunks.map(() => false), isMissing: true };
+    let outputOffset = 0;
+    const pieces = range.chunks.map(({ offset, length, encoding, hash, volumeLength }) => {
+      const piece = { offset: offset - range.offset, length, encoding, hash, outputOffset, outputLength: volumeLength };
+      outputOffset += volumeLength;
+      return piece;
+    });
+    const found = await decodeChunks({
+      stored,
+      packOffset: range.offset,
+      pieces,
+      output: new Uint8Array(memory),
+      packKey: this.#cipher?.packKey(range.pack),
+      chunkIdKey: this.#cipher?.chunkIdKey,
+    });
+    return { found, isMissing: false };
+  }
+
+  /** The chunk at one place in a pack, or undefined when it is not there. */
+  async readOne(pack: string, place: PackedChunk, volumeLength: number): Promise<Uint8Array | undefined> {
+    const { offset } = place;
+    const length = Math.min(place.length, volumeLength + tagBytes);
+    const memory = new SharedArrayBuffer(volumeLength);
+    const chunk = { ...place, length, pack, volumeOffset: 0, volumeLength };
+    const { found } = await this.#decode({ pack, offset, length, chunks: [chunk] }, memory);
+    return found[0] ? new Uint8Array(memory) : undefined;
   }
 
   /** What the pack says that it holds: nothing when it is missing or its index is damaged. */
-  async #index(pack: string): Promise<ReadonlyMap<string, PackedChunk>> {
+  async index(pack: string): Promise<ReadonlyMap<string, PackedChunk>> {
     try {
       const chunks = await readPackIndex(this.#store, domainKeys(this.#domain).pack(pack));
       return new Map(chunks.map((chunk) => [chunk.hash, chunk]));
@@ -101,6 +161,53 @@ export class PackReader {
       if (error instanceof RepositoryDamaged || error instanceof UnsupportedFormat) return new Map();
       throw error;
     }
+  }
+}
+
+/** The chunks side by side in the volume as one span each. */
+function* spansOf(
+  chunks: readonly WantedChunk[],
+  found: readonly boolean[],
+  memory: SharedArrayBuffer,
+): Generator<VolumeSpan> {
+  let span: { volumeOffset: number; from: number; to: number } | undefined;
+  let position = 0;
+  for (const [at, { volumeOffset, volumeLength }] of chunks.entries()) {
+    const continues = span !== undefined && span.volumeOffset + (span.to - span.from) === volumeOffset;
+    if (span && !(found[at] && continues)) {
+      yield { volumeOffset: span.volumeOffset, bytes: new Uint8Array(memory, span.from, span.to - span.from) };
+      span = undefined;
+    }
+    if (found[at])
+      span = {
+        volumeOffset: span?.volumeOffset ?? volumeOffset,
+        from: span?.from ?? position,
+        to: position + volumeLength,
+      };
+    position += volumeLength;
+  }
+  if (span) yield { volumeOffset: span.volumeOffset, bytes: new Uint8Array(memory, span.from, span.to - span.from) };
+}
+
+/** A second look at chunks that were not what their page says: at the same place again, then where the pack's own index has them. */
+class Recovery {
+  readonly #packs: PackReader;
+  readonly #pack: string;
+  readonly #isMissing: boolean;
+  #index: Promise<ReadonlyMap<string, PackedChunk>> | undefined;
+
+  constructor(packs: PackReader, pack: string, isMissing: boolean) {
+    this.#packs = packs;
+    this.#pack = pack;
+    this.#isMissing = isMissing;
+  }
+
+  async chunk(chunk: WantedChunk): Promise<Uint8Array | undefined> {
+    const again = this.#isMissing ? undefined : await this.#packs.readOne(this.#pack, chunk, chunk.volumeLength);
+    if (again) return again;
+    this.#index ??= this.#packs.index(this.#pack);
+    const entry = (await this.#index).get(chunk.hash);
+    return entry && this.#packs.readOne(this.#pack, entry, chunk.volumeLength);
   }
 }
 

@@ -2,8 +2,9 @@
 import { RepositoryDamaged, UnsupportedFormat } from "../domain/errors.ts";
 import { ByteReader, ByteWriter, hashBytes, magicBytes, magicOf, repositoryFormat, sha256 } from "./binary.ts";
 import { type EncodedChunk, type Encoding, isEncoding } from "./chunk.ts";
+import { encryptAt, tagBytes } from "./domain-cipher.ts";
 
-/** Where a chunk lies in its pack, bytes. */
+/** Where a chunk lies in its pack, bytes; in an encrypted domain the stored bytes end in a tag. */
 export interface PackedChunk {
   readonly hash: string;
   readonly offset: number;
@@ -22,12 +23,14 @@ const maxEntries = 4096;
 /** Fills one buffer with chunks and seals it into a pack. The buffer may be used again once the pack is uploaded. */
 export class PackBuilder {
   readonly #buffer: Buffer;
+  readonly #packKey: Uint8Array | undefined;
   readonly #entries: PackedChunk[] = [];
   #length = 0;
 
-  /** `buffer` comes from {@link packBuffer}. */
-  constructor(buffer: Buffer) {
+  /** `buffer` comes from {@link packBuffer}. With `packKey` the chunks are encrypted. */
+  constructor(buffer: Buffer, packKey?: Uint8Array) {
     this.#buffer = buffer;
+    this.#packKey = packKey;
   }
 
   get isEmpty(): boolean {
@@ -39,9 +42,11 @@ export class PackBuilder {
   }
 
   append(hash: string, chunk: EncodedChunk): PackedChunk {
-    const entry = { hash, offset: this.#length, length: chunk.bytes.length, encoding: chunk.encoding };
-    this.#buffer.set(chunk.bytes, this.#length);
-    this.#length += chunk.bytes.length;
+    const offset = this.#length;
+    const stored = this.#packKey ? encryptAt(this.#packKey, offset, chunk.bytes) : chunk.bytes;
+    const entry = { hash, offset, length: stored.length, encoding: chunk.encoding };
+    this.#buffer.set(stored, offset);
+    this.#length += stored.length;
     this.#entries.push(entry);
     return entry;
   }
@@ -58,7 +63,7 @@ export class PackBuilder {
 
 /** Room for a pack that is sealed once `packBytes` are reached: the last chunk may reach over by its own length. */
 export function packBuffer(packBytes: number, chunkBytes: number): Buffer {
-  return Buffer.allocUnsafeSlow(packBytes + chunkBytes + maxEntries * entryBytes + packFooterBytes);
+  return Buffer.allocUnsafeSlow(packBytes + chunkBytes + tagBytes + maxEntries * entryBytes + packFooterBytes);
 }
 
 function encodeIndex(entries: readonly PackedChunk[]): Buffer {

@@ -2,9 +2,10 @@
 import { RepositoryDamaged } from "../domain/errors.ts";
 import { ByteWriter, hashBytes, seal, sha256, unseal } from "./binary.ts";
 import { isEncoding } from "./chunk.ts";
-import { domainKeys, parsePackName, parsePageName } from "./layout.ts";
+import { domainKeys, parsePageName } from "./layout.ts";
 import type { ObjectStore } from "./object-store.ts";
 import type { PackedChunk } from "./pack.ts";
+import { decodeJobs, decodePacks, encodeJobs, encodePacks, jobsOfPacks } from "./pack-table.ts";
 
 /** A chunk and the pack where it was put. The location is a hint, the index in the pack is the truth. */
 export interface ChunkLocation extends PackedChunk {
@@ -28,19 +29,18 @@ export function sameLocation(a: ChunkLocation | undefined, b: ChunkLocation | un
 }
 
 export function encodePage(page: Page): Buffer {
-  const packs = [...packsOfPage(page)];
-  const packIndex = new Map(packs.map((pack, index) => [pack, index]));
-  const writer = new ByteWriter().u32(page.index).u32(page.chunks.length).u32(packs.length);
-  for (const pack of packs) writer.text(pack);
+  const packs = packsOfPage(page);
+  const writer = new ByteWriter().u32(page.index).u32(page.chunks.length);
+  const numbers = encodePacks(writer, packs, encodeJobs(writer, jobsOfPacks(packs)));
   writer.bytes(encodeBitmap(page.chunks.map((chunk) => chunk !== undefined)));
   for (const chunk of page.chunks) {
     if (!chunk) continue;
-    writer.hex(chunk.hash).u32(packIndex.get(chunk.pack)!).u32(chunk.offset).u32(chunk.length).u8(chunk.encoding);
+    writer.hex(chunk.hash).u32(numbers.get(chunk.pack)!).u32(chunk.offset).u32(chunk.length).u8(chunk.encoding);
   }
   return seal("page", writer.finish());
 }
 
-/** Names of the packs that a page refers to, in the order of their first use. */
+/** Names of the packs that a page refers to. */
 export function packsOfPage(page: Page): Set<string> {
   return new Set(page.chunks.flatMap((chunk) => (chunk ? [chunk.pack] : [])));
 }
@@ -51,11 +51,7 @@ export function decodePage(bytes: Uint8Array, name: string): Page {
   const index = reader.u32();
   const chunkCount = reader.u32();
   if (chunkCount > maxPageChunks) throw reader.damaged("it has too many chunks");
-  const packs = Array.from({ length: reader.count(2, chunkCount) }, () => {
-    const pack = reader.text();
-    if (!parsePackName(pack)) throw reader.damaged("a pack in it has no proper name");
-    return pack;
-  });
+  const packs = decodePacks(reader, decodeJobs(reader), chunkCount);
   const stored = decodeBitmap(reader.bytes(Math.ceil(chunkCount / 8)), chunkCount);
   const chunks = stored.map((isStored) => {
     if (!isStored) return undefined;

@@ -8,17 +8,14 @@
 import { z } from "zod";
 import { RepositoryDamaged, UnsupportedFormat, VerificationFailed } from "../domain/errors.ts";
 import { ByteWriter, repositoryFormat, seal, sha256, unseal } from "./binary.ts";
-import { ensureDomain, type Geometry } from "./domain-record.ts";
+import { type Domain, type DomainLocation, ensureDomain, type Geometry, geometryFor } from "./domain-record.ts";
 import { domainKeys, jobKeys } from "./layout.ts";
 import { decodeRoot, type Root } from "./manifest.ts";
 import type { ObjectStore } from "./object-store.ts";
 import { decodeRecord, encodeRecord } from "./record.ts";
 
 /** A backup: whose volume, of which snapshot, by which job. Names are of [A-Za-z0-9_-]. */
-export interface BackupTarget {
-  readonly store: ObjectStore;
-  /** Name of the dedup domain: one for each volume. */
-  readonly domain: string;
+export interface BackupTarget extends DomainLocation {
   readonly snapshotId: string;
   readonly jobId: string;
 }
@@ -34,15 +31,20 @@ const decisionSchema = z.object({ format: z.literal(repositoryFormat), baseSnaps
 
 /**
  * Pins the newest candidate that is published and readable as the base of this backup, or none. Every later call of the same job
- * answers the same. To be called before anything else is written for the job.
+ * answers the same. To be called before anything else is written for the job. `sizeBytes` of the volume decides on the domain's
+ * sizes when this is its first backup.
  */
 export async function pinBase(
   target: BackupTarget,
   candidates: readonly string[],
+  volume: { readonly sizeBytes: number; readonly geometry?: Geometry },
 ): Promise<{ baseSnapshotId?: string }> {
   const pin = await writePin(target, candidates);
-  await ensureDomain(target.store, target.domain);
-  return decideBase(target, pin);
+  const [, decision] = await Promise.all([
+    ensureDomain(target, { geometry: volume.geometry ?? geometryFor(volume.sizeBytes) }),
+    decideBase(target, pin),
+  ]);
+  return decision;
 }
 
 async function writePin(target: BackupTarget, candidates: readonly string[]): Promise<Pin> {
@@ -101,8 +103,14 @@ function baseRootOf(pin: Pin, target: { domain: string; jobId: string }): Root |
   return decodeRoot(pin.baseRoot, jobKeys(target.domain, target.jobId).pin);
 }
 
-/** What the job was told by {@link pinBase}: the domain's geometry and the base's root. Throws VerificationFailed without a pin. */
-export async function readPinnedBase(target: BackupTarget): Promise<{ geometry: Geometry; base?: Root }> {
+/**
+ * What the job was told by {@link pinBase}: the domain and the base's root. A lost `domain.json` is written again from the base, or
+ * for a volume of `sizeBytes` bytes. Throws VerificationFailed without a pin.
+ */
+export async function readPinnedBase(
+  target: BackupTarget,
+  volume: { readonly sizeBytes: number },
+): Promise<{ domain: Domain; base?: Root }> {
   const keys = jobKeys(target.domain, target.jobId);
   const [pin, decision] = await Promise.all([
     readPin(target.store, target.domain, target.jobId),
@@ -110,10 +118,21 @@ export async function readPinnedBase(target: BackupTarget): Promise<{ geometry: 
   ]);
   if (!pin || !decision)
     throw new VerificationFailed(`The job ${target.jobId} has not pinned its base, or was collected.`);
-  const geometry = await ensureDomain(target.store, target.domain);
   const base = decisionOf(decision, keys.base).baseSnapshotId === undefined ? undefined : baseRootOf(pin, target);
-  const fits = base?.chunkBytes === geometry.chunkBytes && base.pageChunks === geometry.pageChunks;
-  return base && fits ? { geometry, base } : { geometry };
+  const domain = await ensureDomain(target, lastKnown(volume.sizeBytes, base));
+  const { geometry, encryption } = domain;
+  const fits =
+    base?.chunkBytes === geometry.chunkBytes &&
+    base.pageChunks === geometry.pageChunks &&
+    Buffer.compare(base.wrappedKey, encryption?.wrappedKey ?? new Uint8Array()) === 0;
+  return base && fits ? { domain, base } : { domain };
+}
+
+function lastKnown(sizeBytes: number, base: Root | undefined): { geometry: Geometry; wrappedKey?: Uint8Array } {
+  const geometry = geometryFor(sizeBytes);
+  if (!base) return { geometry };
+  const { chunkBytes, pageChunks, wrappedKey } = base;
+  return { geometry: { ...geometry, chunkBytes, pageChunks }, wrappedKey };
 }
 
 function encodePin(pin: Pin): Buffer {
@@ -144,12 +163,16 @@ export async function unpinJob(
   options?: { until?: () => boolean },
 ): Promise<{ finished: boolean }> {
   const keys = jobKeys(target.domain, target.jobId);
-  for (const below of [keys.checkpointsOfAll, keys.resultsOfAll, keys.restore]) {
-    const { finished } = await target.store.deleteEveryVersionBelow(below, options);
-    if (!finished) return { finished: false };
-  }
-  await target.store.deleteEveryVersion([keys.plan, keys.selection, keys.verified, keys.distrusted]);
-  await target.store.deleteEveryVersion([keys.base]);
+  const single = [keys.base, keys.plan, keys.selection, keys.verified, keys.distrusted, keys.unhinted];
+  const [folders] = await Promise.all([
+    Promise.all(
+      [keys.checkpointsOfAll, keys.resultsOfAll, keys.restore].map((below) =>
+        target.store.deleteEveryVersionBelow(below, options),
+      ),
+    ),
+    target.store.deleteEveryVersion(single),
+  ]);
+  if (folders.some(({ finished }) => !finished)) return { finished: false };
   await target.store.deleteEveryVersion([keys.pin]);
   return { finished: true };
 }

@@ -3,12 +3,13 @@ import { describe, test } from "node:test";
 import { MemoryObjectStore } from "../../test/support/memory-object-store.ts";
 import { smallGeometry, useGeometry } from "../../test/support/repository.ts";
 import { VerificationFailed } from "../domain/errors.ts";
-import { defaultGeometry } from "./domain-record.ts";
+import { geometryFor } from "./domain-record.ts";
 import { pinBase } from "./pin.ts";
 import { type Extent, openPlan, readPlannedPages, writePlan } from "./planner.ts";
 
 const gibibyte = 1024 ** 3;
 const tebibyte = 1024 ** 4;
+const defaultGeometry = { ...geometryFor(0), chunkBytes: 256 * 1024 };
 const pageBytes = defaultGeometry.chunkBytes * defaultGeometry.pageChunks;
 
 async function* from(extents: Iterable<Extent>): AsyncGenerator<Extent> {
@@ -22,7 +23,7 @@ function* every(step: number, end: number, length: number): Generator<Extent> {
 async function newTarget(geometry = defaultGeometry) {
   const target = { store: new MemoryObjectStore(), domain: "vol", snapshotId: "snap", jobId: "job" };
   await useGeometry(target.store, "vol", geometry);
-  await pinBase(target, []);
+  await pinBase(target, [], { sizeBytes: 1 });
   return target;
 }
 
@@ -38,13 +39,13 @@ describe("a plan", () => {
     const [page, ...others] = await readPlannedPages(target, await openPlan(target, plan.planHash), 0);
     assert.equal(page?.index, tebibyte / 2 / pageBytes);
     assert.deepEqual(
-      page.allocated.flatMap((isAllocated, chunk) => (isAllocated ? [chunk] : [])),
+      page.toRead.flatMap((isWanted, chunk) => (isWanted ? [chunk] : [])),
       [0],
     );
     assert.deepEqual(others, []);
   });
 
-  test("has a shard for each page where all is allocated", async () => {
+  test("has a shard for each page of 256 MiB where all is allocated", async () => {
     const target = await newTarget();
     const plan = await writePlan(target, {
       sizeBytes: 10 * gibibyte + 1,
@@ -107,7 +108,7 @@ describe("a plan", () => {
     const target = { store: new MemoryObjectStore(), domain: "vol", snapshotId: "snap", jobId: "job" };
     await assert.rejects(writePlan(target, { sizeBytes: 1, extents: from([]) }), VerificationFailed);
     await assert.rejects(openPlan(target, "0".repeat(64)), VerificationFailed);
-    await pinBase(target, []);
+    await pinBase(target, [], { sizeBytes: 1 });
     await writePlan(target, { sizeBytes: 1, extents: from([]) });
     await assert.rejects(openPlan(target, "0".repeat(64)), VerificationFailed);
   });

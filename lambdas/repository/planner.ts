@@ -1,9 +1,10 @@
-/** The plan of a backup: which pages hold allocated data, cut into shards that one worker each copies. */
-import { VerificationFailed } from "../domain/errors.ts";
+/** The plan of a backup: which chunks are to be read, page by page, cut into shards that one worker each copies. */
+import { RepositoryDamaged, VerificationFailed } from "../domain/errors.ts";
 import { type ByteReader, ByteWriter } from "./binary.ts";
-import type { Geometry } from "./domain-record.ts";
+import type { PageReference } from "./branch.ts";
+import { hintIsRuledOut } from "./hint.ts";
 import { jobKeys, parsePageName } from "./layout.ts";
-import { chunkLength, chunksOfPage } from "./manifest.ts";
+import { chunkLength, chunksOfPage, type Root } from "./manifest.ts";
 import { decodeBitmap, encodeBitmap } from "./page.ts";
 import { type BackupTarget, readPinnedBase } from "./pin.ts";
 import {
@@ -14,7 +15,9 @@ import {
   type ShardPart,
   type ShardTable,
   totalBytes,
+  type VolumeShape,
 } from "./shard-table.ts";
+import { pagesOf } from "./tree.ts";
 
 /** A range of a volume, bytes. */
 export interface Extent {
@@ -22,49 +25,89 @@ export interface Extent {
   readonly length: number;
 }
 
-/** A page with allocated data. */
+/** A page with chunks to be read. */
 export interface PlannedPage {
   readonly index: number;
-  /** For each chunk of the page whether any of its bytes is allocated. */
-  readonly allocated: readonly boolean[];
+  /** For each chunk of the page whether it is to be read. The others are as in the base in a hinted plan, else zeros. */
+  readonly toRead: readonly boolean[];
   /** The base's page at the same place. */
   readonly base?: string;
+}
+
+/** What is known of a volume before it is read. Extents are ascending and do not overlap. */
+export interface VolumeToPlan {
+  readonly sizeBytes: number;
+  /** The allocated ranges; all others are zeros. */
+  readonly extents: AsyncIterable<Extent>;
+  /**
+   * The hint of change tracking: every range that may differ from the pinned base, discarded ones included. It is not used when
+   * there is no base or when it was proven wrong before.
+   */
+  readonly changed?: AsyncIterable<Extent>;
 }
 
 export interface PlanSummary {
   readonly planHash: string;
   readonly shardCount: number;
-  /** Bytes of the volume in chunks with allocated data. */
+  /** Bytes of the volume that will be read. */
   readonly bytesTotal: number;
+  /** Whether only what the hint calls changed is read. Then `auditHint` belongs before the publication. */
+  readonly hinted: boolean;
 }
 
-/** A shard is closed when it has so many allocated bytes: two to three seconds of copying, and one page where all is allocated. */
+/** A shard is closed when it has so many bytes to read: one to two seconds of copying. */
 const shardBytes = 256 * 1024 * 1024;
 
 /**
- * Writes the plan of the job once; every later call answers the same, whatever extents it brings. `extents` are the allocated ranges,
- * ascending and not overlapping. Needs memory in proportion to allocated pages (about 250 bytes each).
+ * Writes the plan of the job once; every later call answers the same, whatever extents it brings. Needs memory in proportion to the
+ * pages with something to read (about 250 bytes each).
  */
-export async function writePlan(
-  target: BackupTarget,
-  volume: { readonly sizeBytes: number; readonly extents: AsyncIterable<Extent> },
-): Promise<PlanSummary> {
-  const keys = jobKeys(target.domain, target.jobId);
-  const known = await readShardTable(target.store, keys.plan);
-  if (!known) {
-    const { geometry, base } = await readPinnedBase(target);
-    const basePages = new Map(base?.pages.map((page) => [page.index, page.name]));
-    const shape = { sizeBytes: volume.sizeBytes, geometry };
-    const parts = await cutIntoShards(withBase(allocatedPages(volume.extents, shape), basePages), shape);
-    await target.store.put(keys.plan, encodeShardTable(shape, parts), { ifAbsent: true });
-  }
+export async function writePlan(target: BackupTarget, volume: VolumeToPlan): Promise<PlanSummary> {
+  const key = jobKeys(target.domain, target.jobId).plan;
+  const known = await readShardTable(target.store, key);
+  if (!known) await target.store.put(key, await makePlan(target, volume), { ifAbsent: true });
   const table = known ?? (await openPlan(target));
   return {
     planHash: table.hash,
     shardCount: table.shards.length,
     bytesTotal: totalBytes(table),
+    hinted: table.shape.hinted,
   };
 }
+
+async function makePlan(target: BackupTarget, volume: VolumeToPlan): Promise<Buffer> {
+  const { domain, base } = await readPinnedBase(target, volume);
+  const shape: VolumeShape = {
+    sizeBytes: volume.sizeBytes,
+    geometry: domain.geometry,
+    wrappedKey: domain.encryption?.wrappedKey ?? new Uint8Array(),
+    hinted: false,
+  };
+  const hinted =
+    base && volume.changed && (await makeHintedPlan(target, base, { ...shape, hinted: true }, volume.changed));
+  if (hinted) return hinted;
+  const basePages = base ? pagesOf(target, base, { skipDamaged: true }) : noPages();
+  return encodeShardTable(shape, await cutIntoShards(withBase(pagesToRead(volume.extents, shape), basePages), shape));
+}
+
+/** Undefined when the hint must not be followed: proven wrong before, or a part of the base's tree is damaged. */
+async function makeHintedPlan(
+  target: BackupTarget,
+  base: Root,
+  shape: VolumeShape,
+  changed: AsyncIterable<Extent>,
+): Promise<Buffer | undefined> {
+  if (await hintIsRuledOut(target)) return undefined;
+  try {
+    const toRead = pagesToRead(withResizedEnd(changed, base.sizeBytes, shape), shape);
+    return encodeShardTable(shape, await cutIntoShards(withBase(toRead, pagesOf(target, base)), shape));
+  } catch (error) {
+    if (error instanceof RepositoryDamaged) return undefined;
+    throw error;
+  }
+}
+
+async function* noPages(): AsyncGenerator<PageReference> {}
 
 /** The plan of the job. Throws VerificationFailed when there is none, or another one than `planHash` names. */
 export async function openPlan(target: BackupTarget, planHash?: string): Promise<ShardTable> {
@@ -79,23 +122,34 @@ export async function openPlan(target: BackupTarget, planHash?: string): Promise
 /** The pages of one shard. */
 export async function readPlannedPages(target: BackupTarget, table: ShardTable, shard: number): Promise<PlannedPage[]> {
   const part = await readShardPart(target.store, jobKeys(target.domain, target.jobId).plan, table, shard);
-  const pages = Array.from({ length: part.count(6) }, () => decodePlannedPage(part, table));
+  const pages = Array.from({ length: part.count(6) }, () => decodePlannedPage(part, table.shape));
   part.end();
   return pages;
-}
-
-interface VolumeShape {
-  readonly sizeBytes: number;
-  readonly geometry: Geometry;
 }
 
 function chunksIn(index: number, shape: VolumeShape): number {
   return chunksOfPage(index, { sizeBytes: shape.sizeBytes, ...shape.geometry });
 }
 
-async function* allocatedPages(extents: AsyncIterable<Extent>, shape: VolumeShape): AsyncGenerator<PlannedPage> {
+/** A volume that grew or shrank differs from its base in the page where the smaller one ends, and behind it. */
+async function* withResizedEnd(
+  changed: AsyncIterable<Extent>,
+  baseBytes: number,
+  shape: VolumeShape,
+): AsyncGenerator<Extent> {
+  const pageBytes = shape.geometry.chunkBytes * shape.geometry.pageChunks;
+  const isResized = baseBytes !== shape.sizeBytes;
+  const end = isResized ? Math.floor(Math.min(baseBytes, shape.sizeBytes) / pageBytes) * pageBytes : shape.sizeBytes;
+  for await (const { offset, length } of changed) {
+    checkExtent({ offset, length }, 0, shape.sizeBytes);
+    if (offset < end) yield { offset, length: Math.min(length, end - offset) };
+  }
+  if (end < shape.sizeBytes) yield { offset: end, length: shape.sizeBytes - end };
+}
+
+async function* pagesToRead(extents: AsyncIterable<Extent>, shape: VolumeShape): AsyncGenerator<PlannedPage> {
   const { chunkBytes, pageChunks } = shape.geometry;
-  let current: { index: number; allocated: boolean[] } | undefined;
+  let current: { index: number; toRead: boolean[] } | undefined;
   let position = 0;
   for await (const extent of extents) {
     checkExtent(extent, position, shape.sizeBytes);
@@ -106,9 +160,9 @@ async function* allocatedPages(extents: AsyncIterable<Extent>, shape: VolumeShap
       const index = Math.floor(chunk / pageChunks);
       if (current?.index !== index) {
         if (current) yield current;
-        current = { index, allocated: new Array<boolean>(chunksIn(index, shape)).fill(false) };
+        current = { index, toRead: new Array<boolean>(chunksIn(index, shape)).fill(false) };
       }
-      current.allocated[chunk % pageChunks] = true;
+      current.toRead[chunk % pageChunks] = true;
     }
   }
   if (current) yield current;
@@ -123,14 +177,17 @@ function checkExtent(extent: Extent, position: number, sizeBytes: number): void 
   }
 }
 
+/** Both ascend: one walk through the two. */
 async function* withBase(
   pages: AsyncIterable<PlannedPage>,
-  base: ReadonlyMap<number, string>,
+  basePages: AsyncGenerator<PageReference>,
 ): AsyncGenerator<PlannedPage> {
+  let base = await basePages.next();
   for await (const page of pages) {
-    const name = base.get(page.index);
-    yield name === undefined ? page : { ...page, base: name };
+    while (!base.done && base.value.index < page.index) base = await basePages.next();
+    yield !base.done && base.value.index === page.index ? { ...page, base: base.value.name } : page;
   }
+  await basePages.return(undefined);
 }
 
 async function cutIntoShards(pages: AsyncIterable<PlannedPage>, shape: VolumeShape): Promise<ShardPart[]> {
@@ -145,32 +202,31 @@ async function cutIntoShards(pages: AsyncIterable<PlannedPage>, shape: VolumeSha
   for await (const page of pages) {
     encodePlannedPage(shard.body, page);
     shard.pages += 1;
-    shard.bytes += allocatedBytes(page, shape);
+    shard.bytes += bytesToRead(page, shape);
     if (shard.bytes >= target) close();
   }
   if (shard.pages > 0) close();
   return parts;
 }
 
-/** Bytes of the volume in the allocated chunks of a page. */
-function allocatedBytes(page: PlannedPage, shape: VolumeShape): number {
+function bytesToRead(page: PlannedPage, shape: VolumeShape): number {
   const volume = { sizeBytes: shape.sizeBytes, chunkBytes: shape.geometry.chunkBytes };
   const first = page.index * shape.geometry.pageChunks;
-  return page.allocated.reduce((sum, isAllocated, at) => sum + (isAllocated ? chunkLength(first + at, volume) : 0), 0);
+  return page.toRead.reduce((sum, isWanted, at) => sum + (isWanted ? chunkLength(first + at, volume) : 0), 0);
 }
 
 function encodePlannedPage(writer: ByteWriter, page: PlannedPage): void {
   writer
     .u32(page.index)
     .text(page.base ?? "")
-    .bytes(encodeBitmap(page.allocated));
+    .bytes(encodeBitmap(page.toRead));
 }
 
-function decodePlannedPage(reader: ByteReader, table: ShardTable): PlannedPage {
+function decodePlannedPage(reader: ByteReader, shape: VolumeShape): PlannedPage {
   const index = reader.u32();
   const base = reader.text();
-  const chunks = chunksIn(index, table);
+  const chunks = chunksIn(index, shape);
   if (chunks <= 0 || (base !== "" && !parsePageName(base))) throw reader.damaged("a page in it makes no sense");
-  const allocated = decodeBitmap(reader.bytes(Math.ceil(chunks / 8)), chunks);
-  return base === "" ? { index, allocated } : { index, allocated, base };
+  const toRead = decodeBitmap(reader.bytes(Math.ceil(chunks / 8)), chunks);
+  return base === "" ? { index, toRead } : { index, toRead, base };
 }

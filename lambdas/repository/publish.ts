@@ -1,18 +1,22 @@
 /** Builds a snapshot's root from the verified results and publishes it: from then on the snapshot exists. */
 import { RepositoryDamaged, VerificationFailed } from "../domain/errors.ts";
+import { sha256 } from "./binary.ts";
+import { type Branch, branchPages, encodeBranch, type PageReference } from "./branch.ts";
+import { openCipher } from "./domain-cipher.ts";
 import { ensureDomain } from "./domain-record.ts";
-import { forEachInFlight } from "./in-flight.ts";
-import { domainKeys } from "./layout.ts";
-import { decodeRoot, encodeRoot, type PageReference, type Root } from "./manifest.ts";
-import { type BackupTarget, readPin } from "./pin.ts";
+import { InFlight, mapAhead } from "./in-flight.ts";
+import { domainKeys, formatPageName, parsePageName } from "./layout.ts";
+import { type BranchReference, decodeRoot, encodeRoot, type Root, type SnapshotDescription } from "./manifest.ts";
+import { type BackupTarget, readPinnedBase } from "./pin.ts";
 import { openPlan } from "./planner.ts";
-import type { ShardTable } from "./shard-table.ts";
-import { readResult, readSelection } from "./verify.ts";
+import { pagesOf } from "./tree.ts";
+import { readResult, readSelection, referenceTo } from "./verify.ts";
 
-const resultsInFlight = 16;
+const resultsAhead = 16;
+const branchesInFlight = 4;
 
 export interface PublishedBackup {
-  /** Bytes in the store that came with this snapshot: packs and pages that it refers to and its job wrote, and its root. */
+  /** Bytes in the store that came with this snapshot: what its job wrote. */
   readonly storedBytes: number;
   /** Size of the volume. */
   readonly logicalBytes: number;
@@ -27,45 +31,137 @@ export interface PublishedBackup {
  */
 export async function publishRoot(
   target: BackupTarget,
-  options: { readonly planHash: string },
+  options: { readonly planHash: string; readonly description?: SnapshotDescription },
 ): Promise<PublishedBackup> {
   const plan = await openPlan(target, options.planHash);
-  const selection = await readSelection(target, options.planHash);
-  const isPinned = (await readPin(target.store, target.domain, target.jobId)) !== undefined;
-  if (!selection || !isPinned)
-    throw new VerificationFailed(`The backup by ${target.jobId} is not verified, or was collected.`);
-  const { root, writtenBytes } = await assembleRoot(target, plan, selection.attempts);
-  const object = encodeRoot(root);
-  await ensureDomain(target.store, target.domain, plan.geometry);
+  const { sizeBytes, geometry, wrappedKey } = plan.shape;
+  const [selection, { base }, cipher] = await Promise.all([
+    readSelection(target, options.planHash),
+    readPinnedBase(target, plan.shape),
+    openCipher(target, wrappedKey),
+    ensureDomain(target, { geometry, wrappedKey }),
+  ]);
+  if (!selection) throw new VerificationFailed(`The backup by ${target.jobId} is not verified, or was collected.`);
+  const results = new ShardResults(target, selection.attempts);
+  const pages = plan.shape.hinted && base ? overlaid(results.pages(), pagesOf(target, base)) : results.pages();
+  const branches = new BranchWriter(target, new Map(base?.branches.map((branch) => [branch.index, branch])));
+  await branches.writeAll(pages);
+  const { chunkBytes, pageChunks } = geometry;
+  const root: Root = {
+    snapshotId: target.snapshotId,
+    jobId: target.jobId,
+    sizeBytes,
+    chunkBytes,
+    pageChunks,
+    description: options.description ?? {},
+    wrappedKey,
+    branches: branches.references.toSorted((a, b) => a.index - b.index),
+  };
+  const object = encodeRoot(root, cipher);
   const published = await putRoot(target, root, object);
-  const chunks = published.pages.reduce((sum, page) => sum + page.chunks, 0);
-  return { storedBytes: writtenBytes + object.length, logicalBytes: published.sizeBytes, chunks };
+  return {
+    storedBytes: results.writtenBytes + branches.writtenBytes + object.length,
+    logicalBytes: published.sizeBytes,
+    chunks: published.branches.reduce((sum, branch) => sum + branch.chunks, 0),
+  };
 }
 
-async function assembleRoot(
-  target: BackupTarget,
-  plan: ShardTable,
-  attempts: readonly number[],
-): Promise<{ root: Root; writtenBytes: number }> {
-  const pages: PageReference[] = [];
-  const packs = new Set<string>();
-  let writtenBytes = 0;
-  await forEachInFlight(attempts.entries(), resultsInFlight, async ([shard, attempt]) => {
-    const result = await readResult(target, shard, attempt);
-    for (const { index, name, chunks, size } of result.pages) {
-      pages.push({ index, name, chunks });
-      writtenBytes += size;
+/** The results that verification has chosen, shard by shard. */
+class ShardResults {
+  readonly #target: BackupTarget;
+  readonly #attempts: readonly number[];
+  /** Of packs and pages that the job wrote, as far as {@link pages} was walked. */
+  writtenBytes = 0;
+
+  constructor(target: BackupTarget, attempts: readonly number[]) {
+    this.#target = target;
+    this.#attempts = attempts;
+  }
+
+  /** Shards hold ascending pages of the volume, and so do their results. Pages of zeros come with no chunks. */
+  async *pages(): AsyncGenerator<PageReference> {
+    const shards = this.#attempts.entries();
+    const read = ([shard, attempt]: [number, number]) => readResult(this.#target, shard, attempt);
+    for await (const result of mapAhead(shards, resultsAhead, read)) {
+      this.writtenBytes += [...result.pages, ...result.packs].reduce((sum, { size }) => sum + size, 0);
+      const zeros = result.zeroPages.map((index) => ({ index, name: "", chunks: 0, packs: [] }));
+      const pages = result.pages.map((page) => referenceTo(page, result));
+      yield* [...pages, ...zeros].sort((a, b) => a.index - b.index);
     }
-    for (const pack of result.packs) {
-      packs.add(pack.name);
-      writtenBytes += pack.size;
+  }
+}
+
+/** The pages that were copied, and those of the base everywhere else. */
+async function* overlaid(
+  copied: AsyncGenerator<PageReference>,
+  base: AsyncGenerator<PageReference>,
+): AsyncGenerator<PageReference> {
+  let below = await base.next();
+  for await (const page of copied) {
+    for (; !below.done && below.value.index < page.index; below = await base.next()) yield below.value;
+    if (!below.done && below.value.index === page.index) below = await base.next();
+    yield page;
+  }
+  for (; !below.done; below = await base.next()) yield below.value;
+}
+
+class BranchWriter {
+  readonly #target: BackupTarget;
+  readonly #base: ReadonlyMap<number, BranchReference>;
+  readonly #uploads = new InFlight(branchesInFlight);
+  readonly references: BranchReference[] = [];
+  writtenBytes = 0;
+
+  constructor(target: BackupTarget, base: ReadonlyMap<number, BranchReference>) {
+    this.#target = target;
+    this.#base = base;
+  }
+
+  /** Writes the branches of these pages, which ascend. */
+  async writeAll(pages: AsyncIterable<PageReference>): Promise<void> {
+    let current: { index: number; pages: PageReference[] } | undefined;
+    try {
+      for await (const page of pages) {
+        if (page.chunks === 0) continue;
+        const index = Math.floor(page.index / branchPages);
+        if (current?.index !== index) {
+          if (current) await this.#write(current);
+          current = { index, pages: [] };
+        }
+        current.pages.push(page);
+      }
+      if (current) await this.#write(current);
+      await this.#uploads.settle();
+    } finally {
+      await this.#uploads.drain();
     }
-    for (const pack of result.reused) packs.add(pack);
-  });
-  pages.sort((a, b) => a.index - b.index);
-  const { chunkBytes, pageChunks } = plan.geometry;
-  const { snapshotId, jobId } = target;
-  return { root: { snapshotId, jobId, sizeBytes: plan.sizeBytes, chunkBytes, pageChunks, pages, packs }, writtenBytes };
+  }
+
+  /** A branch like the base's is referred to, not written again. */
+  async #write(branch: Branch): Promise<void> {
+    const object = encodeBranch(branch);
+    const hash = sha256(object);
+    const { index } = branch;
+    const chunks = branch.pages.reduce((sum, page) => sum + page.chunks, 0);
+    const before = this.#base.get(index);
+    if (before && parsePageName(before.name)?.sha256 === hash) {
+      this.references.push(before);
+      return;
+    }
+    const name = formatPageName({ jobId: this.#target.jobId, attempt: 0, sha256: hash });
+    this.references.push({ index, name, chunks });
+    this.writtenBytes += object.length;
+    await this.#uploads.launch(() => this.#upload(name, object, hash));
+  }
+
+  /** Verified at once: the root that follows makes it count. */
+  async #upload(name: string, object: Buffer, hash: string): Promise<void> {
+    const key = domainKeys(this.#target.domain).page(name);
+    await this.#target.store.put(key, object, { sha256: hash });
+    const head = await this.#target.store.head(key);
+    if (head?.size !== object.length || (head.sha256 !== undefined && head.sha256 !== hash))
+      throw new VerificationFailed(`The object ${key} is missing or damaged right after it was written.`);
+  }
 }
 
 /** The root that counts: ours, or the one that an earlier job of this snapshot has published. */

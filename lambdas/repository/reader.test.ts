@@ -6,9 +6,11 @@ import { MemoryObjectStore, type MemoryObjectStoreOptions } from "../../test/sup
 import { backup, never, restore, SparseVolume, smallGeometry, useGeometry } from "../../test/support/repository.ts";
 import { RepositoryDamaged } from "../domain/errors.ts";
 import { sha256 } from "./binary.ts";
+import { encodeBranch, type PageReference } from "./branch.ts";
 import { encodeRoot } from "./manifest.ts";
 import { decodePage, encodePage } from "./page.ts";
 import { finishRestorePlan, planRestore, readRoot, restoreShard } from "./reader.ts";
+import { pagesOf } from "./tree.ts";
 
 const { chunkBytes, pageChunks } = smallGeometry;
 const pageBytes = chunkBytes * pageChunks;
@@ -100,7 +102,7 @@ describe("damage", () => {
 
   test("of a page is told with all of its bytes", async () => {
     const { store, source } = await backedUp();
-    const { pages } = await readRoot(source);
+    const pages = await Array.fromAsync(pagesOf(source, await readRoot(source)));
     const key = `domains/vol/pages/${pages[3]!.name}`;
     store.damage(key, () => undefined);
     await assert.rejects(restore(source), names(key, `Bytes ${3 * pageBytes}-${content.length - 1} of the volume`));
@@ -123,8 +125,8 @@ describe("damage", () => {
   test("of locations in a page alone is made good by the packs' own indexes", async () => {
     const { store, source } = await backedUp();
     const root = await readRoot(source);
-    const pages = [];
-    for (const reference of root.pages) {
+    const pages: PageReference[] = [];
+    for await (const reference of pagesOf(source, root)) {
       const page = decodePage((await store.get(`domains/vol/pages/${reference.name}`))!, "page");
       const chunks = page.chunks.map((chunk) => chunk && { ...chunk, offset: chunk.offset + 3, length: 0xffff_fff0 });
       const object = encodePage({ ...page, chunks });
@@ -132,7 +134,10 @@ describe("damage", () => {
       await store.put(`domains/vol/pages/${name}`, object);
       pages.push({ ...reference, name });
     }
-    await store.put("domains/vol/roots/snap1", encodeRoot({ ...root, pages }));
+    const branch = encodeBranch({ index: 0, pages });
+    const name = `job1/0-${sha256(branch)}`;
+    await store.put(`domains/vol/pages/${name}`, branch);
+    await store.put("domains/vol/roots/snap1", encodeRoot({ ...root, branches: [{ index: 0, name, chunks: 1 }] }));
     assert.deepEqual(await (await restore(source)).content(), content);
   });
 

@@ -1,12 +1,14 @@
 /** Restores a snapshot: shards of pages, chunks fetched with few large requests, each checked before it is written. */
 import { RepositoryDamaged } from "../domain/errors.ts";
 import { ByteWriter } from "./binary.ts";
-import { defaultGeometry } from "./domain-record.ts";
-import { InFlight } from "./in-flight.ts";
+import type { PageReference } from "./branch.ts";
+import { type LostRange, lostRanges } from "./damage.ts";
+import { type DomainCipher, openCipher } from "./domain-cipher.ts";
+import { type DomainLocation, geometryFor } from "./domain-record.ts";
+import { InFlight, mapAhead } from "./in-flight.ts";
 import { domainKeys, jobKeys, parsePageName } from "./layout.ts";
-import { chunkLength, chunksOfPage, decodeRoot, type PageReference, type Root } from "./manifest.ts";
-import type { ObjectStore } from "./object-store.ts";
-import { PackReader, planRanges, type WantedChunk } from "./pack-reader.ts";
+import { chunksOfPage, decodeRoot, type Root } from "./manifest.ts";
+import { lostChunk, PackReader, planRanges, wantedChunks } from "./pack-reader.ts";
 import { type Page, readPage } from "./page.ts";
 import {
   encodeShardTable,
@@ -16,12 +18,12 @@ import {
   type ShardPart,
   type ShardTable,
   totalBytes,
+  type VolumeShape,
 } from "./shard-table.ts";
+import { pagesOf } from "./tree.ts";
 
 /** A restore: which snapshot of which domain, by which job. */
-export interface RestoreSource {
-  readonly store: ObjectStore;
-  readonly domain: string;
+export interface RestoreSource extends DomainLocation {
   readonly snapshotId: string;
   readonly jobId: string;
 }
@@ -40,34 +42,36 @@ export interface VolumeWriter {
 }
 
 const shardBytes = 256 * 1024 * 1024;
-/** Ranges of packs on their way, of at most 4 MiB each and what they unpack to. */
-const rangesInFlight = 4;
-/** How many ranges an error names. */
-const namedRanges = 10;
+/** Ranges of packs on their way, each of at most 4 MiB and the 16 MiB that it may unpack to. */
+const rangesInFlight = 6;
+/** Pages read ahead of the one whose chunks are being fetched. */
+const pagesAhead = 2;
 
 /** The root of a published snapshot. Throws RepositoryDamaged when it is missing or damaged. */
-export async function readRoot(source: Pick<RestoreSource, "store" | "domain" | "snapshotId">): Promise<Root> {
+export async function readRoot(source: Pick<RestoreSource, "store" | "domain" | "snapshotId" | "keys">): Promise<Root> {
   const key = domainKeys(source.domain).root(source.snapshotId);
   const object = await source.store.get(key);
   if (!object) throw new RepositoryDamaged(`The backup of ${source.snapshotId} is missing: there is no object ${key}.`);
   const root = decodeRoot(object, key);
-  if (root.snapshotId === source.snapshotId) return root;
-  throw new RepositoryDamaged(`The object ${key} is damaged: it is the root of ${root.snapshotId}.`);
+  if (root.snapshotId !== source.snapshotId)
+    throw new RepositoryDamaged(`The object ${key} is damaged: it is the root of ${root.snapshotId}.`);
+  const cipher = source.keys && (await openCipher(source, root.wrappedKey));
+  return cipher ? decodeRoot(object, key, cipher) : root;
 }
 
 /** Writes the restore's work objects; a replay answers the same. */
 export async function planRestore(source: RestoreSource): Promise<RestorePlan> {
-  const keys = jobKeys(source.domain, source.jobId);
-  const root = await readRoot(source);
-  const { chunkBytes, pageChunks } = root;
-  const shape = { sizeBytes: root.sizeBytes, geometry: { ...defaultGeometry, chunkBytes, pageChunks } };
-  await source.store.put(keys.restorePlan, encodeShardTable(shape, cutIntoShards(root)), { ifAbsent: true });
-  const table = await openRestorePlan(source);
-  return {
-    sizeBytes: table.sizeBytes,
-    shardCount: table.shards.length,
-    bytesTotal: totalBytes(table),
-  };
+  const key = jobKeys(source.domain, source.jobId).restorePlan;
+  const known = await readShardTable(source.store, key);
+  if (!known) {
+    const root = await readRoot(source);
+    const { chunkBytes, pageChunks, sizeBytes, wrappedKey } = root;
+    const geometry = { ...geometryFor(sizeBytes), chunkBytes, pageChunks };
+    const shape = { sizeBytes, geometry, wrappedKey, hinted: false };
+    await source.store.put(key, encodeShardTable(shape, await cutIntoShards(source, root)), { ifAbsent: true });
+  }
+  const table = known ?? (await openRestorePlan(source));
+  return { sizeBytes: table.shape.sizeBytes, shardCount: table.shards.length, bytesTotal: totalBytes(table) };
 }
 
 /** Deletes the restore's work objects. Gone is success. */
@@ -75,17 +79,17 @@ export async function finishRestorePlan(source: Pick<RestoreSource, "store" | "d
   await source.store.deleteEveryVersionBelow(jobKeys(source.domain, source.jobId).restore);
 }
 
-function cutIntoShards(root: Root): ShardPart[] {
+async function cutIntoShards(source: RestoreSource, root: Root): Promise<ShardPart[]> {
   const target = Math.max(shardBytes, Math.ceil(root.sizeBytes / (maxShards - 1)));
   const parts: ShardPart[] = [];
-  let pages: PageReference[] = [];
+  let pages: PageToRestore[] = [];
   let bytes = 0;
   const close = () => {
     parts.push({ bytes, body: encodePages(pages) });
     pages = [];
     bytes = 0;
   };
-  for (const page of root.pages) {
+  for await (const page of pagesOf(source, root)) {
     pages.push(page);
     bytes += bytesOfPage(page, root);
     if (bytes >= target) close();
@@ -95,12 +99,14 @@ function cutIntoShards(root: Root): ShardPart[] {
 }
 
 /** Bytes of the volume in a page's chunks; exact but for a page that holds the volume's short last chunk and zeros. */
-function bytesOfPage(page: PageReference, volume: Pick<Root, "sizeBytes" | "chunkBytes" | "pageChunks">): number {
+function bytesOfPage(page: PageToRestore, volume: Pick<Root, "sizeBytes" | "chunkBytes" | "pageChunks">): number {
   const start = page.index * volume.pageChunks * volume.chunkBytes;
   return Math.min(page.chunks * volume.chunkBytes, volume.sizeBytes - start);
 }
 
-function encodePages(pages: readonly PageReference[]): Buffer {
+type PageToRestore = Pick<PageReference, "index" | "name" | "chunks">;
+
+function encodePages(pages: readonly PageToRestore[]): Buffer {
   const writer = new ByteWriter().u32(pages.length);
   for (const page of pages) writer.u32(page.index).text(page.name).u32(page.chunks);
   return writer.finish();
@@ -113,7 +119,7 @@ async function openRestorePlan(source: RestoreSource): Promise<ShardTable> {
   return table;
 }
 
-async function readPages(source: RestoreSource, table: ShardTable, shard: number): Promise<PageReference[]> {
+async function readPages(source: RestoreSource, table: ShardTable, shard: number): Promise<PageToRestore[]> {
   const part = await readShardPart(source.store, jobKeys(source.domain, source.jobId).restorePlan, table, shard);
   const pages = Array.from({ length: part.count(10) }, () => {
     const page = { index: part.u32(), name: part.text(), chunks: part.u32() };
@@ -144,89 +150,92 @@ export async function restoreShard(
   options: ShardRestoreOptions,
 ): Promise<{ finished: boolean; next?: number; bytesDone: number }> {
   const table = await openRestorePlan(source);
-  const pages = await readPages(source, table, options.shard);
-  const volume = { sizeBytes: table.sizeBytes, ...table.geometry };
-  let next = options.from ?? 0;
-  let bytesDone = pages.slice(0, next).reduce((sum, page) => sum + bytesOfPage(page, volume), 0);
-  for (; next < pages.length && !options.until(); next++) {
-    const page = pages[next]!;
-    await restorePage(source, page, { volume, writer: options.writer });
-    bytesDone += bytesOfPage(page, volume);
-    await options.onProgress?.(bytesDone);
-  }
+  const [pages, cipher] = await Promise.all([
+    readPages(source, table, options.shard),
+    openCipher(source, table.shape.wrappedKey),
+  ]);
+  const restore = new ShardRestore(source, { ...options, shape: table.shape, pages, cipher });
+  const next = await restore.run();
   await options.writer.flush();
+  const { bytesDone } = restore;
   return next < pages.length ? { finished: false, next, bytesDone } : { finished: true, bytesDone };
+}
+
+interface ShardRestoreWork extends ShardRestoreOptions {
+  readonly shape: VolumeShape;
+  readonly pages: readonly PageToRestore[];
+  readonly cipher: DomainCipher | undefined;
+}
+
+class ShardRestore {
+  readonly #source: RestoreSource;
+  readonly #work: ShardRestoreWork;
+  readonly #volume: Volume;
+  readonly #packs: PackReader;
+  readonly #flights = new InFlight(rangesInFlight);
+  readonly #lost: LostRange[] = [];
+  bytesDone: number;
+
+  constructor(source: RestoreSource, work: ShardRestoreWork) {
+    this.#source = source;
+    this.#work = work;
+    this.#volume = { sizeBytes: work.shape.sizeBytes, ...work.shape.geometry };
+    this.#packs = new PackReader(source, work.cipher);
+    this.bytesDone = work.pages
+      .slice(0, work.from ?? 0)
+      .reduce((sum, page) => sum + bytesOfPage(page, this.#volume), 0);
+  }
+
+  /** The position after the last page that is written. Requests of neighbouring pages overlap. */
+  async run(): Promise<number> {
+    let next = this.#work.from ?? 0;
+    const read = (page: PageToRestore) => readReferencedPage(this.#source, page, this.#volume);
+    try {
+      for await (const { page, lost } of mapAhead(this.#work.pages.slice(next), pagesAhead, read)) {
+        if (this.#lost.length > 0 || this.#work.until()) break;
+        if (lost) this.#lost.push(lost);
+        if (page) await this.#fetch(page);
+        this.bytesDone += bytesOfPage(this.#work.pages[next]!, this.#volume);
+        next += 1;
+        await this.#work.onProgress?.(this.bytesDone);
+      }
+      await this.#flights.settle();
+    } finally {
+      await this.#flights.drain();
+    }
+    if (this.#lost.length > 0) throw lostRanges(this.#lost);
+    return next;
+  }
+
+  async #fetch(page: Page): Promise<void> {
+    for (const range of planRanges(wantedChunks(page, this.#volume))) {
+      await this.#flights.launch(async () => {
+        const missing = await this.#packs.read(range, ({ bytes, volumeOffset }) =>
+          this.#work.writer.write(bytes, volumeOffset),
+        );
+        this.#lost.push(...missing.map((chunk) => lostChunk(this.#source.domain, chunk)));
+      });
+    }
+  }
 }
 
 type Volume = Pick<Root, "sizeBytes" | "chunkBytes" | "pageChunks">;
 
-async function restorePage(
-  source: RestoreSource,
-  reference: PageReference,
-  output: { readonly volume: Volume; readonly writer: VolumeWriter },
-): Promise<void> {
-  const page = await readReferencedPage(source, reference, output.volume);
-  const packs = new PackReader(source.store, source.domain);
-  const lost: WantedChunk[] = [];
-  const flights = new InFlight(rangesInFlight);
-  try {
-    for (const range of planRanges(wantedChunks(page, output.volume))) {
-      await flights.launch(() =>
-        packs.read(range, async (chunk, bytes) => {
-          if (bytes) await output.writer.write(bytes, chunk.volumeOffset);
-          else lost.push(chunk);
-        }),
-      );
-    }
-    await flights.settle();
-  } finally {
-    await flights.drain();
-  }
-  if (lost.length > 0) throw lostChunks(source.domain, lost);
-}
-
-async function readReferencedPage(source: RestoreSource, reference: PageReference, volume: Volume): Promise<Page> {
+/** The page, or the bytes of the volume that are lost because it is missing, damaged or of another place. */
+export async function readReferencedPage(
+  source: Pick<DomainLocation, "store" | "domain">,
+  reference: PageToRestore,
+  volume: Volume,
+): Promise<{ readonly page?: Page; readonly lost?: LostRange }> {
   const chunks = chunksOfPage(reference.index, volume);
-  const first = reference.index * volume.pageChunks * volume.chunkBytes;
-  const range = `${first}-${Math.min(first + chunks * volume.chunkBytes, volume.sizeBytes) - 1}`;
+  const offset = reference.index * volume.pageChunks * volume.chunkBytes;
+  const length = Math.min(chunks * volume.chunkBytes, volume.sizeBytes - offset);
+  const lost = { offset, length, object: domainKeys(source.domain).page(reference.name) };
   try {
     const page = await readPage(source.store, source.domain, reference.name);
-    if (page.index === reference.index && page.chunks.length === chunks) return page;
+    return page.index === reference.index && page.chunks.length === chunks ? { page } : { lost };
   } catch (error) {
-    if (!(error instanceof RepositoryDamaged)) throw error;
-    throw new RepositoryDamaged(`${error.message} Bytes ${range} of the volume are lost.`, { cause: error });
+    if (error instanceof RepositoryDamaged) return { lost };
+    throw error;
   }
-  throw new RepositoryDamaged(`The page ${reference.name} is of another place. Bytes ${range} of the volume are lost.`);
-}
-
-function wantedChunks(page: Page, volume: Volume): WantedChunk[] {
-  const firstChunk = page.index * volume.pageChunks;
-  return page.chunks.flatMap((chunk, index) => {
-    if (!chunk) return [];
-    const volumeLength = chunkLength(firstChunk + index, volume);
-    const length = Math.min(chunk.length, volumeLength);
-    return [{ ...chunk, length, volumeOffset: (firstChunk + index) * volume.chunkBytes, volumeLength }];
-  });
-}
-
-function lostChunks(domain: string, lost: readonly WantedChunk[]): RepositoryDamaged {
-  const objects = [...new Set(lost.map((chunk) => domainKeys(domain).pack(chunk.pack)))].sort();
-  const ranges = joinRanges(lost);
-  const named = ranges.slice(0, namedRanges).map(({ first, end }) => `${first}-${end - 1}`);
-  const more = ranges.length > namedRanges ? ` and ${ranges.length - namedRanges} more ranges` : "";
-  const verb = objects.length > 1 ? "objects are" : "object is";
-  return new RepositoryDamaged(
-    `The ${verb} missing or damaged: ${objects.slice(0, namedRanges).join(", ")}. Bytes ${named.join(", ")}${more} of the volume are lost.`,
-  );
-}
-
-function joinRanges(lost: readonly WantedChunk[]): { first: number; end: number }[] {
-  const ranges: { first: number; end: number }[] = [];
-  for (const chunk of lost.toSorted((a, b) => a.volumeOffset - b.volumeOffset)) {
-    const last = ranges.at(-1);
-    const end = chunk.volumeOffset + chunk.volumeLength;
-    if (last?.end === chunk.volumeOffset) last.end = end;
-    else ranges.push({ first: chunk.volumeOffset, end });
-  }
-  return ranges;
 }

@@ -2,6 +2,7 @@
 import { randomBytes } from "node:crypto";
 import { sha256 } from "./binary.ts";
 import type { EncodedChunk } from "./chunk.ts";
+import type { DomainCipher } from "./domain-cipher.ts";
 import type { Geometry } from "./domain-record.ts";
 import { InFlight } from "./in-flight.ts";
 import { domainKeys, formatPackName, formatPageName, jobKeys } from "./layout.ts";
@@ -9,8 +10,8 @@ import { PackBuilder, packBuffer } from "./pack.ts";
 import { type ChunkLocation, decodePage, encodePage, type Page, packsOfPage, sameLocation } from "./page.ts";
 import type { BackupTarget } from "./pin.ts";
 import type { PlannedPage } from "./planner.ts";
+import type { ShardPosition } from "./shard-batches.ts";
 import { type Checkpoint, encodeCheckpoint, encodeResult, type ShardResult } from "./shard-state.ts";
-import type { ShardPosition } from "./volume-runs.ts";
 
 /** Three packs on their way and one being filled: 68 MiB. */
 const uploadsInFlight = 3;
@@ -26,9 +27,6 @@ export interface OpenPage {
   readonly chunks: (ChunkLocation | undefined)[];
 }
 
-/** A chunk's location that is filled in when the chunk reaches its pack. */
-export type PendingLocation = { -readonly [Key in keyof ChunkLocation]: ChunkLocation[Key] };
-
 interface OpenPack {
   readonly name: string;
   readonly builder: PackBuilder;
@@ -40,6 +38,8 @@ export interface ShardOutputOptions {
   readonly shard: number;
   readonly attempt: number;
   readonly geometry: Geometry;
+  /** Of an encrypted domain. */
+  readonly cipher: DomainCipher | undefined;
   readonly resumed: Checkpoint | undefined;
 }
 
@@ -49,9 +49,11 @@ export class ShardOutput {
   /** New for every invocation: a late one of the same attempt may still write. */
   readonly #token = randomBytes(8).toString("hex");
   readonly #pages: ShardResult["pages"];
+  readonly #zeroPages: number[];
   readonly #packs: ShardResult["packs"];
-  readonly #own: Set<string>;
-  readonly #reused: Set<string>;
+  /** Positions of this shard's packs in the result, by name; of those of the base in its `reused`. */
+  readonly #own: Map<string, number>;
+  readonly #reused: Map<string, number>;
   readonly #packUploads = new InFlight(uploadsInFlight);
   readonly #pageUploads = new InFlight(pageUploadsInFlight);
   readonly #freeBuffers: Buffer[] = [];
@@ -67,9 +69,10 @@ export class ShardOutput {
     this.#options = options;
     const { resumed } = options;
     this.#pages = [...(resumed?.pages ?? [])];
+    this.#zeroPages = [...(resumed?.zeroPages ?? [])];
     this.#packs = [...(resumed?.packs ?? [])];
-    this.#own = new Set(this.#packs.map((pack) => pack.name));
-    this.#reused = new Set(resumed?.reused);
+    this.#own = new Map(this.#packs.map((pack, at) => [pack.name, at]));
+    this.#reused = new Map(resumed?.reused.map((pack, at) => [pack, at]));
     this.#position = { page: resumed?.nextPage ?? 0, chunk: resumed?.nextChunk ?? 0 };
     this.#bytesDone = resumed?.bytesDone ?? 0;
   }
@@ -84,18 +87,17 @@ export class ShardOutput {
     return this.#bytesDone;
   }
 
-  /** Takes the next chunk: zeros (no location), one that is stored already, or a new one with its encoded bytes. */
+  /** Puts a new chunk into a pack. */
+  store(hash: string, encoded: EncodedChunk): ChunkLocation {
+    this.#pack ??= this.#openPack();
+    return { ...this.#pack.builder.append(hash, encoded), pack: this.#pack.name };
+  }
+
+  /** Takes the next chunk of a page: where it lies, or undefined for zeros. */
   async add(
     page: OpenPage,
-    chunk: {
-      index: number;
-      length: number;
-      location: PendingLocation | undefined;
-      encoded?: EncodedChunk;
-      endsPage: boolean;
-    },
+    chunk: { index: number; length: number; location: ChunkLocation | undefined; endsPage: boolean },
   ): Promise<void> {
-    if (chunk.location && chunk.encoded) this.#store(chunk.location, chunk.encoded);
     page.chunks[chunk.index] = chunk.location;
     this.#bytesDone += chunk.length;
     this.#partial = chunk.endsPage ? undefined : page;
@@ -106,48 +108,64 @@ export class ShardOutput {
     if (this.#pack?.builder.isFull(this.#options.geometry.packBytes)) await this.#sealPack(this.#pack);
   }
 
-  #store(location: PendingLocation, encoded: EncodedChunk): void {
-    const pack = this.#pack ?? this.#openPack();
-    this.#pack = pack;
-    Object.assign(location, pack.builder.append(location.hash, encoded), { pack: pack.name });
-  }
-
   #openPack(): OpenPack {
-    const { shard, attempt, geometry } = this.#options;
+    const { shard, attempt, geometry, cipher } = this.#options;
     const sequence = this.#packsStarted++;
     const name = formatPackName({ jobId: this.#target.jobId, attempt, shard, token: this.#token, sequence });
     const buffer = this.#freeBuffers.pop() ?? packBuffer(geometry.packBytes, geometry.chunkBytes);
-    this.#own.add(name);
-    return { name, builder: new PackBuilder(buffer), buffer };
+    this.#own.set(name, this.#own.size);
+    return { name, builder: new PackBuilder(buffer, cipher?.packKey(name)), buffer };
   }
 
   async #finishPage(page: OpenPage): Promise<void> {
     const chunks = page.chunks.filter((chunk) => chunk !== undefined).length;
-    if (chunks === 0) return;
+    if (chunks === 0) {
+      this.#zeroPages.push(page.planned.index);
+      return;
+    }
     const finished: Page = { index: page.planned.index, chunks: page.chunks };
-    for (const pack of packsOfPage(finished)) if (!this.#own.has(pack)) this.#reused.add(pack);
+    const reference = { index: finished.index, chunks, ...this.#packsOf(finished) };
     if (page.planned.base !== undefined && isUnchanged(page)) {
-      this.#pages.push({ index: finished.index, name: page.planned.base, chunks, size: 0 });
+      this.#pages.push({ ...reference, name: page.planned.base, size: 0 });
       return;
     }
     const object = encodePage(finished);
+    const hash = sha256(object);
     const { jobId, store, domain } = this.#target;
-    const name = formatPageName({ jobId, attempt: this.#options.attempt, sha256: sha256(object) });
-    this.#pages.push({ index: finished.index, name, chunks, size: object.length });
+    const name = formatPageName({ jobId, attempt: this.#options.attempt, sha256: hash });
+    this.#pages.push({ ...reference, name, size: object.length });
     await this.#pageUploads.launch(async () => {
-      await store.put(domainKeys(domain).page(name), object);
+      await store.put(domainKeys(domain).page(name), object, { sha256: hash });
     });
+  }
+
+  #packsOf(page: Page): { packs: number[]; reused: number[] } {
+    const packs: number[] = [];
+    const reused: number[] = [];
+    for (const pack of packsOfPage(page)) {
+      const own = this.#own.get(pack);
+      if (own !== undefined) packs.push(own);
+      else reused.push(this.#reusedNumber(pack));
+    }
+    return { packs, reused };
+  }
+
+  #reusedNumber(pack: string): number {
+    const known = this.#reused.get(pack) ?? this.#reused.size;
+    this.#reused.set(pack, known);
+    return known;
   }
 
   async #sealPack(pack: OpenPack): Promise<void> {
     const object = pack.builder.seal();
-    this.#packs.push({ name: pack.name, size: object.length, sha256: sha256(object) });
+    const packed = { name: pack.name, size: object.length, sha256: sha256(object) };
+    this.#packs.push(packed);
     this.#pack = undefined;
     const checkpoint = this.#checkpoint();
     const before = Promise.all([this.#lastCheckpoint, this.#pageUploads.settle()]);
     before.catch(() => undefined);
     await this.#packUploads.launch(() => {
-      const written = this.#uploadPack(pack, object)
+      const written = this.#uploadPack(pack, object, packed.sha256)
         .then(() => before)
         .then(() => this.#writeCheckpoint(checkpoint));
       this.#lastCheckpoint = written;
@@ -155,8 +173,8 @@ export class ShardOutput {
     });
   }
 
-  async #uploadPack(pack: OpenPack, object: Buffer): Promise<void> {
-    await this.#target.store.put(domainKeys(this.#target.domain).pack(pack.name), object);
+  async #uploadPack(pack: OpenPack, object: Buffer, hash: string): Promise<void> {
+    await this.#target.store.put(domainKeys(this.#target.domain).pack(pack.name), object, { sha256: hash });
     this.#freeBuffers.push(pack.buffer);
   }
 
@@ -173,8 +191,9 @@ export class ShardOutput {
     return {
       planHash: this.#options.planHash,
       pages: [...this.#pages],
+      zeroPages: [...this.#zeroPages],
       packs: [...this.#packs],
-      reused: [...this.#reused],
+      reused: [...this.#reused.keys()],
       bytesDone: this.#bytesDone,
     };
   }

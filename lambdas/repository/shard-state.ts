@@ -12,8 +12,20 @@ const bytes = z.int().min(0);
 const shardStateSchema = z.object({
   format: z.literal(repositoryFormat),
   planHash: sha256,
-  /** Pages without any chunk left are not listed. `size` is that of the page object, 0 for a page of the base. */
-  pages: z.array(z.object({ index: bytes, name: pageName, chunks: bytes, size: bytes })),
+  /** `size` is that of the page object, 0 for a page of the base. */
+  pages: z.array(
+    z.object({
+      index: bytes,
+      name: pageName,
+      chunks: bytes,
+      size: bytes,
+      /** Positions in `packs` and in `reused` of the packs that its chunks lie in. */
+      packs: z.array(bytes),
+      reused: z.array(bytes),
+    }),
+  ),
+  /** Indexes of pages in which no chunk is left. */
+  zeroPages: z.array(bytes),
   /** Packs that this shard wrote. */
   packs: z.array(z.object({ name: packName, size: bytes, sha256 })),
   /** Packs of the base that the pages refer to. */

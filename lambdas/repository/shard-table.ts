@@ -18,9 +18,18 @@ export interface ShardPart {
 
 export interface ShardTable {
   readonly hash: string;
+  readonly shape: VolumeShape;
+  readonly shards: readonly ShardEntry[];
+}
+
+/** What all shards of a plan have in common. */
+export interface VolumeShape {
   readonly sizeBytes: number;
   readonly geometry: Geometry;
-  readonly shards: readonly ShardEntry[];
+  /** Of the domain; empty when it is not encrypted. */
+  readonly wrappedKey: Uint8Array;
+  /** Whether only what a hint calls changed is read: all else is as in the base. */
+  readonly hinted: boolean;
 }
 
 interface ShardEntry {
@@ -36,18 +45,18 @@ const prefixBytes = 4;
 const entryBytes = 8 + 4 + hashBytes;
 /** Holds the table of up to 5,900 shards, so that one request is mostly enough. */
 const firstReadBytes = 256 * 1024;
-const maxTableBytes = 1024 + maxShards * entryBytes;
+const maxTableBytes = 16 * 1024 + maxShards * entryBytes;
 
-export function encodeShardTable(
-  volume: { sizeBytes: number; geometry: Geometry },
-  parts: readonly ShardPart[],
-): Buffer {
-  const { chunkBytes, pageChunks, packBytes } = volume.geometry;
+export function encodeShardTable(shape: VolumeShape, parts: readonly ShardPart[]): Buffer {
+  const { chunkBytes, pageChunks, packBytes } = shape.geometry;
   const writer = new ByteWriter()
-    .u64(volume.sizeBytes)
+    .u64(shape.sizeBytes)
     .u32(chunkBytes)
     .u32(pageChunks)
     .u32(packBytes)
+    .u32(shape.wrappedKey.length)
+    .bytes(shape.wrappedKey)
+    .u8(shape.hinted ? 1 : 0)
     .u32(parts.length);
   for (const part of parts) writer.u64(part.bytes).u32(part.body.length).hex(sha256(part.body));
   const table = seal("plan", writer.finish());
@@ -74,6 +83,8 @@ function decodeTable(bytes: Uint8Array, key: string): ShardTable {
   const reader = unseal("plan", bytes, key);
   const sizeBytes = reader.u64();
   const geometry = { chunkBytes: reader.u32(), pageChunks: reader.u32(), packBytes: reader.u32() };
+  const wrappedKey = Uint8Array.from(reader.bytes(reader.count(1)));
+  const shape = { sizeBytes, geometry, wrappedKey, hinted: reader.u8() === 1 };
   let offset = prefixBytes + bytes.length;
   const shards = Array.from({ length: reader.count(entryBytes, maxShards) }, () => {
     const entry = { bytes: reader.u64(), offset, length: reader.u32(), sha256: reader.hex(hashBytes) };
@@ -81,7 +92,7 @@ function decodeTable(bytes: Uint8Array, key: string): ShardTable {
     return entry;
   });
   reader.end();
-  return { hash: sha256(bytes), sizeBytes, geometry, shards };
+  return { hash: sha256(bytes), shape, shards };
 }
 
 /** A reader of one shard's part. Throws RepositoryDamaged when it is not what the table says. */

@@ -20,6 +20,7 @@ import type { PlanSummary } from "./planner.ts";
 import { publishRoot } from "./publish.ts";
 import { readRoot } from "./reader.ts";
 import { collectJob, deleteBackup, sweepDomain } from "./sweep.ts";
+import { pagesOf } from "./tree.ts";
 import { verifyBackup } from "./verify.ts";
 
 const { chunkBytes, pageChunks } = smallGeometry;
@@ -42,8 +43,10 @@ async function reachable(store: MemoryObjectStore): Promise<string[]> {
   const keys: string[] = [];
   for (const rootKey of store.keys("domains/vol/roots/")) {
     const root = await readRoot({ store, domain: "vol", snapshotId: rootKey.slice("domains/vol/roots/".length) });
-    keys.push(rootKey, ...[...root.packs].map((pack) => `domains/vol/packs/${pack}`));
-    keys.push(...root.pages.map((page) => `domains/vol/pages/${page.name}`));
+    keys.push(rootKey, ...root.branches.map((branch) => `domains/vol/pages/${branch.name}`));
+    for await (const page of pagesOf({ store, domain: "vol" }, root)) {
+      keys.push(`domains/vol/pages/${page.name}`, ...page.packs.map((pack) => `domains/vol/packs/${pack}`));
+    }
   }
   return [...new Set(keys)].sort();
 }
@@ -142,7 +145,7 @@ describe("the sweep", () => {
     for (const damagedKey of ["domains/vol/roots/snap1", "domains/vol/jobs/job2/pin"]) {
       const { store, job, location } = await newDomain();
       await backup(job(1), SparseVolume.of(randomBytes(pageBytes)));
-      await pinBase(job(2), ["snap1"]);
+      await pinBase(job(2), ["snap1"], { sizeBytes: pageBytes });
       store.damage(damagedKey, (body) => body.subarray(3));
       const before = store.keys();
       await assert.rejects(sweepDomain(location, { until: never }), RepositoryDamaged);
@@ -228,7 +231,7 @@ describe("the sweep", () => {
     hooks.before = async (operation, key) => {
       if (operation !== "delete" || !key.endsWith("domain.json") || isStarted) return;
       isStarted = true;
-      await pinBase(job(1), []);
+      await pinBase(job(1), [], { sizeBytes: pageBytes });
     };
     await sweepDomain(location, { until: never });
     assert.ok(isStarted);
@@ -320,6 +323,8 @@ function workerStore(
       for (const key of keys) await step().then(() => store.deleteEveryVersion([key]));
     },
     deleteEveryVersionBelow: async (...args) => step().then(() => store.deleteEveryVersionBelow(...args)),
+    retain: async (...args) => step().then(() => store.retain(...args)),
+    objectLockEnabled: async () => step().then(() => store.objectLockEnabled()),
   };
   return wrapped;
 }

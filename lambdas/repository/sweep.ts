@@ -13,16 +13,13 @@
  */
 import { randomBytes } from "node:crypto";
 import { RepositoryDamaged } from "../domain/errors.ts";
+import type { DomainLocation } from "./domain-record.ts";
 import { Fingerprints } from "./fingerprints.ts";
 import { domainKeys, jobKeys } from "./layout.ts";
 import { decodeRoot, type Root } from "./manifest.ts";
 import type { ListedObject, ObjectStore } from "./object-store.ts";
 import { readPin, unpinJob } from "./pin.ts";
-
-export interface DomainLocation {
-  readonly store: ObjectStore;
-  readonly domain: string;
-}
+import { branchOf } from "./tree.ts";
 
 export interface SweepOptions {
   /** True when time is short. */
@@ -87,6 +84,8 @@ class Sweep {
   readonly #domain: string;
   readonly #keys: ReturnType<typeof domainKeys>;
   readonly #options: SweepOptions;
+  /** Branches whose pages and packs are marked in this round. Most snapshots share most of theirs. */
+  readonly #marked = new Set<string>();
   deletedObjects = 0;
   deletedBytes = 0;
 
@@ -110,9 +109,13 @@ class Sweep {
       const dropped = await this.#droppedNotes();
       const candidates = await this.#candidates(prefix, startAfter);
       if (candidates.length === 0) return true;
-      const needed = await this.#needed();
+      const needed = await this.#needed().catch((error: unknown) => {
+        if (error instanceof RepositoryDamaged) return error;
+        throw error;
+      });
       const isUndisturbed = [...(await this.#droppedNotes())].every((note) => dropped.has(note));
       if (!isUndisturbed) continue;
+      if (needed instanceof RepositoryDamaged) throw needed;
       if (!(await this.#delete(candidates.filter(({ key }) => !this.#isNeeded(key, needed))))) return false;
       startAfter = candidates.at(-1)!.key;
     }
@@ -137,6 +140,7 @@ class Sweep {
   /** Reads the roots, the pins, and the roots again. */
   async #needed(): Promise<Needed> {
     const objects = new Fingerprints();
+    this.#marked.clear();
     await this.#markRoots(objects);
     const owners = await this.#markPins(objects);
     await this.#markRoots(objects);
@@ -146,7 +150,7 @@ class Sweep {
   async #markRoots(objects: Fingerprints): Promise<void> {
     for await (const { key } of this.#store.list(this.#keys.roots)) {
       const object = await this.#store.get(key);
-      if (object) this.#mark(decodeRoot(object, key), objects);
+      if (object) await this.#mark(decodeRoot(object, key), objects);
     }
   }
 
@@ -156,7 +160,8 @@ class Sweep {
       const pin = await readPin(this.#store, this.#domain, jobId);
       if (!pin) continue;
       owners.add(jobId);
-      if (pin.baseRoot.length > 0) this.#mark(decodeRoot(pin.baseRoot, jobKeys(this.#domain, jobId).pin), objects);
+      if (pin.baseRoot.length > 0)
+        await this.#mark(decodeRoot(pin.baseRoot, jobKeys(this.#domain, jobId).pin), objects);
     }
     return owners;
   }
@@ -173,9 +178,17 @@ class Sweep {
     }
   }
 
-  #mark(root: Root, objects: Fingerprints): void {
-    for (const page of root.pages) objects.add(this.#keys.page(page.name));
-    for (const pack of root.packs) objects.add(this.#keys.pack(pack));
+  async #mark(root: Root, objects: Fingerprints): Promise<void> {
+    for (const reference of root.branches) {
+      if (this.#marked.has(reference.name)) continue;
+      objects.add(this.#keys.page(reference.name));
+      const branch = await branchOf({ store: this.#store, domain: this.#domain }, reference);
+      for (const page of branch.pages) {
+        objects.add(this.#keys.page(page.name));
+        for (const pack of page.packs) objects.add(this.#keys.pack(pack));
+      }
+      this.#marked.add(reference.name);
+    }
   }
 
   #isNeeded(key: string, needed: Needed): boolean {

@@ -15,14 +15,15 @@ import {
 } from "../../test/support/repository.ts";
 import { type BackupTarget, pinBase } from "./pin.ts";
 import { publishRoot } from "./publish.ts";
+import type { VolumeReader } from "./shard-batches.ts";
 import { decodeCheckpoint } from "./shard-state.ts";
 import { verifyBackup } from "./verify.ts";
-import type { VolumeReader } from "./volume-runs.ts";
 import { copyShard } from "./writer.ts";
 
 const gibibyte = 1024 ** 3;
 const { chunkBytes, pageChunks } = smallGeometry;
 const pageBytes = chunkBytes * pageChunks;
+const anySize = { sizeBytes: pageBytes };
 
 async function smallTarget(store = new MemoryObjectStore()): Promise<BackupTarget & { store: MemoryObjectStore }> {
   await useGeometry(store, "vol", smallGeometry);
@@ -119,10 +120,10 @@ describe("an incremental backup", () => {
     await backup(target, SparseVolume.of(randomBytes(100)));
     await backup(next(target, 2), SparseVolume.of(randomBytes(100)));
     target.store.damage("domains/vol/roots/snap2", (body) => body.subarray(1));
-    assert.deepEqual(await pinBase(next(target, 4), ["snap3", "snap2", "snap1"]), { baseSnapshotId: "snap1" });
-    assert.deepEqual(await pinBase(next(target, 4), []), { baseSnapshotId: "snap1" });
-    assert.deepEqual(await pinBase(next(target, 5), ["snap3"]), {});
-    assert.deepEqual(await pinBase(next(target, 5), ["snap1"]), {});
+    assert.deepEqual(await pinBase(next(target, 4), ["snap3", "snap2", "snap1"], anySize), { baseSnapshotId: "snap1" });
+    assert.deepEqual(await pinBase(next(target, 4), [], anySize), { baseSnapshotId: "snap1" });
+    assert.deepEqual(await pinBase(next(target, 5), ["snap3"], anySize), {});
+    assert.deepEqual(await pinBase(next(target, 5), ["snap1"], anySize), {});
   });
 
   test("has no base when that is deleted while it is being pinned", async () => {
@@ -135,7 +136,7 @@ describe("an incremental backup", () => {
     const target = await smallTarget(store);
     await backup(target, SparseVolume.of(randomBytes(100)));
     onPin = () => store.deleteEveryVersion(["domains/vol/roots/snap1"]);
-    assert.deepEqual(await pinBase(next(target, 2), ["snap1"]), {});
+    assert.deepEqual(await pinBase(next(target, 2), ["snap1"], anySize), {});
   });
 
   test("after the volume grew or shrank comes back exactly", async () => {

@@ -1,16 +1,20 @@
 /** Copies one shard of a volume into packs: read, compare with the base, compress, upload, all overlapped in bounded memory. */
-import { RepositoryDamaged, UnsupportedFormat } from "../domain/errors.ts";
+import { RepositoryDamaged, UnsupportedFormat, VerificationFailed } from "../domain/errors.ts";
 import { BasePages } from "./base-pages.ts";
-import { chunkHash, type EncodedChunk, encodeChunk, isZero } from "./chunk.ts";
+import { encodeChunks } from "./codec.ts";
+import type { NamedChunk } from "./codec-worker.ts";
 import { readDistrusted } from "./distrust.ts";
+import { type DomainCipher, openCipher } from "./domain-cipher.ts";
+import { ruleOutHint } from "./hint.ts";
 import { attemptOfKey, jobKeys } from "./layout.ts";
-import type { Page } from "./page.ts";
+import { releaseMemory } from "./memory.ts";
+import type { ChunkLocation, Page } from "./page.ts";
 import type { BackupTarget } from "./pin.ts";
 import { openPlan, type PlannedPage, readPlannedPages } from "./planner.ts";
-import { type OpenPage, type PendingLocation, partialChunks, ShardOutput } from "./shard-output.ts";
+import { type Batch, readBatches, type VolumeReader } from "./shard-batches.ts";
+import { type OpenPage, partialChunks, ShardOutput } from "./shard-output.ts";
 import { type Checkpoint, decodeCheckpoint } from "./shard-state.ts";
-import type { ShardTable } from "./shard-table.ts";
-import { type Run, readRuns, type VolumeReader } from "./volume-runs.ts";
+import type { VolumeShape } from "./shard-table.ts";
 
 export interface ShardCopyOptions {
   readonly planHash: string;
@@ -23,8 +27,8 @@ export interface ShardCopyOptions {
   readonly onProgress?: (bytesDone: number) => void | Promise<void>;
 }
 
-/** Chunks being compressed or waiting for their turn: four times the thread pool's threads, 4 MiB. */
-const chunksInFlight = 16;
+/** Batches with the codec or waiting for their turn: two for each thread of a function with two CPUs, 16 MiB. */
+const batchesInFlight = 4;
 
 /**
  * Copies the shard, or goes on where an earlier invocation stopped. With `finished: false` call again. A shard that has a result is
@@ -35,12 +39,15 @@ export async function copyShard(
   options: ShardCopyOptions,
 ): Promise<{ finished: boolean; bytesDone: number }> {
   const plan = await openPlan(target, options.planHash);
-  if (await hasResult(target, options.shard))
-    return { finished: true, bytesDone: plan.shards[options.shard]?.bytes ?? 0 };
-  const pages = await readPlannedPages(target, plan, options.shard);
+  const [isDone, pages, cipher, distrusted] = await Promise.all([
+    hasResult(target, options.shard),
+    readPlannedPages(target, plan, options.shard),
+    openCipher(target, plan.shape.wrappedKey),
+    readDistrusted(target),
+  ]);
+  if (isDone) return { finished: true, bytesDone: plan.shards[options.shard]?.bytes ?? 0 };
   const resumed = await newestCheckpoint(target, options, pages);
-  const distrusted = await readDistrusted(target);
-  return new ShardCopy(target, { ...options, plan, pages, resumed, distrusted }).run();
+  return new ShardCopy(target, { ...options, shape: plan.shape, pages, cipher, resumed, distrusted }).run();
 }
 
 async function hasResult(target: BackupTarget, shard: number): Promise<boolean> {
@@ -82,7 +89,7 @@ function usableCheckpoint(
     const partial = partialChunks(checkpoint, key);
     const isOfPlan = checkpoint.planHash === shard.planHash && checkpoint.nextPage <= shard.pages.length;
     const page = shard.pages[checkpoint.nextPage];
-    const isOfPage = !partial || (partial.index === page?.index && partial.chunks.length === page.allocated.length);
+    const isOfPage = !partial || (partial.index === page?.index && partial.chunks.length === page.toRead.length);
     return isOfPlan && isOfPage ? { checkpoint, partial } : undefined;
   } catch (error) {
     if (error instanceof RepositoryDamaged || error instanceof UnsupportedFormat) return undefined;
@@ -90,112 +97,143 @@ function usableCheckpoint(
   }
 }
 
-/** A chunk between its being read and its turn in the output. */
-interface PendingChunk {
+/** Chunks that are remembered by hash: some 10 MiB. Beyond that the ones of earlier pages are forgotten. */
+const maxKnownChunks = 32 * 1024;
+
+/** A batch between its being read and its turn in the output. */
+interface PendingBatch {
+  readonly batch: Batch;
   readonly page: OpenPage;
-  readonly index: number;
-  readonly length: number;
-  readonly location: PendingLocation | undefined;
-  readonly encoding: Promise<EncodedChunk> | undefined;
-  readonly endsPage: boolean;
-  /** Set on the last chunk of a run. */
-  readonly endRun: (() => void) | undefined;
+  readonly named: Promise<NamedChunk[]>;
 }
 
 interface ShardCopyWork extends ShardCopyOptions {
-  readonly plan: ShardTable;
+  readonly shape: VolumeShape;
   readonly pages: readonly PlannedPage[];
+  readonly cipher: DomainCipher | undefined;
   readonly resumed: Resumable | undefined;
   readonly distrusted: ReadonlySet<string>;
 }
 
 class ShardCopy {
+  readonly #target: BackupTarget;
   readonly #work: ShardCopyWork;
   readonly #output: ShardOutput;
   readonly #basePages: BasePages;
   /** Chunks of the base's pages read so far and of this shard, by hash. */
-  readonly #known = new Map<string, PendingLocation>();
-  readonly #queue: PendingChunk[] = [];
+  readonly #known = new Map<string, ChunkLocation>();
+  readonly #queue: PendingBatch[] = [];
   #page: OpenPage | undefined;
 
   constructor(target: BackupTarget, work: ShardCopyWork) {
+    this.#target = target;
     this.#work = work;
     this.#output = new ShardOutput(target, {
       planHash: work.planHash,
       shard: work.shard,
       attempt: work.attempt,
-      geometry: work.plan.geometry,
+      geometry: work.shape.geometry,
+      cipher: work.cipher,
       resumed: work.resumed?.checkpoint,
     });
     this.#basePages = new BasePages(target, work.pages, this.#output.position.page);
   }
 
   async run(): Promise<{ finished: boolean; bytesDone: number }> {
-    const { pages, plan, reader, until } = this.#work;
-    const shard = { pages, sizeBytes: plan.sizeBytes, geometry: plan.geometry, from: this.#output.position };
+    const { pages, shape, reader, until } = this.#work;
+    const shard = { pages, sizeBytes: shape.sizeBytes, geometry: shape.geometry, from: this.#output.position };
     try {
-      for await (const run of readRuns(reader, shard, until)) await this.#take(run);
+      const failure = await this.#takeAll(readBatches(reader, shard, until));
       while (this.#queue.length > 0) await this.#passOn();
       const finished = this.#output.position.page === pages.length;
       await (finished ? this.#output.finish() : this.#output.pause());
+      if (failure) throw failure.error;
       return { finished, bytesDone: this.#output.bytesDone };
     } finally {
-      await Promise.allSettled(this.#queue.map((chunk) => chunk.encoding));
+      await Promise.allSettled(this.#queue.map(({ named }) => named));
       await this.#output.drain();
     }
   }
 
-  async #take(run: Run): Promise<void> {
-    const page = await this.#openPage(run.page);
-    const { chunkBytes } = this.#work.plan.geometry;
-    const lastOfPage = page.planned.allocated.lastIndexOf(true);
-    for (let at = 0; at < run.chunks; at++) {
-      const bytes = run.bytes.subarray(at * chunkBytes, Math.min((at + 1) * chunkBytes, run.length));
-      const index = run.chunk + at;
-      const place = { page, index, length: bytes.length, endsPage: index === lastOfPage };
-      const endRun = at === run.chunks - 1 ? run.release : undefined;
-      this.#queue.push({ ...place, ...this.#identify(page, index, bytes), endRun });
-      if (this.#queue.length >= chunksInFlight) await this.#passOn();
+  /** Answers why reading has failed, if it has: what was read before is kept all the same. */
+  async #takeAll(batches: AsyncGenerator<Batch, void, undefined>): Promise<{ readonly error: unknown } | undefined> {
+    const nextOrFailure = () => batches.next().catch((error: unknown) => ({ error }));
+    try {
+      for (;;) {
+        const next = await nextOrFailure();
+        if ("error" in next) return next;
+        if (next.done) return undefined;
+        await this.#take(next.value);
+      }
+    } finally {
+      await batches.return();
     }
+  }
+
+  async #take(batch: Batch): Promise<void> {
+    const page = await this.#openPage(batch.page);
+    const expected = batch.chunks.map((index) => this.#trusted(page.base?.chunks[index])?.hash);
+    const { chunkBytes } = this.#work.shape.geometry;
+    const chunkIdKey = this.#work.cipher?.chunkIdKey;
+    const named = encodeChunks({ bytes: batch.bytes, chunkBytes, expected, chunkIdKey });
+    named.catch(() => undefined);
+    this.#queue.push({ batch, page, named });
+    if (this.#queue.length >= batchesInFlight) await this.#passOn();
+  }
+
+  #trusted(location: ChunkLocation | undefined): ChunkLocation | undefined {
+    return location && !this.#work.distrusted.has(location.pack) ? location : undefined;
   }
 
   async #openPage(position: number): Promise<OpenPage> {
     if (this.#page?.position === position) return this.#page;
     const planned = this.#work.pages[position]!;
     const base = await this.#basePages.at(position);
+    if (this.#work.shape.hinted && planned.base !== undefined && !base)
+      throw await this.#cannotFollowHint(planned.base);
     const { resumed } = this.#work;
     const partial = position === resumed?.checkpoint.nextPage ? resumed.partial : undefined;
-    const chunks = new Array<OpenPage["chunks"][number]>(planned.allocated.length).fill(undefined);
-    for (const [index, chunk] of partial?.chunks.entries() ?? []) chunks[index] = chunk;
+    const unread = this.#work.shape.hinted ? base?.chunks : undefined;
+    const chunks = planned.toRead.map(
+      (isRead, index) => partial?.chunks[index] ?? (isRead ? undefined : unread?.[index]),
+    );
+    if (this.#known.size > maxKnownChunks) this.#known.clear();
     for (const chunk of [...(base?.chunks ?? []), ...chunks]) {
-      if (chunk && !this.#work.distrusted.has(chunk.pack)) this.#known.set(chunk.hash, chunk);
+      if (this.#trusted(chunk)) this.#known.set(chunk!.hash, chunk!);
     }
     this.#page = { position, planned, base, chunks };
     return this.#page;
   }
 
-  /** Where the chunk lies already, or the start of putting it somewhere. */
-  #identify(page: OpenPage, index: number, bytes: Uint8Array): Pick<PendingChunk, "location" | "encoding"> {
-    if (isZero(bytes)) return { location: undefined, encoding: undefined };
-    const hash = chunkHash(bytes);
-    const before = page.base?.chunks[index];
-    if (before?.hash === hash && !this.#work.distrusted.has(before.pack))
-      return { location: before, encoding: undefined };
-    const known = this.#known.get(hash);
-    if (known) return { location: known, encoding: undefined };
-    const location: PendingLocation = { hash, pack: "", offset: 0, length: 0, encoding: 0 };
-    this.#known.set(hash, location);
-    const encoding = encodeChunk(bytes);
-    encoding.catch(() => undefined);
-    return { location, encoding };
+  async #cannotFollowHint(basePage: string): Promise<VerificationFailed> {
+    const reason = `The page ${basePage} of the base is missing or damaged`;
+    await ruleOutHint(this.#target, reason);
+    return new VerificationFailed(`${reason}. The next attempt reads the whole volume.`);
   }
 
-  /** Hands the oldest chunk to the output. */
+  /** Hands the oldest batch to the output. */
   async #passOn(): Promise<void> {
-    const { page, index, length, location, encoding, endsPage, endRun } = this.#queue.shift()!;
-    const encoded = await encoding;
-    await this.#output.add(page, { index, length, location, endsPage, ...(encoded && { encoded }) });
-    endRun?.();
-    if (endRun) await this.#work.onProgress?.(this.#output.bytesDone);
+    const { batch, page, named } = this.#queue.shift()!;
+    const { chunkBytes } = this.#work.shape.geometry;
+    const lastOfPage = page.planned.toRead.lastIndexOf(true);
+    for (const [at, chunk] of (await named).entries()) {
+      const index = batch.chunks[at]!;
+      const bytes = batch.bytes.subarray(at * chunkBytes, Math.min((at + 1) * chunkBytes, batch.length));
+      const location = chunk && this.#place(page, index, chunk, bytes);
+      await this.#output.add(page, { index, length: bytes.length, location, endsPage: index === lastOfPage });
+    }
+    batch.release();
+    await this.#work.onProgress?.(this.#output.bytesDone);
+  }
+
+  /** Where the chunk lies already, or where it is put now. */
+  #place(page: OpenPage, index: number, chunk: NonNullable<NamedChunk>, bytes: Uint8Array): ChunkLocation {
+    const { hash, encoding, compressed } = chunk;
+    const before = this.#trusted(page.base?.chunks[index]);
+    const known = before?.hash === hash ? before : this.#known.get(hash);
+    const location = known ?? this.#output.store(hash, { encoding: encoding!, bytes: compressed ?? bytes });
+    if (compressed) releaseMemory(compressed);
+    this.#known.set(hash, location);
+    return location;
   }
 }

@@ -21,18 +21,27 @@ const source = `
   export const unused = createRequire;
 `;
 
-test("a bundle keeps the names of errors, can require, and brings native file calls where they are wanted", async (t) => {
+test("a bundle keeps the names of errors, can require, and brings native file calls and threads where they are wanted", async (t) => {
   const directory = await mkdtemp(join(tmpdir(), "snapferry-bundle-"));
   t.after(() => rm(directory, { recursive: true }));
   await writeFile(join(directory, "entry.ts"), source);
   const outdir = join(directory, "out");
   const file = relative(projectRoot, join(directory, "entry.ts"));
-  bundle(new Stack(new App({ outdir })), { plain: { file }, native: { file, nativeFileCalls: true } });
+  const thread = relative(projectRoot, join(directory, "thread.ts"));
+  await writeFile(join(directory, "thread.ts"), 'export const works: string = "in a thread";');
+  bundle(new Stack(new App({ outdir })), {
+    plain: { file, threads: [thread] },
+    native: { file, nativeFileCalls: true },
+  });
 
   const { handler } = await import(pathToFileURL(join(outdir, "bundles/native/index.mjs")).href);
   assert.deepEqual(await handler(), { thrown: "VolumeNotFound", required: "/", called: true });
   const plain = await import(pathToFileURL(join(outdir, "bundles/plain/index.mjs")).href);
   await assert.rejects(plain.handler(), { code: "ERR_MODULE_NOT_FOUND" });
+  assert.deepEqual(
+    { ...(await import(pathToFileURL(join(outdir, "bundles/plain/thread.mjs")).href)) },
+    { works: "in a thread" },
+  );
   assert.ok(bytesIn(join(outdir, "bundles/native/node_modules")) < 4_000_000);
 });
 

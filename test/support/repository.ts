@@ -6,8 +6,8 @@ import { type BackupTarget, pinBase, unpinJob } from "../../lambdas/repository/p
 import { type Extent, type PlanSummary, writePlan } from "../../lambdas/repository/planner.ts";
 import { type PublishedBackup, publishRoot } from "../../lambdas/repository/publish.ts";
 import { finishRestorePlan, planRestore, type RestoreSource, restoreShard } from "../../lambdas/repository/reader.ts";
+import type { VolumeReader } from "../../lambdas/repository/shard-batches.ts";
 import { verifyBackup } from "../../lambdas/repository/verify.ts";
-import type { VolumeReader } from "../../lambdas/repository/volume-runs.ts";
 import { copyShard } from "../../lambdas/repository/writer.ts";
 
 export const never = () => false;
@@ -62,7 +62,7 @@ export class SparseVolume implements VolumeReader {
 
 /** Gives the domain sizes of its own before its first backup. */
 export async function useGeometry(store: ObjectStore, domain: string, geometry: Geometry): Promise<void> {
-  await ensureDomain(store, domain, geometry);
+  await ensureDomain({ store, domain }, { geometry });
 }
 
 export async function planBackup(
@@ -70,7 +70,7 @@ export async function planBackup(
   volume: SparseVolume,
   candidates: readonly string[] = [],
 ): Promise<PlanSummary> {
-  await pinBase(target, candidates);
+  await pinBase(target, candidates, { sizeBytes: volume.sizeBytes });
   return writePlan(target, { sizeBytes: volume.sizeBytes, extents: volume.allocated() });
 }
 

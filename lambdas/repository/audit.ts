@@ -1,0 +1,88 @@
+/** Whether the hint of change tracking told the truth: some of what it called unchanged is read and compared. */
+import { HintMismatch } from "../domain/errors.ts";
+import { chunkHash } from "./chunk.ts";
+import { openCipher } from "./domain-cipher.ts";
+import { ruleOutHint } from "./hint.ts";
+import { chunkLength } from "./manifest.ts";
+import { type Page, readPage } from "./page.ts";
+import { type BackupTarget, readPinnedBase } from "./pin.ts";
+import { openPlan, type PlannedPage, readPlannedPages } from "./planner.ts";
+import { isSampled } from "./sampling.ts";
+import type { VolumeReader } from "./shard-batches.ts";
+import type { ShardTable } from "./shard-table.ts";
+import { pagesOf } from "./tree.ts";
+
+export interface AuditOptions {
+  readonly planHash: string;
+  readonly reader: VolumeReader;
+  /** Share of the base's pages whose unread chunks are compared, 0 to 100. Of a volume with any page at least one is. */
+  readonly percent: number;
+  /** Asked before each page: true when time is short. What was compared by then has to do. */
+  readonly until: () => boolean;
+}
+
+/**
+ * Compares a sample of what a hinted plan leaves unread with the base. Throws HintMismatch when a chunk differs; the next attempt
+ * then reads everything. To be called before the export is closed and the root is published.
+ */
+export async function auditHint(
+  target: BackupTarget,
+  options: AuditOptions,
+): Promise<{ finished: boolean; checkedBytes: number }> {
+  const plan = await openPlan(target, options.planHash);
+  const { base } = await readPinnedBase(target, plan.shape);
+  if (!base || !plan.shape.hinted || options.percent === 0) return { finished: true, checkedBytes: 0 };
+  const planned = await plannedPages(target, plan);
+  const cipher = await openCipher(target, plan.shape.wrappedKey);
+  let checkedBytes = 0;
+  let isFirst = true;
+  for await (const { index, name } of pagesOf(target, base)) {
+    const isWanted = isFirst || isSampled(`${target.jobId}/${index}`, options.percent);
+    isFirst = false;
+    if (!isWanted) continue;
+    if (options.until()) break;
+    const page = await readPage(target.store, target.domain, name);
+    const unread = { page, planned: planned.get(index), shape: plan.shape };
+    checkedBytes += await comparePage(target, unread, options.reader, cipher?.chunkIdKey);
+  }
+  return { finished: true, checkedBytes };
+}
+
+async function plannedPages(target: BackupTarget, plan: ShardTable): Promise<Map<number, PlannedPage>> {
+  const pages = new Map<number, PlannedPage>();
+  for (const shard of plan.shards.keys()) {
+    for (const page of await readPlannedPages(target, plan, shard)) pages.set(page.index, page);
+  }
+  return pages;
+}
+
+interface UnreadPage {
+  readonly page: Page;
+  readonly planned: PlannedPage | undefined;
+  readonly shape: ShardTable["shape"];
+}
+
+/** Answers how many bytes were compared. */
+async function comparePage(
+  target: BackupTarget,
+  { page, planned, shape }: UnreadPage,
+  reader: VolumeReader,
+  chunkIdKey: Uint8Array | undefined,
+): Promise<number> {
+  const { chunkBytes, pageChunks } = shape.geometry;
+  const buffer = Buffer.alloc(chunkBytes);
+  let checkedBytes = 0;
+  for (const [at, chunk] of page.chunks.entries()) {
+    if (!chunk || planned?.toRead[at]) continue;
+    const number = page.index * pageChunks + at;
+    const bytes = buffer.subarray(0, chunkLength(number, { sizeBytes: shape.sizeBytes, chunkBytes }));
+    await reader.read(bytes, number * chunkBytes);
+    if (chunkHash(bytes, chunkIdKey) !== chunk.hash) {
+      const reason = `Bytes ${number * chunkBytes}-${number * chunkBytes + bytes.length - 1} have changed since the base, and change tracking did not say so`;
+      await ruleOutHint(target, reason);
+      throw new HintMismatch(`${reason}. The next attempt reads the whole volume.`);
+    }
+    checkedBytes += bytes.length;
+  }
+  return checkedBytes;
+}

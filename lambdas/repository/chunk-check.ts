@@ -1,0 +1,45 @@
+/** Reads chunks of a snapshot back and checks each against its hash, without writing them anywhere. */
+import type { PageReference } from "./branch.ts";
+import type { LostRange } from "./damage.ts";
+import type { DomainCipher } from "./domain-cipher.ts";
+import { forEachInFlight } from "./in-flight.ts";
+import type { Root } from "./manifest.ts";
+import type { ObjectStore } from "./object-store.ts";
+import { lostChunk, PackReader, planRanges, wantedChunks } from "./pack-reader.ts";
+import { readReferencedPage } from "./reader.ts";
+
+const rangesInFlight = 4;
+
+export class ChunkCheck {
+  readonly #location: { readonly store: ObjectStore; readonly domain: string };
+  readonly #volume: Pick<Root, "sizeBytes" | "chunkBytes" | "pageChunks">;
+  readonly #packs: PackReader;
+  readonly lost: LostRange[] = [];
+  checkedChunks = 0;
+  /** Bytes of the volume in the chunks that were read. */
+  checkedBytes = 0;
+
+  constructor(
+    location: { readonly store: ObjectStore; readonly domain: string },
+    volume: Pick<Root, "sizeBytes" | "chunkBytes" | "pageChunks">,
+    cipher: DomainCipher | undefined,
+  ) {
+    this.#location = location;
+    this.#volume = volume;
+    this.#packs = new PackReader(location, cipher);
+  }
+
+  /** Checks those chunks of the page that `isWanted` picks by their hash; all of them without it. */
+  async page(reference: PageReference, isWanted: (hash: string) => boolean = () => true): Promise<void> {
+    const { page, lost } = await readReferencedPage(this.#location, reference, this.#volume);
+    if (lost) this.lost.push(lost);
+    if (!page) return;
+    const wanted = wantedChunks(page, this.#volume).filter(({ hash }) => isWanted(hash));
+    this.checkedChunks += wanted.length;
+    this.checkedBytes += wanted.reduce((sum, { volumeLength }) => sum + volumeLength, 0);
+    await forEachInFlight(planRanges(wanted), rangesInFlight, async (range) => {
+      const missing = await this.#packs.read(range, async () => undefined);
+      this.lost.push(...missing.map((chunk) => lostChunk(this.#location.domain, chunk)));
+    });
+  }
+}

@@ -1,0 +1,92 @@
+/**
+ * A thread of the codec: names, compares and compresses chunks, or unpacks and checks them. Synchronous zstd in a thread of its own
+ * takes half the CPU of Node's asynchronous one, which makes and drops a context on the main thread for each chunk.
+ */
+import { parentPort } from "node:worker_threads";
+import { chunkHash, decodeChunk, type Encoding, encodeChunk, encodings, isZero } from "./chunk.ts";
+import { decryptAt } from "./domain-cipher.ts";
+import { ownMemory, releaseMemory } from "./memory.ts";
+
+export interface EncodeRequest {
+  readonly kind: "encode";
+  /** Chunks one behind the other, in shared memory. */
+  readonly bytes: Uint8Array<SharedArrayBuffer>;
+  readonly chunkBytes: number;
+  /** For each chunk the hash that the base has at its place: such a chunk is not compressed. */
+  readonly expected: readonly (string | undefined)[];
+  readonly chunkIdKey: Uint8Array | undefined;
+}
+
+/** Undefined for zeros. `compressed` is missing where the base has the chunk, and where it did not get smaller (`encoding` raw). */
+export type NamedChunk =
+  | { readonly hash: string; readonly encoding?: Encoding; readonly compressed?: Uint8Array }
+  | undefined;
+
+export interface StoredPiece {
+  /** Where it lies in the request's `stored`. */
+  readonly offset: number;
+  readonly length: number;
+  readonly encoding: Encoding;
+  readonly hash: string;
+  /** Where the chunk goes in `output`, and its length there. */
+  readonly outputOffset: number;
+  readonly outputLength: number;
+}
+
+export interface DecodeRequest {
+  readonly kind: "decode";
+  readonly stored: Uint8Array;
+  /** Where `stored` begins in its pack. */
+  readonly packOffset: number;
+  readonly pieces: readonly StoredPiece[];
+  readonly output: Uint8Array<SharedArrayBuffer>;
+  readonly packKey: Uint8Array | undefined;
+  readonly chunkIdKey: Uint8Array | undefined;
+}
+
+export type CodecRequest = EncodeRequest | DecodeRequest;
+
+function encode(request: EncodeRequest): NamedChunk[] {
+  const { bytes, chunkBytes, expected, chunkIdKey } = request;
+  return expected.map((ofBase, at) => {
+    const chunk = bytes.subarray(at * chunkBytes, Math.min((at + 1) * chunkBytes, bytes.length));
+    if (isZero(chunk)) return undefined;
+    const hash = chunkHash(chunk, chunkIdKey);
+    if (hash === ofBase) return { hash };
+    const { encoding, bytes: compressed } = encodeChunk(chunk);
+    return encoding === encodings.raw ? { hash, encoding } : { hash, encoding, compressed };
+  });
+}
+
+/** For each piece whether its chunk is in the output now. */
+function decode(request: DecodeRequest): boolean[] {
+  const { stored, packOffset, pieces, output, packKey, chunkIdKey } = request;
+  return pieces.map((piece) => {
+    const slice = stored.subarray(piece.offset, piece.offset + piece.length);
+    const bytes = packKey ? decryptAt(packKey, packOffset + piece.offset, slice) : slice;
+    if (!bytes) return false;
+    const expected = { hash: piece.hash, length: piece.outputLength };
+    const chunk = decodeChunk({ encoding: piece.encoding, bytes }, expected, chunkIdKey);
+    if (!chunk) return false;
+    output.set(chunk, piece.outputOffset);
+    if (piece.encoding === encodings.zstd) releaseMemory(chunk);
+    return true;
+  });
+}
+
+/** The memory that goes over to the main thread with the answer. */
+function buffersOf(chunks: readonly NamedChunk[]): ArrayBuffer[] {
+  return chunks.flatMap((chunk) => (chunk?.compressed ? ownMemory(chunk.compressed) : []));
+}
+
+parentPort?.on("message", ({ id, request }: { id: number; request: CodecRequest }) => {
+  try {
+    if (request.kind === "decode") parentPort?.postMessage({ id, answer: decode(request) });
+    else {
+      const answer = encode(request);
+      parentPort?.postMessage({ id, answer }, buffersOf(answer));
+    }
+  } catch (error) {
+    parentPort?.postMessage({ id, error });
+  }
+});

@@ -1,0 +1,22 @@
+/**
+ * What the hint of change tracking is worth. A plan that follows it leaves most of the volume unread; once that proves wrong, or the
+ * base turns out to lack what the plan relies on, the plan is dropped and the job reads everything.
+ */
+import { jobKeys } from "./layout.ts";
+import type { BackupTarget } from "./pin.ts";
+
+/** Whether the job must read everything. */
+export async function hintIsRuledOut(target: BackupTarget): Promise<boolean> {
+  return (await target.store.head(jobKeys(target.domain, target.jobId).unhinted)) !== undefined;
+}
+
+/** Drops the job's plan with all that follows from it, so that the next attempt makes another one without the hint. */
+export async function ruleOutHint(target: BackupTarget, reason: string): Promise<void> {
+  const keys = jobKeys(target.domain, target.jobId);
+  await target.store.put(keys.unhinted, Buffer.from(reason));
+  await Promise.all([
+    target.store.deleteEveryVersion([keys.plan, keys.selection, keys.verified]),
+    target.store.deleteEveryVersionBelow(keys.checkpointsOfAll),
+    target.store.deleteEveryVersionBelow(keys.resultsOfAll),
+  ]);
+}
