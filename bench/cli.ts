@@ -1,17 +1,23 @@
 /** `npm run bench`: Snapferry's copy engine and its peers on one volume and one S3 server. */
 import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
-import { cpus } from "node:os";
+import { availableParallelism } from "node:os";
 import { join, resolve } from "node:path";
 import { Command, InvalidArgumentError } from "commander";
 import { LocalCloudError } from "../local/cloud/errors.ts";
 import { type Action, actions, type Contender } from "./contender.ts";
 import { buildEngine, profileDirectory } from "./engine/engine.ts";
 import { BenchmarkError } from "./errors.ts";
+import { type Limits, measureLimits } from "./limits/limits.ts";
+import { describeMachine } from "./machine.ts";
 import { type Bench, type Measurement, runCourse } from "./measurement.ts";
 import { installPeers, peerNames } from "./peers/peers.ts";
-import { printTable } from "./report.ts";
+import { type Report, reportText } from "./report.ts";
 import { parseSize } from "./size.ts";
+import { summaries } from "./summary.ts";
+import { judge, scenarios } from "./targets.ts";
 import { volumePair } from "./volume/generate.ts";
+import { thinVolume } from "./volume/generate-thin.ts";
+import { totalLength } from "./volume/volume-pair.ts";
 
 interface Options {
   readonly size: number;
@@ -20,11 +26,15 @@ interface Options {
   readonly peers: readonly string[];
   readonly rounds: number;
   readonly only: readonly Action[];
+  readonly latency?: number;
+  readonly sparse?: number;
+  readonly limits: boolean;
   readonly shardsAtOnce: number;
   readonly work: string;
   readonly memory: string;
   readonly cpuProf: boolean;
   readonly json: boolean;
+  readonly check: boolean;
 }
 
 const options = new Command("npm run bench --")
@@ -35,39 +45,62 @@ const options = new Command("npm run bench --")
   .option("--peers <names>", `of ${peerNames.join(", ")}; or none`, list([...peerNames, "none"]), [...peerNames])
   .option("--rounds <number>", "how often each is measured; the report has medians", wholeNumber, 1)
   .option("--only <actions>", `of ${actions.join(", ")}`, list(actions), [...actions])
-  .option("--shards-at-once <number>", "shards that the engine copies in parallel", wholeNumber, cpus().length)
+  .option("--latency <time>", "also with so many ms more for each S3 request, e.g. 20ms", milliseconds)
+  .option("--sparse <size>", "also a volume of that size with little in it, e.g. 64GiB", parseSize)
+  .option("--no-limits", "leave out what this machine could do at best")
+  .option("--shards-at-once <number>", "shards that the engine copies in parallel", wholeNumber, availableParallelism())
   .option("--work <directory>", "volumes, installed peers, logs", join(".snapferry", "bench"))
   .option("--memory <directory>", "a tmpfs, for the store and what is restored", "/dev/shm")
   .option("--cpu-prof", "write CPU profiles of the engine", false)
+  .option("--check", "exit with 1 when a target is missed", false)
   .option("--json", "print everything that was measured as JSON", false)
   .showHelpAfterError()
   .parse()
   .opts<Options>();
 
 try {
-  await main();
+  const report = await main();
+  console.log(options.json ? JSON.stringify(report, null, 2) : reportText(report));
+  if (options.check && report.verdicts.some(({ isMet }) => !isMet)) process.exitCode = 1;
 } catch (error) {
   if (!(error instanceof BenchmarkError || error instanceof LocalCloudError)) throw error;
   console.error(error.message);
   process.exitCode = 1;
 }
 
-async function main(): Promise<void> {
+async function main(): Promise<Report> {
   const directory = resolve(options.work);
   mkdirSync(directory, { recursive: true });
   const memory = mkdtempSync(join(options.memory, "snapferry-bench-"));
   try {
-    const pair = await volumePair({ ...options, sizeBytes: options.size, directory }, note);
-    const engine = await buildEngine({ directory, shardsAtOnce: options.shardsAtOnce, profile: options.cpuProf });
-    const peers = await installPeers(options.peers, { directory: join(directory, "tools"), note });
-    for (const { name, reason } of peers.skipped) note(`${name} is skipped: ${reason}`);
-    const measurements = await runRounds({ pair, directory, memory, note }, [engine, ...peers.contenders]);
-    if (options.cpuProf) note(`profiles lie in ${profileDirectory(directory)}`);
-    if (options.json) console.log(JSON.stringify({ measurements }, null, 2));
-    else printTable(measurements);
+    return await benchmark(directory, memory);
   } finally {
     rmSync(memory, { recursive: true, force: true });
   }
+}
+
+async function benchmark(directory: string, memory: string): Promise<Report> {
+  const machine = describeMachine();
+  const pair = await volumePair({ ...options, sizeBytes: options.size, directory }, note);
+  const engine = await buildEngine({ directory, shardsAtOnce: options.shardsAtOnce, profile: options.cpuProf });
+  const { contenders, skipped } = await installPeers(options.peers, { directory: join(directory, "tools"), note });
+  for (const { name, reason } of skipped) note(`${name} is skipped: ${reason}`);
+  const bench = { pair, directory, memory, note };
+  const measurements = await runRounds(bench, [engine, ...contenders]);
+  if (options.latency !== undefined) measurements.push(...(await runDelayed(bench, engine, options.latency)));
+  if (options.sparse !== undefined) measurements.push(...(await runThin(bench, engine, options.sparse)));
+  if (options.cpuProf) note(`CPU profiles: ${profileDirectory(directory)}`);
+  const limits = options.limits ? await deriveLimits(bench) : undefined;
+  const summary = summaries(measurements);
+  return {
+    machine,
+    volume: { sizeBytes: pair.sizeBytes, seed: options.seed, allocatedBytes: totalLength(pair.first.extents) },
+    skipped,
+    ...(limits && { limits }),
+    summaries: summary,
+    verdicts: judge(summary, limits),
+    measurements,
+  };
 }
 
 /** Every second round in the opposite order, so that no contender always runs after the same one. */
@@ -75,10 +108,35 @@ async function runRounds(bench: Bench, contenders: readonly Contender[]): Promis
   const measurements: Measurement[] = [];
   for (let round = 0; round < options.rounds; round++) {
     for (const contender of round % 2 === 0 ? contenders : contenders.toReversed()) {
-      measurements.push(...(await runCourse(bench, contender, { actions: options.only })));
+      measurements.push(...(await runCourse(bench, contender, { scenario: scenarios.plain, actions: options.only })));
     }
   }
   return measurements;
+}
+
+/** With and without delay through the same proxy, so that what the proxy itself costs is on both sides. */
+async function runDelayed(bench: Bench, engine: Contender, delayMs: number): Promise<Measurement[]> {
+  const measurements: Measurement[] = [];
+  const courses = [
+    { scenario: scenarios.proxy, actions: ["full", "restore"], delayMs: 0 },
+    { scenario: scenarios.delayed, actions: ["full", "restore"], delayMs },
+  ] as const;
+  for (let round = 0; round < options.rounds; round++) {
+    for (const course of round % 2 === 0 ? courses : courses.toReversed()) {
+      measurements.push(...(await runCourse(bench, engine, course)));
+    }
+  }
+  return measurements;
+}
+
+async function runThin(bench: Bench, engine: Contender, sizeBytes: number): Promise<Measurement[]> {
+  const pair = await thinVolume({ sizeBytes, seed: options.seed, directory: bench.directory });
+  return runCourse({ ...bench, pair }, engine, { scenario: scenarios.thin, actions: ["full", "restore"] });
+}
+
+async function deriveLimits({ pair, memory }: Bench): Promise<Limits> {
+  note("measuring what this machine can do at best");
+  return measureLimits(pair, memory);
 }
 
 function note(text: string): void {
@@ -88,6 +146,12 @@ function note(text: string): void {
 function wholeNumber(text: string): number {
   if (/^[1-9]\d{0,5}$/.test(text)) return Number(text);
   throw new InvalidArgumentError(`"${text}" is no whole number above 0.`);
+}
+
+function milliseconds(text: string): number {
+  const [, number] = /^(\d{1,5})ms$/.exec(text) ?? [];
+  if (number !== undefined) return Number(number);
+  throw new InvalidArgumentError(`"${text}" is no time in milliseconds; write 20ms.`);
 }
 
 function list<Item extends string>(known: readonly Item[]): (text: string, previous: Item[]) => Item[] {

@@ -7,11 +7,12 @@ import { delayRequests } from "./latency/delayed-access.ts";
 import { busySeconds } from "./measure/processor-time.ts";
 import { runMeasured } from "./measure/run.ts";
 import { type RequestCounts, requestsSince, type S3Server, startS3Server } from "./server/s3-server.ts";
-import { hashFile, warmFile } from "./volume/files.ts";
+import { hashContent, warmFile } from "./volume/files.ts";
 import type { VolumePair } from "./volume/volume-pair.ts";
 
 export interface Measurement {
   readonly contender: string;
+  readonly scenario: string;
   readonly action: Action;
   readonly wallSeconds: number;
   /** User and system time of the contender's processes. */
@@ -38,6 +39,8 @@ export interface Bench {
 }
 
 export interface Course {
+  /** What is special about it, for the report. */
+  readonly scenario: string;
   readonly actions: readonly Action[];
   /** Milliseconds that a proxy holds each request back; without it there is no proxy. */
   readonly delayMs?: number;
@@ -53,7 +56,7 @@ export async function runCourse(bench: Bench, contender: Contender, course: Cour
     const delayed = course.delayMs === undefined ? undefined : await delayRequests(server.access, course.delayMs);
     const scene = { access: delayed?.access ?? server.access, pair: bench.pair, directory };
     try {
-      return await runActions(bench, { contender, scene, server }, course.actions);
+      return await runActions(bench, { contender, scene, server, scenario: course.scenario }, course.actions);
     } finally {
       await delayed?.stop();
     }
@@ -66,10 +69,11 @@ interface Stage {
   readonly contender: Contender;
   readonly scene: Scene;
   readonly server: S3Server;
+  readonly scenario: string;
 }
 
 async function runActions(bench: Bench, stage: Stage, wanted: readonly Action[]): Promise<Measurement[]> {
-  const { contender, scene } = stage;
+  const { contender, scene, scenario } = stage;
   await contender.prepare(scene);
   const measurements: Measurement[] = [];
   const output = join(bench.memory, "restored.raw");
@@ -80,8 +84,8 @@ async function runActions(bench: Bench, stage: Stage, wanted: readonly Action[])
     const version = backup === "full" ? bench.pair.first : bench.pair.second;
     rmSync(output, { force: true });
     const measurement = await measure(stage, { action, backup, version, output });
-    if (action === "restore") await checkRestored(contender.name, output, version.sha256);
-    bench.note(`${contender.name} ${action}: ${measurement.wallSeconds.toFixed(2)} s`);
+    if (action === "restore") await checkRestored(contender.name, output, version.contentHash);
+    bench.note(`${scenario}, ${contender.name} ${action}: ${measurement.wallSeconds.toFixed(2)} s`);
     if (wanted.includes(action)) measurements.push(measurement);
   }
   rmSync(output, { force: true });
@@ -93,7 +97,7 @@ function withRequirements(wanted: readonly Action[]): Action[] {
   return actions.filter((action) => action === "full" || wanted.includes(action));
 }
 
-async function measure({ contender, scene, server }: Stage, task: Task): Promise<Measurement> {
+async function measure({ contender, scene, server, scenario }: Stage, task: Task): Promise<Measurement> {
   if (task.action !== "restore") await warmFile(task.version.path, task.version.extents);
   const command = contender.command(scene, task);
   const before = {
@@ -109,6 +113,7 @@ async function measure({ contender, scene, server }: Stage, task: Task): Promise
   const clientSeconds = usage.userSeconds + usage.systemSeconds;
   return {
     contender: contender.name,
+    scenario,
     action: task.action,
     wallSeconds: usage.wallSeconds,
     clientSeconds,
@@ -122,7 +127,7 @@ async function measure({ contender, scene, server }: Stage, task: Task): Promise
   };
 }
 
-async function checkRestored(contender: string, output: string, sha256: string): Promise<void> {
-  if (existsSync(output) && (await hashFile(output)) === sha256) return;
+async function checkRestored(contender: string, output: string, contentHash: string): Promise<void> {
+  if (existsSync(output) && (await hashContent(output)) === contentHash) return;
   throw new BenchmarkError(`${contender} restored other bytes than it backed up.`);
 }

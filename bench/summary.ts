@@ -11,9 +11,9 @@ export function median(values: readonly number[]): number {
   return sorted.length % 2 === 1 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2;
 }
 
-/** One summary for each contender and action: medians of numbers, requests and phases of the round whose wall time is nearest to the median. */
+/** One summary for each scenario, contender and action: medians of numbers, requests and phases of the round whose wall time is nearest to the median. */
 export function summaries(measurements: readonly Measurement[]): Summary[] {
-  const groups = Map.groupBy(measurements, ({ contender, action }) => `${contender} ${action}`);
+  const groups = Map.groupBy(measurements, ({ scenario, contender, action }) => `${scenario} ${contender} ${action}`);
   return [...groups.values()].map(summarise);
 }
 

@@ -8,11 +8,11 @@ import { type BackupTarget, pinBase, unpinJob } from "../../lambdas/repository/p
 import { type Extent, type PlanSummary, writePlan } from "../../lambdas/repository/planner.ts";
 import { publishRoot } from "../../lambdas/repository/publish.ts";
 import { finishRestorePlan, planRestore, restoreShard } from "../../lambdas/repository/reader.ts";
-import { createS3Client, S3ObjectStore } from "../../lambdas/repository/s3-object-store.ts";
 import { verifyBackup } from "../../lambdas/repository/verify.ts";
 import { copyShard } from "../../lambdas/repository/writer.ts";
 import { RawFile } from "./raw-file.ts";
 import type { EngineRequest } from "./request.ts";
+import { openBenchStore } from "./store.ts";
 
 const domain = "bench";
 const never = () => false;
@@ -25,18 +25,6 @@ async function phase<T>(name: string, work: () => Promise<T>): Promise<T> {
   } finally {
     phases[name] = (performance.now() - started) / 1000;
   }
-}
-
-function openStore({ access }: EngineRequest): S3ObjectStore {
-  const { endpoint, accessKeyId, secretAccessKey } = access;
-  const client = createS3Client({
-    endpoint,
-    region: "us-east-1",
-    pathStyle: true,
-    credentials: { accessKeyId, secretAccessKey },
-    allowedCidrs: ["127.0.0.0/8"],
-  });
-  return new S3ObjectStore({ client, bucket: access.bucket });
 }
 
 async function* inOrder(extents: readonly Extent[]): AsyncGenerator<Extent> {
@@ -52,7 +40,7 @@ async function plan(target: BackupTarget, { volume, base, changed }: EngineReque
 
 async function backUp(request: EngineRequest): Promise<void> {
   const { snapshotId, jobId, shardsAtOnce } = request;
-  const target = { store: openStore(request), domain, snapshotId, jobId };
+  const target = { store: openBenchStore(request.access), domain, snapshotId, jobId };
   const { planHash, shardCount } = await plan(target, request);
   const reader = await RawFile.open(request.volume.path);
   await phase("copy", () =>
@@ -68,7 +56,7 @@ async function backUp(request: EngineRequest): Promise<void> {
 
 async function restore(request: EngineRequest): Promise<void> {
   const { snapshotId, jobId, shardsAtOnce } = request;
-  const source = { store: openStore(request), domain, snapshotId, jobId };
+  const source = { store: openBenchStore(request.access), domain, snapshotId, jobId };
   const { sizeBytes, shardCount } = await phase("plan", () => planRestore(source));
   const writer = await RawFile.create(request.output, sizeBytes);
   await phase("copy", () =>

@@ -3,8 +3,8 @@ import type { Extent } from "../../lambdas/hypervisors/file/sparse.ts";
 
 export interface VolumeVersion {
   readonly path: string;
-  /** Of all bytes, hex. */
-  readonly sha256: string;
+  /** What `hashContent` answers. */
+  readonly contentHash: string;
   /** Ranges that are not holes, ascending. */
   readonly extents: readonly Extent[];
 }

@@ -1,0 +1,31 @@
+/** A thread that compresses or unpacks its share of the chunks, over and over, until it has had enough bytes. */
+import { parentPort, workerData } from "node:worker_threads";
+import { constants, zstdDecompressSync } from "node:zlib";
+import { encodeChunk, encodings } from "../../lambdas/repository/chunk.ts";
+
+export interface CodecWork {
+  readonly kind: "compress" | "decompress";
+  readonly chunks: readonly Uint8Array[];
+  readonly passes: number;
+}
+
+const { kind, chunks, passes } = workerData as CodecWork;
+const encoded = chunks.map(encodeChunk);
+const storedBytes = encoded.reduce((sum, { bytes }) => sum + bytes.length, 0);
+const windowLog = { [constants.ZSTD_d_windowLogMax]: 23 };
+
+function compress(): void {
+  for (const chunk of chunks) encodeChunk(chunk);
+}
+
+function decompress(): void {
+  for (const [at, { encoding, bytes }] of encoded.entries()) {
+    if (encoding === encodings.zstd) zstdDecompressSync(bytes, { chunkSize: chunks[at]!.length, params: windowLog });
+  }
+}
+
+parentPort!.postMessage({ ready: true });
+parentPort!.once("message", () => {
+  for (let pass = 0; pass < passes; pass++) (kind === "compress" ? compress : decompress)();
+  parentPort!.postMessage({ storedBytes });
+});
