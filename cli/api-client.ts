@@ -3,6 +3,7 @@ import { randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { ProblemBody } from "../lambdas/api/problem.ts";
 import type {
+  ChangeStoreInput,
   CreateSnapshotInput,
   RegisterHypervisorInput,
   RegisterStoreInput,
@@ -93,7 +94,7 @@ export type Client = ReturnType<typeof createClient>;
 /** A client for one URL and token. Its methods throw {@link ApiProblem} or {@link ApiUnreachable}. */
 export function createClient(options: ClientOptions) {
   const requester = new Requester(options);
-  const { get, post, remove } = requester;
+  const { get, post, patch, remove } = requester;
   return {
     volumes: {
       list: (query: PageOptions & { hypervisorId?: string } = {}) =>
@@ -132,6 +133,7 @@ export function createClient(options: ClientOptions) {
       register: (body: RegisterStoreInput, write: WriteOptions = {}) => post<Store>("/stores", { body, ...write }),
       list: (query: PageOptions = {}) => get<Page<Store>>("/stores", { query: { ...query } }),
       get: (id: string) => get<Store>(`/stores/${part(id)}`),
+      change: (id: string, body: ChangeStoreInput) => patch<Store>(`/stores/${part(id)}`, { body }),
       delete: (id: string, query: { force?: boolean } = {}) =>
         remove<Forgotten>(`/stores/${part(id)}`, { query: { ...query } }),
     },
@@ -175,6 +177,10 @@ class Requester {
     const keyed = { ...options, idempotencyKey: options.idempotencyKey ?? randomUUID() };
     return this.#repeated(() => this.#once<Answer>("POST", path, keyed));
   };
+
+  /** The same change again changes nothing. */
+  readonly patch = <Answer>(path: string, options: RequestOptions) =>
+    this.#repeated(() => this.#once<Answer>("PATCH", path, options));
 
   readonly remove = <Answer>(path: string, options: RequestOptions = {}) => this.#once<Answer>("DELETE", path, options);
 

@@ -136,6 +136,10 @@ describe("exit codes", () => {
     ["a missing argument", ["snapshots", "get"], { body: {} }, 2],
     ["a missing option", ["snapshots", "restore", ids.snapshot], { body: {} }, 2],
     ["a limit that is no number", ["volumes", "ls", "--limit", "x"], { body: {} }, 2],
+    ["a size that is none", ["stores", "set", "default", "--bytes-per-second", "10MB"], { body: {} }, 2],
+    ["a lock without days", ["stores", "set", "default", "--object-lock", "governance"], { body: {} }, 2],
+    ["a limit that is none at all", ["stores", "add", "x", "--bytes-per-second", "none"], { body: {} }, 2],
+    ["a way of checking that is none", ["snapshots", "create", "x", "--verify", "twice"], { body: {} }, 2],
     ["a hang-up", list, "hang-up", 3],
     ["something that is no JSON", list, { body: "<html>", raw: true }, 3],
     ["a gateway's own words", list, { status: 502, body: { message: "Bad gateway" } }, 3],
@@ -164,6 +168,7 @@ describe("help", () => {
       ["hypervisors"],
       ["hypervisors", "add", "file"],
       ["stores"],
+      ["stores", "set"],
       ["snapshots", "restore"],
       ["jobs", "watch"],
     ];
@@ -171,6 +176,56 @@ describe("help", () => {
       const { out } = await run([...words, "--help"], () => undefined);
       assert.match(out, /Examples:\n {2}\$ snapferry /, words.join(" "));
     }
+  });
+});
+
+describe("stores", () => {
+  const store = { id: "default", name: "default", default: true, encryption: "none" };
+
+  test("set changes what is named and takes away what is none", async () => {
+    let asked: unknown;
+    const limits = { bytesPerSecond: 50 * 2 ** 20 };
+    const objectLock = { mode: "compliance", days: 30 };
+    const result = await run(
+      [
+        ...["stores", "set", "default", "--bytes-per-second", "50MiB", "--requests-per-second", "none"],
+        ...["--object-lock", "compliance:30"],
+      ],
+      (request) => {
+        if (request.method === "GET") return { body: { items: [store] } };
+        asked = [request.method, request.path, request.body];
+        return { body: { ...store, limits, objectLock } };
+      },
+    );
+    assert.equal(result.code, 0, result.err);
+    assert.deepEqual(asked, [
+      "PATCH",
+      "/stores/default",
+      { limits: { ...limits, requestsPerSecond: null }, objectLock },
+    ]);
+    assert.match(result.out, /Bytes a second +50 MiB\n/);
+    assert.match(result.out, /Object Lock +compliance, 30 days\n/);
+  });
+
+  test("add asks for encryption, limits and retention only where they are given", async () => {
+    const bodies: unknown[] = [];
+    const answer = (request: FakeRequest) => {
+      bodies.push(request.body);
+      return { status: 201, body: { ...store, id: "store_1" } };
+    };
+    const base = ["stores", "add", "vault", "--bucket", "vault", "--secret", "snapferry/acme/vault"];
+    await run(base, answer);
+    await run([...base, "--encrypt", "--object-lock", "governance:1", "--requests-per-second", "9"], answer);
+    const plain = { name: "vault", bucket: "vault", secretId: "snapferry/acme/vault" };
+    assert.deepEqual(bodies, [
+      plain,
+      {
+        ...plain,
+        encryption: "client",
+        limits: { requestsPerSecond: 9 },
+        objectLock: { mode: "governance", days: 1 },
+      },
+    ]);
   });
 });
 
@@ -290,6 +345,9 @@ describe("making a snapshot", () => {
       "--store",
       "default",
       "--async",
+      "--verify",
+      "full",
+      "--full",
       "--json",
     ];
     const answer = { job: job(), snapshot: snapshot() };
@@ -302,6 +360,8 @@ describe("making a snapshot", () => {
       tags: { a: "b", c: "d=e" },
       storeId: "default",
       asyncBackup: true,
+      verify: "full",
+      full: true,
     });
     assert.match(String(requests[0]?.headers["idempotency-key"]), /^[0-9a-f-]{36}$/);
   });

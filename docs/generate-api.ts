@@ -175,7 +175,7 @@ function typeOf(schema: Schema): string {
   if (schema.items) return `list of ${typeOf(schema.items)}`;
   if (typeof schema.additionalProperties === "object" && schema.type === "object" && !schema.properties)
     return `object of ${typeOf(schema.additionalProperties)}`;
-  return schema.format === "date-time" ? "time" : String(schema.type ?? "any");
+  return schema.format === "date-time" ? "time" : [schema.type ?? "any"].flat().join(" or ");
 }
 
 function notes(schema: Schema): string {

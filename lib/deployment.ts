@@ -5,6 +5,7 @@
 import { isIP } from "node:net";
 import { posix } from "node:path";
 import type { Node } from "constructs";
+import { type StoreEncryption, storeEncryptions } from "../lambdas/domain/inventory.ts";
 import { type SettingName, settingNames, settingTexts } from "../lambdas/domain/settings.ts";
 
 /** A context value that cannot work. The message names the key and what to give instead. */
@@ -21,6 +22,9 @@ export const contextKeys = {
     "Concurrency reserved for the copy function; `none` reserves nothing. Default backup.pool.size x backup.shard.concurrency.",
   "retain.data": "Whether tables and bucket survive the deletion of the stack. Default true.",
   "kms.key.arn": "ARN of the KMS key that encrypts the backup bucket. Default: a key that S3 manages.",
+  "encryption.key":
+    "KMS key for stores with client-side encryption: `none`, `create`, or the ARN of a key. Default none.",
+  "encryption.default": "Encryption of the default store: `none` or `client`. Default none.",
   "auth.issuer": "The `iss` that bearer tokens must carry.",
   "auth.audience": "The `aud` that bearer tokens must carry.",
   "auth.jwksUrl": "HTTPS address of the keys that bearer tokens are signed with.",
@@ -65,6 +69,9 @@ export interface Deployment {
   readonly copyReservedConcurrency: number | undefined;
   readonly retainData: boolean;
   readonly kmsKeyArn: string | undefined;
+  /** `none`, `create`, or a key's ARN. */
+  readonly encryptionKey: string;
+  readonly defaultStoreEncryption: StoreEncryption;
   /** Undefined: the API lets nobody in. */
   readonly authentication: Authentication | undefined;
   readonly allowedCidrs: readonly string[];
@@ -91,12 +98,8 @@ export function readDeployment(node: Node): Deployment {
       text("copy.reserved.concurrency") ?? String(Number(settings["backup.pool.size"]) * shardConcurrency),
     ),
     retainData: yesOrNo("retain.data", text("retain.data") ?? "true"),
-    kmsKeyArn: matching(
-      "kms.key.arn",
-      text("kms.key.arn"),
-      /^arn:[\w-]+:kms:[\w-]+:\d{12}:key\/[\w-]+$/,
-      "a key's ARN",
-    ),
+    kmsKeyArn: matching("kms.key.arn", text("kms.key.arn"), keyArn, "a key's ARN"),
+    ...storeEncryption(text("encryption.key") ?? "none", text("encryption.default") ?? "none"),
     authentication: authentication(text("auth.issuer"), text("auth.audience"), text("auth.jwksUrl")),
     allowedCidrs: list(text("endpoints.allowed.cidrs")).map(cidr),
     fileRoots: list(text("file.roots")).map(fileRoot),
@@ -113,6 +116,7 @@ export function readDeployment(node: Node): Deployment {
 }
 
 const emailAddress = /^[^@\s]+@[^@\s]+$/;
+const keyArn = /^arn:[\w-]+:kms:[\w-]+:\d{12}:key\/[\w-]+$/;
 
 const knownKeys: ReadonlySet<string> = new Set([...Object.keys(contextKeys), ...settingNames]);
 const namespaces: ReadonlySet<string> = new Set([...knownKeys].map(namespaceOf));
@@ -159,6 +163,22 @@ function yesOrNo(key: ContextKey, text: string): boolean {
 function matching(key: ContextKey, text: string | undefined, pattern: RegExp, what: string): string | undefined {
   if (text === undefined || pattern.test(text)) return text;
   throw new InvalidContext(`context ${key} must be ${what}, not "${text}"`);
+}
+
+function storeEncryption(
+  encryptionKey: string,
+  ofDefault: string,
+): Pick<Deployment, "encryptionKey" | "defaultStoreEncryption"> {
+  if (encryptionKey !== "none" && encryptionKey !== "create")
+    matching("encryption.key", encryptionKey, keyArn, "none, create or a key's ARN");
+  const defaultStoreEncryption = storeEncryptions.find((one) => one === ofDefault);
+  if (defaultStoreEncryption === undefined)
+    throw new InvalidContext(`context encryption.default must be ${storeEncryptions.join(" or ")}, not "${ofDefault}"`);
+  if (defaultStoreEncryption === "client" && encryptionKey === "none")
+    throw new InvalidContext(
+      "context encryption.default=client needs a key: give encryption.key=create or the ARN of a KMS key as well",
+    );
+  return { encryptionKey, defaultStoreEncryption };
 }
 
 /** 50 characters leave room for the longest names made of it: those of functions, of at most 64. */

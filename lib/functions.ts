@@ -12,6 +12,7 @@ import { type JobKind, jobKinds } from "../lambdas/domain/job.ts";
 import type { BackupBucket } from "./backup-bucket.ts";
 import { bundle, type Entry } from "./bundles.ts";
 import type { Deployment } from "./deployment.ts";
+import type { EncryptionKey } from "./encryption-key.ts";
 import type { Events } from "./events.ts";
 import { HandlerFunction } from "./handler-function.ts";
 import type { MachineArns } from "./machine-arns.ts";
@@ -92,6 +93,7 @@ export interface FunctionsProps {
   readonly deployment: Deployment;
   readonly tables: Tables;
   readonly backupBucket: BackupBucket;
+  readonly encryptionKey: EncryptionKey;
   readonly settings: Settings;
   readonly machineArns: MachineArns;
   readonly events: Events;
@@ -142,7 +144,7 @@ export class Functions extends Construct {
   }
 
   #grantApi(): void {
-    const { tables, settings, deployment } = this.#props;
+    const { tables, settings, deployment, encryptionKey } = this.#props;
     tables.grant(this.api, {
       Snapshots: "write",
       StoreReferences: "write",
@@ -167,6 +169,7 @@ export class Functions extends Construct {
       Requests: "write",
     });
     this.#openHypervisorsAndStores(this.inventory);
+    encryptionKey.grant(this.inventory, []);
     for (const handler of [this.api, this.inventory]) {
       if (deployment.authentication === undefined) continue;
       handler.addEnvironment("AUTH_ISSUER", deployment.authentication.issuer);
@@ -176,19 +179,23 @@ export class Functions extends Construct {
   }
 
   #grantWorkers(): void {
-    const { tables, settings, backupBucket } = this.#props;
-    tables.grant(this.tasks, { ...jobTables, Progress: "update" });
+    const { tables, settings, backupBucket, encryptionKey } = this.#props;
+    tables.grant(this.tasks, { ...jobTables, Progress: "update", Rates: "update" });
     tables.grant(this.copy, {
       Snapshots: "read",
       Jobs: "read",
       Hypervisors: "read",
       Stores: "read",
       Progress: "update",
+      Rates: "update",
     });
-    tables.grant(this.collect, jobTables);
+    tables.grant(this.collect, { ...jobTables, Rates: "update" });
     backupBucket.grant(this.tasks, ["read", "write", "deleteJobFiles"]);
     backupBucket.grant(this.copy, ["read", "write"]);
     backupBucket.grant(this.collect, ["read", "write", "deleteBackups"]);
+    encryptionKey.grant(this.tasks, ["generate", "unwrap"]);
+    encryptionKey.grant(this.copy, ["unwrap"]);
+    encryptionKey.grant(this.collect, []);
     for (const handler of [this.tasks, this.copy, this.collect]) this.#openHypervisorsAndStores(handler);
     for (const handler of [this.tasks, this.collect]) settings.grantRead(handler);
     this.#allowStart(this.collect, jobKinds);

@@ -4,6 +4,7 @@ import type { Construct } from "constructs";
 import { Api } from "./api.ts";
 import { BackupBucket } from "./backup-bucket.ts";
 import type { Deployment } from "./deployment.ts";
+import { EncryptionKey } from "./encryption-key.ts";
 import { Events } from "./events.ts";
 import { Functions } from "./functions.ts";
 import { MachineArns } from "./machine-arns.ts";
@@ -22,12 +23,14 @@ export class SnapferryStack extends Stack {
     const machineArns = new MachineArns(this);
     const tables = new Tables(this, "Tables", deployment);
     const backupBucket = new BackupBucket(this, "Backups", deployment);
+    const encryptionKey = new EncryptionKey(this, "Encryption", deployment);
     const settings = new Settings(this, "Settings", { texts: deployment.settings });
     const events = new Events(this, "Events", deployment);
     const functions = new Functions(this, "Functions", {
       deployment,
       tables,
       backupBucket,
+      encryptionKey,
       settings,
       machineArns,
       events,

@@ -61,6 +61,7 @@ const definitions = {
   Pools: { partitionKey: "id" },
   Progress: { partitionKey: "jobId", sortKey: "part", expires: true, expendable: true },
   Requests: { partitionKey: "request", expires: true, expendable: true },
+  Rates: { partitionKey: "meter", expires: true, expendable: true },
 } as const satisfies Record<string, TableDefinition>;
 
 export type TableName = keyof typeof definitions;

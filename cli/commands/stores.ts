@@ -14,31 +14,36 @@ import {
 } from "../context.ts";
 import { forgottenText } from "../forgotten-text.ts";
 import { ago, details, printable, table } from "../format.ts";
+import { optionDetails, type StoreOptionFlags, storeOptions, withStoreOptions } from "../store-options.ts";
 
 export function storesCommand(context: Context): Command {
   return group("stores", "Where backups go", [
     "stores ls",
     "stores add off-site --bucket backups --secret snapferry/acme/off-site",
+    "stores set off-site --bytes-per-second 50MiB",
   ])
     .addCommand(add(context))
     .addCommand(ls(context))
     .addCommand(get(context))
+    .addCommand(set(context))
     .addCommand(rm(context));
 }
 
-interface AddOptions extends JsonOption {
+interface AddOptions extends JsonOption, StoreOptionFlags<never> {
   readonly bucket: string;
   readonly secret: string;
   readonly prefix?: string;
   readonly endpoint?: string;
   readonly region?: string;
   readonly pathStyle?: boolean;
+  readonly encrypt?: boolean;
 }
 
 function add(context: Context): Command {
-  return command("add", "Register a store; it is tried out first", [
+  const adding = command("add", "Register a store; it is tried out first", [
     "stores add off-site --bucket backups --secret snapferry/acme/off-site --region eu-central-1",
     "stores add nas --bucket backups --secret snapferry/acme/nas --endpoint https://minio.example.com:9000",
+    "stores add vault --bucket vault --secret snapferry/acme/vault --encrypt --object-lock compliance:365",
   ])
     .argument("<name>", "what it is called")
     .requiredOption("--bucket <bucket>", "the bucket")
@@ -51,18 +56,21 @@ function add(context: Context): Command {
     .option("--region <region>", "the region")
     .option("--path-style", "the bucket stands in the path; so it is if an endpoint is given")
     .option("--no-path-style", "the bucket stands in the host name")
-    .action(async (name: string, options: AddOptions) => {
-      const store = await (await context.client()).stores.register({
-        name,
-        bucket: options.bucket,
-        secretId: options.secret,
-        ...(options.prefix === undefined ? {} : { prefix: options.prefix }),
-        ...(options.endpoint === undefined ? {} : { endpoint: options.endpoint }),
-        ...(options.region === undefined ? {} : { region: options.region }),
-        ...(options.pathStyle === undefined ? {} : { pathStyle: options.pathStyle }),
-      });
-      print(context, options, store, () => `${store.id} (${printable(store.name)}) works and is registered.\n`);
+    .option("--encrypt", "backups are encrypted before they leave the worker; that never changes");
+  return withStoreOptions(adding, { removable: false }).action(async (name: string, options: AddOptions) => {
+    const store = await (await context.client()).stores.register({
+      name,
+      bucket: options.bucket,
+      secretId: options.secret,
+      ...(options.prefix === undefined ? {} : { prefix: options.prefix }),
+      ...(options.endpoint === undefined ? {} : { endpoint: options.endpoint }),
+      ...(options.region === undefined ? {} : { region: options.region }),
+      ...(options.pathStyle === undefined ? {} : { pathStyle: options.pathStyle }),
+      ...(options.encrypt ? { encryption: "client" } : {}),
+      ...storeOptions<never>(options),
     });
+    print(context, options, store, () => `${store.id} (${printable(store.name)}) works and is registered.\n`);
+  });
 }
 
 function ls(context: Context): Command {
@@ -103,10 +111,26 @@ function get(context: Context): Command {
           ["Region", store.region],
           ["Path style", store.pathStyle === undefined ? undefined : String(store.pathStyle)],
           ["Secret", store.secretId],
+          ...optionDetails(store),
           ["Created", store.createdAt],
         ]),
       );
     });
+}
+
+function set(context: Context): Command {
+  const setting = command("set", "Change limits and retention of a store", [
+    "stores set off-site --bytes-per-second 50MiB --requests-per-second 200",
+    "stores set default --bytes-per-second none",
+    "stores set vault --object-lock compliance:730",
+  ]).argument("<store>", "name or id");
+  return withStoreOptions(setting, { removable: true }).action(
+    async (text: string, options: JsonOption & StoreOptionFlags<"none">) => {
+      const client = await context.client();
+      const store = await client.stores.change(await findStore(client, text), storeOptions<"none">(options));
+      print(context, options, store, () => details([["Id", store.id], ...optionDetails(store)]));
+    },
+  );
 }
 
 function rm(context: Context): Command {

@@ -1,4 +1,6 @@
 /** Hypervisors and stores: the part of the API that reaches them. Wiring only. */
+
+import { encryptionOfDeployment } from "../composition/encryption.ts";
 import { hypervisorOf } from "../composition/hypervisors.ts";
 import { composeServices } from "../composition/services.ts";
 import { openStore } from "../composition/stores.ts";
@@ -13,12 +15,15 @@ import {
   registerHypervisor,
 } from "./hypervisors.ts";
 import { operations } from "./operations.ts";
-import { storeCheck } from "./store-check.ts";
-import { deleteStore, listStores, readStore, registerStore } from "./stores.ts";
+import { storeChecks } from "./store-check.ts";
+import { changeStore, deleteStore, listStores, readStore, registerStore } from "./stores.ts";
 import { tokenSettings } from "./token-settings.ts";
 
 const services = composeServices();
-const checkStore = storeCheck({ open: openStore, allowedCidrs: environmentList("ALLOWED_CIDRS") });
+const stores = {
+  checks: storeChecks({ open: openStore, allowedCidrs: environmentList("ALLOWED_CIDRS") }),
+  ...encryptionOfDeployment(),
+};
 
 export const handler = apiHandler(
   [
@@ -27,9 +32,10 @@ export const handler = apiHandler(
     route(operations.getHypervisor, (request) => readHypervisor(services, request)),
     route(operations.deleteHypervisor, (request) => deleteHypervisor(services, request)),
     route(operations.discoverVolumes, (request) => discoverVolumes(services, request)),
-    route(operations.registerStore, (request) => registerStore(services, checkStore, request)),
-    route(operations.listStores, (request) => listStores(services, request)),
-    route(operations.getStore, (request) => readStore(services, request)),
+    route(operations.registerStore, (request) => registerStore(services, stores, request)),
+    route(operations.listStores, (request) => listStores(services, stores, request)),
+    route(operations.getStore, (request) => readStore(services, stores, request)),
+    route(operations.changeStore, (request) => changeStore(services, stores, request)),
     route(operations.deleteStore, (request) => deleteStore(services, request)),
   ],
   {

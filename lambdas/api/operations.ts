@@ -13,7 +13,7 @@ export interface Answer {
 }
 
 export interface Operation {
-  readonly method: "GET" | "POST" | "DELETE";
+  readonly method: "GET" | "POST" | "PATCH" | "DELETE";
   readonly path: string;
   readonly tag: "snapshots" | "jobs" | "volumes" | "hypervisors" | "stores" | "service";
   readonly summary: string;
@@ -284,6 +284,20 @@ export const operations = {
     id: "store",
     query: requests.noQuery,
     answers: { 200: { description: "The store, without its secret.", schema: responses.storeSchema } },
+    problems: [404],
+  },
+  changeStore: {
+    method: "PATCH",
+    path: "/stores/{id}",
+    tag: "stores",
+    summary: "Change limits and retention of a store",
+    description:
+      "What is not named stays as it is (RFC 7396). Options of the default store are the caller's tenant's own: those of other tenants stay as they are.",
+    access: "admin",
+    id: "store",
+    query: requests.noQuery,
+    body: requests.changeStoreBody,
+    answers: { 200: { description: "The store as it is now.", schema: responses.storeSchema } },
     problems: [404],
   },
   deleteStore: {

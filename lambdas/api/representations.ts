@@ -1,5 +1,13 @@
 /** Rows as the API shows them: what callers can use, nothing of how it is kept. */
-import { defaultStoreId, type HypervisorRow, type StoreRow, type Volume, volumeStatus } from "../domain/inventory.ts";
+import {
+  defaultStoreId,
+  type HypervisorRow,
+  type StoreEncryption,
+  type StoreOptions,
+  type StoreRow,
+  type Volume,
+  volumeStatus,
+} from "../domain/inventory.ts";
 import type { Job } from "../domain/job.ts";
 import type { Snapshot } from "../domain/snapshot.ts";
 import type { StoreReference } from "../domain/store-reference.ts";
@@ -162,12 +170,21 @@ export function storeRepresentation(store: StoreRow): StoreRepresentation {
     region: store.region,
     pathStyle: store.pathStyle,
     secretId: store.secretId,
+    encryption: store.encryption ?? "none",
+    ...optionsOf(store),
     createdAt: store.createdAt,
   };
 }
 
 /** The stack's own bucket: every tenant has it, and nobody needs to know where it is. */
-export const defaultStore: StoreRepresentation = { id: defaultStoreId, name: defaultStoreId, default: true };
+export function defaultStoreRepresentation(encryption: StoreEncryption, options: StoreOptions): StoreRepresentation {
+  return { id: defaultStoreId, name: defaultStoreId, default: true, encryption, ...optionsOf(options) };
+}
+
+function optionsOf({ bytesPerSecond, requestsPerSecond, objectLock }: StoreOptions) {
+  const limits = given({ bytesPerSecond, requestsPerSecond });
+  return given({ limits: Object.keys(limits).length > 0 ? limits : undefined, objectLock });
+}
 
 type Given<T> = { [Key in keyof T]?: Exclude<T[Key], undefined> };
 

@@ -1,7 +1,7 @@
 /** What requests may hold. Validation, types and the OpenAPI document all come from here. */
 import { z } from "zod";
 import { type IdKind, idPattern } from "../domain/ids.ts";
-import { defaultStoreId } from "../domain/inventory.ts";
+import { defaultStoreId, leastBytesPerSecond, objectLockModes, storeEncryptions } from "../domain/inventory.ts";
 import { backupVerifications, jobKinds, jobStates } from "../domain/job.ts";
 import { snapshotStates } from "../domain/snapshot.ts";
 import { decodeCursor } from "./cursor.ts";
@@ -149,6 +149,17 @@ const keyPrefix = matching(
   512,
 );
 
+const bytesPerSecond = z.int().min(leastBytesPerSecond);
+const requestsPerSecond = z.int().min(1);
+const limitsDescription =
+  "How fast all workers together may use the store. Absent: as fast as they can. Running backups and restores feel a change within 5 seconds.";
+const objectLock = z.strictObject({
+  mode: z.enum(objectLockModes),
+  days: z.int().min(1).max(36_500),
+});
+const objectLockDescription =
+  "Retention of what a backup consists of, from the moment that it is published. The bucket must have Object Lock.";
+
 export const registerStoreBody = z
   .strictObject({
     name: text({ max: 255 }),
@@ -173,8 +184,35 @@ export const registerStoreBody = z
       description:
         'A secret `{"accessKeyId":"…","secretAccessKey":"…"}` in Secrets Manager, by name: `snapferry/TENANT/…`.',
     }),
+    limits: z
+      .strictObject({ bytesPerSecond: bytesPerSecond.optional(), requestsPerSecond: requestsPerSecond.optional() })
+      .optional()
+      .meta({ description: limitsDescription }),
+    encryption: z.enum(storeEncryptions).default("none").meta({
+      description: "`client`: backups are encrypted before they leave the worker. It never changes.",
+    }),
+    objectLock: objectLock.optional().meta({ description: objectLockDescription }),
   })
   .meta({ id: "RegisterStore" });
+
+export const changeStoreBody = z
+  .strictObject({
+    limits: z
+      .strictObject({
+        bytesPerSecond: bytesPerSecond.nullable().optional(),
+        requestsPerSecond: requestsPerSecond.nullable().optional(),
+      })
+      .nullable()
+      .optional()
+      .meta({ description: `${limitsDescription} null removes one, or all.` }),
+    objectLock: objectLock
+      .nullable()
+      .optional()
+      .meta({
+        description: `${objectLockDescription} A change counts for backups that are published later; null locks none of them.`,
+      }),
+  })
+  .meta({ id: "ChangeStore" });
 
 function isEndpoint(value: string): boolean {
   if (!URL.canParse(value)) return false;
@@ -240,3 +278,4 @@ export type CreateSnapshotInput = z.input<typeof createSnapshotBody>;
 export type RestoreInput = z.input<typeof restoreBody>;
 export type RegisterHypervisorInput = z.input<typeof registerHypervisorBody>;
 export type RegisterStoreInput = z.input<typeof registerStoreBody>;
+export type ChangeStoreInput = z.input<typeof changeStoreBody>;

@@ -1,5 +1,6 @@
 /** What answers hold. The representations are typed by these, and the OpenAPI document is made from them. */
 import { z } from "zod";
+import { objectLockModes, storeEncryptions } from "../domain/inventory.ts";
 import { backupVerifications, jobKinds, jobPhases, jobStates } from "../domain/job.ts";
 import { snapshotStates } from "../domain/snapshot.ts";
 import { storeReferenceStates } from "../domain/store-reference.ts";
@@ -175,6 +176,17 @@ export const storeSchema = z
     region: z.string().optional(),
     pathStyle: z.boolean().optional(),
     secretId: z.string().optional().meta({ description: "The name of the secret, never what it holds." }),
+    encryption: z.enum(storeEncryptions).meta({
+      description: "`client`: backups are encrypted before they leave the worker.",
+    }),
+    limits: z
+      .object({ bytesPerSecond: z.int().optional(), requestsPerSecond: z.int().optional() })
+      .optional()
+      .meta({ description: "How fast all workers together may use the store." }),
+    objectLock: z
+      .object({ mode: z.enum(objectLockModes), days: z.int() })
+      .optional()
+      .meta({ description: "Retention of backups that are published from now on." }),
     createdAt: time.optional(),
   })
   .meta({ id: "Store" });

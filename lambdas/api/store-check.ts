@@ -1,10 +1,10 @@
-/** Tries a store out before it is registered: endpoint, secret, bucket, and what the repository format relies on. */
+/** Tries a store out before it is registered or changed: endpoint, secret, bucket, and what the repository format and its options rely on. */
 import { EndpointForbidden, SecretUnusable, StoreUnavailable } from "../domain/errors.ts";
 import type { StoreRow } from "../domain/inventory.ts";
 import { checkEndpoint, ForbiddenAddress } from "../protocols/egress/endpoint.ts";
 import type { ObjectStore } from "../repository/object-store.ts";
 import { preflightStore } from "../repository/preflight.ts";
-import type { CheckStore } from "./stores.ts";
+import type { StoreChecks } from "./stores.ts";
 
 /** What Secrets Manager says of a secret that is there and cannot be read. */
 const unreadable: ReadonlySet<string> = new Set([
@@ -14,18 +14,24 @@ const unreadable: ReadonlySet<string> = new Set([
   "InvalidRequestException",
 ]);
 
+type LockableStore = ObjectStore & { objectLockEnabled?(): Promise<boolean> };
+
 export interface StoreCheckOptions {
   /** The store that settings describe, registered or not. */
-  readonly open: (store: StoreRow) => Promise<ObjectStore>;
+  readonly open: (store: StoreRow) => Promise<LockableStore>;
   /** Addresses that an endpoint may have besides public ones. */
   readonly allowedCidrs: readonly string[];
 }
 
-/** The check throws EndpointForbidden, SecretUnusable, StoreRefused, StoreUnfit or StoreUnavailable with a sentence that says what is wrong. */
-export function storeCheck({ open, allowedCidrs }: StoreCheckOptions): CheckStore {
-  return async (store) => {
+/** The checks throw EndpointForbidden, SecretUnusable, StoreRefused, StoreUnfit or StoreUnavailable with a sentence that says what is wrong. */
+export function storeChecks({ open, allowedCidrs }: StoreCheckOptions): StoreChecks {
+  const openAllowed = async (store: StoreRow) => {
     if (store.endpoint !== undefined) await requireAllowed(store.endpoint, allowedCidrs);
-    await preflightStore(await openReadable(open, store));
+    return openReadable(open, store);
+  };
+  return {
+    fitness: async (store) => preflightStore(await openAllowed(store)),
+    hasObjectLock: async (store) => (await (await openAllowed(store)).objectLockEnabled?.()) ?? false,
   };
 }
 
@@ -38,7 +44,7 @@ async function requireAllowed(endpoint: string, allowedCidrs: readonly string[])
   }
 }
 
-async function openReadable(open: StoreCheckOptions["open"], store: StoreRow): Promise<ObjectStore> {
+async function openReadable(open: StoreCheckOptions["open"], store: StoreRow): Promise<LockableStore> {
   try {
     return await open(store);
   } catch (error) {

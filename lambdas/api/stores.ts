@@ -1,10 +1,23 @@
-/** Stores: register, list, look at, forget. The default store is the stack's bucket and has no row. */
+/** Stores: register, list, look at, change, forget. The default store is the stack's bucket: only options of it are kept. */
 import { EndpointForbidden, SecretUnusable, StoreRefused, StoreUnavailable, StoreUnfit } from "../domain/errors.ts";
 import { newId } from "../domain/ids.ts";
-import { defaultStoreId, type StoreRow, secretPrefix } from "../domain/inventory.ts";
+import {
+  defaultStoreId,
+  type ObjectLock,
+  type StoreEncryption,
+  type StoreRow,
+  secretPrefix,
+} from "../domain/inventory.ts";
 import type { Services } from "../services.ts";
 import { transact } from "../tables/database.ts";
-import { getStore, insertStore, listStores as listRows } from "../tables/stores.ts";
+import {
+  changeStoreOptions,
+  getStore,
+  getStoreOptions,
+  insertStore,
+  listStores as listRows,
+  type StoreOptionChanges,
+} from "../tables/stores.ts";
 import type { ApiRequest } from "./api-handler.ts";
 import { encodeCursor } from "./cursor.ts";
 import { forgetStore } from "./forgetting.ts";
@@ -12,25 +25,39 @@ import type { ApiResponse, Caller } from "./http.ts";
 import { idempotently } from "./middleware/idempotency.ts";
 import type { operations } from "./operations.ts";
 import { invalidRequest, notFound, Problem } from "./problem.ts";
-import { defaultStore, pathOf, storeRepresentation } from "./representations.ts";
+import { defaultStoreRepresentation, pathOf, storeRepresentation } from "./representations.ts";
+import type { StoreRepresentation } from "./response-schemas.ts";
 
 type Operations = typeof operations;
 
 /**
- * Tries a store out before it is registered. Throws EndpointForbidden, SecretUnusable, StoreRefused, StoreUnfit or
+ * What is tried out before a store is registered or changed. Throw EndpointForbidden, SecretUnusable, StoreRefused, StoreUnfit or
  * StoreUnavailable with a sentence that says what is wrong.
  */
-export type CheckStore = (store: StoreRow) => Promise<void>;
+export interface StoreChecks {
+  /** Whatever the repository format relies on. */
+  readonly fitness: (store: StoreRow) => Promise<void>;
+  readonly hasObjectLock: (store: StoreRow) => Promise<boolean>;
+}
+
+/** What of stores the deployment decides. */
+export interface StoreDeployment {
+  readonly checks: StoreChecks;
+  /** Whether there is a key for client-side encryption. */
+  readonly hasKey: boolean;
+  readonly ofDefaultStore: StoreEncryption;
+}
 
 export async function registerStore(
   services: Services,
-  checkStore: CheckStore,
+  deployment: StoreDeployment,
   request: ApiRequest<Operations["registerStore"]>,
 ): Promise<ApiResponse> {
   const { caller, body } = request;
   const answer = await idempotently(services, request, { store: newId("store") }, async ({ ids, record }) => {
-    const { name, bucket, prefix, endpoint, region, secretId } = body;
+    const { name, bucket, prefix, endpoint, region, secretId, limits, encryption, objectLock } = body;
     requireOwnSecret(caller, secretId);
+    if (encryption === "client" && !deployment.hasKey) throw noEncryptionKey();
     const row: StoreRow = {
       tenant: caller.tenant,
       id: ids.store,
@@ -41,9 +68,13 @@ export async function registerStore(
       region,
       pathStyle: body.pathStyle ?? endpoint !== undefined,
       secretId,
+      encryption,
+      ...limits,
+      ...(objectLock === undefined ? {} : { objectLock }),
       createdAt: services.now().toISOString(),
     };
-    await check(checkStore, row);
+    await blaming(row, () => deployment.checks.fitness(row));
+    if (objectLock) await requireObjectLock(deployment, row);
     const answer = storeRepresentation(row);
     await transact(services.database, [insertStore(services.database, row), ...record(answer)]);
     return answer;
@@ -62,6 +93,22 @@ function requireOwnSecret({ tenant }: Caller, secretId: string): void {
   ]);
 }
 
+function noEncryptionKey(): Problem {
+  return invalidRequest([
+    {
+      pointer: "/encryption",
+      detail:
+        "cannot be client: this deployment has no key; deploy with the context encryption.key=create or the ARN of a KMS key",
+    },
+  ]);
+}
+
+async function requireObjectLock({ checks }: StoreDeployment, store: StoreRow): Promise<void> {
+  if (await blaming(store, () => checks.hasObjectLock(store))) return;
+  const detail = `cannot be: the bucket ${store.bucket} has no Object Lock; enable that on the bucket first`;
+  throw invalidRequest([{ pointer: "/objectLock", detail }]);
+}
+
 /** Which field is to blame for which failure. */
 const blamed = [
   [EndpointForbidden, "/endpoint"],
@@ -70,9 +117,9 @@ const blamed = [
   [StoreUnfit, "/bucket"],
 ] as const;
 
-async function check(checkStore: CheckStore, store: StoreRow): Promise<void> {
+async function blaming<Result>(store: StoreRow, check: () => Promise<Result>): Promise<Result> {
   try {
-    await checkStore(store);
+    return await check();
   } catch (error) {
     if (!(error instanceof Error)) throw error;
     const pointer = blamed.find(([failure]) => error instanceof failure)?.[1];
@@ -86,13 +133,17 @@ async function check(checkStore: CheckStore, store: StoreRow): Promise<void> {
 /** The default store counts as the newest: it takes one place of the first page, and its id is the cursor when that page holds no more. */
 export async function listStores(
   services: Services,
+  deployment: StoreDeployment,
   { caller, query }: ApiRequest<Operations["listStores"]>,
 ): Promise<ApiResponse> {
   const { limit, cursor } = query;
   const first = cursor === undefined;
   const after = first || cursor === defaultStoreId ? undefined : cursor;
   const page = await listRows(services.database, caller.tenant, { limit, after });
-  const all = [...(first ? [defaultStore] : []), ...page.items.map(storeRepresentation)];
+  const all = [
+    ...(first ? [await defaultStore(services, deployment, caller)] : []),
+    ...page.items.map(storeRepresentation),
+  ];
   const items = all.slice(0, limit);
   const hasMore = page.next !== undefined || all.length > limit;
   const last = items.at(-1);
@@ -104,10 +155,53 @@ export async function listStores(
 
 export async function readStore(
   services: Services,
+  deployment: StoreDeployment,
   { caller, id }: ApiRequest<Operations["getStore"]>,
 ): Promise<ApiResponse> {
-  if (id === defaultStoreId) return { status: 200, body: defaultStore };
+  if (id === defaultStoreId) return { status: 200, body: await defaultStore(services, deployment, caller) };
   return { status: 200, body: storeRepresentation(await requireStore(services, caller, id)) };
+}
+
+async function defaultStore(
+  { database }: Services,
+  { ofDefaultStore }: StoreDeployment,
+  { tenant }: Caller,
+): Promise<StoreRepresentation> {
+  return defaultStoreRepresentation(ofDefaultStore, await getStoreOptions(database, tenant, defaultStoreId));
+}
+
+export async function changeStore(
+  services: Services,
+  deployment: StoreDeployment,
+  request: ApiRequest<Operations["changeStore"]>,
+): Promise<ApiResponse> {
+  const { caller, id, body } = request;
+  if (body.objectLock) await requireLockable(services, deployment, caller, id);
+  const store = { tenant: caller.tenant, id };
+  if (!(await changeStoreOptions(services.database, store, changesOf(body)))) throw notFound("store", id);
+  return readStore(services, deployment, { ...request, body: undefined });
+}
+
+async function requireLockable(
+  services: Services,
+  deployment: StoreDeployment,
+  caller: Caller,
+  id: string,
+): Promise<void> {
+  if (id !== defaultStoreId) return requireObjectLock(deployment, await requireStore(services, caller, id));
+  const detail =
+    "cannot be: the stack's own bucket has no Object Lock; register a bucket that has it as a store of its own";
+  throw invalidRequest([{ pointer: "/objectLock", detail }]);
+}
+
+/** JSON says null of what is to go; absent stays. */
+function changesOf({ limits, objectLock }: ApiRequest<Operations["changeStore"]>["body"]): StoreOptionChanges {
+  const named: Record<string, number | ObjectLock | null | undefined> = {
+    ...(limits === null ? { bytesPerSecond: null, requestsPerSecond: null } : limits),
+    ...(objectLock === undefined ? {} : { objectLock }),
+  };
+  const entries = Object.entries(named).filter(([, value]) => value !== undefined);
+  return Object.fromEntries(entries.map(([name, value]) => [name, value ?? undefined]));
 }
 
 export async function deleteStore(

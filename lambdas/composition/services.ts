@@ -6,7 +6,7 @@ import type { Services } from "../services.ts";
 import { connectDatabase } from "../tables/database.ts";
 import { openHypervisor } from "./hypervisors.ts";
 import { parameterSettings } from "./settings.ts";
-import { openRegisteredStore, ownBucket } from "./stores.ts";
+import { openKeyService, openRegisteredStore, ownBucket } from "./stores.ts";
 
 export function composeServices(): Services {
   const database = connectDatabase({
@@ -19,6 +19,7 @@ export function composeServices(): Services {
     pools: tableName("POOLS"),
     progress: tableName("PROGRESS"),
     requests: tableName("REQUESTS"),
+    rates: tableName("RATES"),
   });
   return {
     database,
@@ -27,6 +28,7 @@ export function composeServices(): Services {
     settings: parameterSettings(() => requiredEnvironment("SETTINGS_PATH")),
     hypervisor: (tenant, id) => openHypervisor(database, tenant, id),
     objectStore: (tenant, id) => openRegisteredStore(database, tenant, id),
+    keyService: (tenant, id) => openKeyService(database, tenant, id),
     ownBucket: async () => ownBucket(),
     now: () => new Date(),
   };

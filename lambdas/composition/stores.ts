@@ -7,9 +7,12 @@ import { z } from "zod";
 import { SecretUnusable, StoreRefused } from "../domain/errors.ts";
 import { defaultStoreId, type StoreRow } from "../domain/inventory.ts";
 import { environmentList, requiredEnvironment } from "../environment.ts";
+import type { KeyService } from "../repository/key-service.ts";
+import type { ObjectStore } from "../repository/object-store.ts";
 import { createS3Client, S3ObjectStore } from "../repository/s3-object-store.ts";
 import type { Database } from "../tables/database.ts";
 import { getStore } from "../tables/stores.ts";
+import { keyServiceOf } from "./encryption.ts";
 
 /** A client with its credentials serves this long; then the secret is read again, so that a rotation takes effect. */
 const keepClientMilliseconds = 300_000;
@@ -18,7 +21,7 @@ const credentialsSchema = z.object({ accessKeyId: z.string().min(1), secretAcces
 
 let ownStore: S3ObjectStore | undefined;
 let secrets: SecretsManagerClient | undefined;
-const opened = new Map<string, { store: S3ObjectStore; until: number }>();
+const opened = new Map<string, { row: StoreRow; store: S3ObjectStore; until: number }>();
 
 /** The stack's own bucket. */
 export function ownBucket(): S3ObjectStore {
@@ -27,16 +30,28 @@ export function ownBucket(): S3ObjectStore {
 }
 
 /** The store of that id. Throws StoreRefused when it is not registered (any more). */
-export async function openRegisteredStore(database: Database, tenant: string, id: string): Promise<S3ObjectStore> {
-  if (id === defaultStoreId) return ownBucket();
+export async function openRegisteredStore(database: Database, tenant: string, id: string): Promise<ObjectStore> {
+  return id === defaultStoreId ? ownBucket() : (await registeredStore(database, tenant, id)).store;
+}
+
+/** What opens the domains of that store; undefined when it is not encrypted. Throws as {@link openRegisteredStore} does. */
+export async function openKeyService(database: Database, tenant: string, id: string): Promise<KeyService | undefined> {
+  return keyServiceOf(id === defaultStoreId ? { id } : (await registeredStore(database, tenant, id)).row);
+}
+
+async function registeredStore(
+  database: Database,
+  tenant: string,
+  id: string,
+): Promise<{ row: StoreRow; store: S3ObjectStore }> {
   const key = `${tenant}/${id}`;
   const known = opened.get(key);
-  if (known && known.until > Date.now()) return known.store;
+  if (known && known.until > Date.now()) return known;
   const row = await getStore(database, tenant, id);
   if (!row) throw new StoreRefused(`${id} is no longer registered`);
-  const store = await openStore(row);
-  opened.set(key, { store, until: Date.now() + keepClientMilliseconds });
-  return store;
+  const fresh = { row, store: await openStore(row), until: Date.now() + keepClientMilliseconds };
+  opened.set(key, fresh);
+  return fresh;
 }
 
 /** The store that these settings describe, registered or about to be. Reads its secret. */

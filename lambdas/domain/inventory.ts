@@ -105,6 +105,12 @@ export function volumeIdFor(hypervisorId: string, externalId: string): string {
 /** Every tenant's default store: the stack's own bucket. A row of this id holds nothing but the tenant's options for it. */
 export const defaultStoreId = "default";
 
+/**
+ * No worker may starve: each has to write a pack of 16 MiB within its 840 s, and 16 workers at once (4 backups of 4 shards) take
+ * 312 KiB a second for that.
+ */
+export const leastBytesPerSecond = 512 * 1024;
+
 /** How fast all workers together may use a store. Absent: as fast as they can. */
 export interface StoreLimits {
   /** Bytes of bodies that are written and read. */

@@ -159,10 +159,12 @@ export function newVolumeOf(job: Job, sizeBytes: number): NewVolume {
   return { restoreId: job.id, name: job.target.name, sizeBytes };
 }
 
-/** Where a snapshot's backup lies, for the job that works on it. */
+/** Where a snapshot's backup lies, and what opens it where the store is encrypted, for the job that works on it. */
 export async function backupOf(services: Services, snapshot: Snapshot, jobId: string) {
+  const keys = await services.keyService(snapshot.tenant, snapshot.storeId);
   return {
     store: await services.objectStore(snapshot.tenant, snapshot.storeId),
+    ...(keys === undefined ? {} : { keys }),
     domain: dedupDomain(snapshot.tenant, snapshot.volumeId),
     snapshotId: snapshot.id,
     jobId,

@@ -19,6 +19,7 @@ export interface TableNames {
   readonly pools: string;
   readonly progress: string;
   readonly requests: string;
+  readonly rates: string;
 }
 
 export interface Database {

@@ -38,6 +38,11 @@ export function taskHandler(services: Services, machines: Readonly<Record<string
     if (!stateFunction) throw new Error(`no function for state ${state} of ${machine}`);
     const startedAt = services.now().getTime();
     const deadline = startedAt + context.getRemainingTimeInMillis() - reserveMilliseconds;
+    const until = () => services.now().getTime() >= deadline;
+    const inTime: Services = {
+      ...services,
+      objectStore: (tenant, storeId) => services.objectStore(tenant, storeId, until),
+    };
     const about = {
       machine,
       state,
@@ -48,7 +53,7 @@ export function taskHandler(services: Services, machines: Readonly<Record<string
       shard: event.shard,
     };
     try {
-      const result = await stateFunction(services, event, { until: () => services.now().getTime() >= deadline });
+      const result = await stateFunction(inTime, event, { until });
       services.logger.info("state done", { ...about, milliseconds: services.now().getTime() - startedAt });
       return result ?? {};
     } catch (error) {

@@ -6,6 +6,8 @@ import { stackWith, templateWith } from "./synthesised.ts";
 
 const everything = {
   "kms.key.arn": "arn:aws:kms:eu-central-1:111122223333:key/0d3b6a1e-0000-4000-8000-000000000000",
+  "encryption.key": "create",
+  "encryption.default": "client",
   "auth.issuer": "https://id.example.org/",
   "auth.audience": "snapferry",
   "auth.jwksUrl": "https://id.example.org/keys",
@@ -56,6 +58,7 @@ const emulated = new Set([
   "AWS::Events::Rule",
   "AWS::IAM::Policy",
   "AWS::IAM::Role",
+  "AWS::KMS::Key",
   "AWS::Lambda::EventInvokeConfig",
   "AWS::Lambda::EventSourceMapping",
   "AWS::Lambda::Function",
@@ -107,6 +110,6 @@ test("every part that operators and tests look up is an output", () => {
     "StateMachineArnPrefix",
   ])
     assert.ok(outputs.includes(name), name);
-  assert.equal(outputs.filter((name) => name.endsWith("TableName")).length, 9);
+  assert.equal(outputs.filter((name) => name.endsWith("TableName")).length, 10);
   assert.ok(!outputs.some((name) => /[0-9A-F]{8}$/.test(name)));
 });

@@ -40,6 +40,16 @@ test("an empty value is one that was not given", () => {
   assert.equal(read({ "notify.email": "", "backup.pool.size": " " }).notifyEmail, undefined);
 });
 
+test("encryption has a key that is made here, one that exists, or none", () => {
+  assert.equal(read().encryptionKey, "none");
+  assert.equal(read().defaultStoreEncryption, "none");
+  const arn = "arn:aws:kms:eu-central-1:111122223333:key/0d3b6a1e-0000-4000-8000-000000000000";
+  for (const key of ["create", arn]) {
+    const { encryptionKey, defaultStoreEncryption } = read({ "encryption.key": key, "encryption.default": "client" });
+    assert.deepEqual([encryptionKey, defaultStoreEncryption], [key, "client"]);
+  }
+});
+
 test("backup.retry counts the retries after the first attempt", () => {
   assert.equal(read({ "backup.retry": "4" }).settings["backup.max.attempts"], "5");
 });
@@ -76,6 +86,16 @@ const wrong: readonly [Record<string, unknown>, RegExp][] = [
   [{ "copy.reserved.concurrency": "all" }, /^context copy\.reserved\.concurrency must be a whole number .*not "all"$/],
   [{ "retain.data": "yes" }, /^context retain\.data must be true or false, not "yes"$/],
   [{ "kms.key.arn": "alias/mine" }, /^context kms\.key\.arn must be a key's ARN, not "alias\/mine"$/],
+  [
+    { "encryption.key": "alias/mine" },
+    /^context encryption\.key must be none, create or a key's ARN, not "alias\/mine"$/,
+  ],
+  [{ "encryption.default": "all" }, /^context encryption\.default must be none or client, not "all"$/],
+  [{ "encryption.default": "client" }, /^context encryption\.default=client needs a key: give encryption\.key=create/],
+  [
+    { "encryption.kye": "none" },
+    /^context encryption\.kye is not known; there are encryption\.default, encryption\.key$/,
+  ],
   [{ "notify.email": "me" }, /^context notify\.email must be an e-mail address, not "me"$/],
   [{ "alarm.email": "a b@c" }, /^context alarm\.email must be an e-mail address/],
   [{ "api.rate": "1.5" }, /^context api\.rate must be a whole number from 1 to 10000, not "1\.5"$/],

@@ -72,10 +72,12 @@ test("a function is told the names of what it may use, and of nothing else", () 
   assert.deepEqual(told("Copy"), [
     "ALLOWED_CIDRS",
     "BACKUP_BUCKET",
+    "DEFAULT_STORE_ENCRYPTION",
     "FILE_ROOTS",
     "HYPERVISORS_TABLE",
     "JOBS_TABLE",
     "PROGRESS_TABLE",
+    "RATES_TABLE",
     "SNAPSHOTS_TABLE",
     "STORES_TABLE",
   ]);
@@ -99,6 +101,20 @@ test("who may call the API is told to the functions behind it, and only to them"
   assert.equal(environment("Api", told).AUTH_ISSUER, "https://id.example.org/");
   assert.equal(environment("Api", told).AUTH_AUDIENCE, "snapferry");
   assert.ok(!("AUTH_ISSUER" in environment("Api")));
+});
+
+test("the key of encrypted stores is told to those who open stores, and how the default store is encrypted", () => {
+  const told = templateWith({ "encryption.key": "create", "encryption.default": "client" });
+  const all = ["Api", "Inventory", "Tasks", "Copy", "Collect", "Dispatch", "Publish", "Reconcile"];
+  for (const variable of ["ENCRYPTION_KEY_ARN", "DEFAULT_STORE_ENCRYPTION"])
+    assert.deepEqual(
+      all.filter((name) => variable in environment(name, told)),
+      ["Inventory", "Tasks", "Copy", "Collect"],
+      variable,
+    );
+  assert.equal(environment("Copy", told).DEFAULT_STORE_ENCRYPTION, "client");
+  assert.equal(environment("Copy").DEFAULT_STORE_ENCRYPTION, "none");
+  assert.ok(!("ENCRYPTION_KEY_ARN" in environment("Copy")));
 });
 
 test("a file system is mounted on the functions that touch hypervisors", () => {

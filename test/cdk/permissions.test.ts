@@ -1,6 +1,14 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { allowing, functionRoles, resourcesOf, type Statement, statementsOf, templateWith } from "./synthesised.ts";
+import {
+  allowing,
+  functionRoles,
+  resource,
+  resourcesOf,
+  type Statement,
+  statementsOf,
+  templateWith,
+} from "./synthesised.ts";
 
 const template = templateWith();
 type FunctionName = keyof typeof functionRoles;
@@ -68,9 +76,9 @@ const expectedTables: Record<FunctionName, string[]> = {
     "Stores: write",
     "Volumes: write",
   ],
-  tasks: [...ofJobs, "Progress: update"].sort(),
-  copy: ["Hypervisors: read", "Jobs: read", "Progress: update", "Snapshots: read", "Stores: read"],
-  collect: ofJobs,
+  tasks: [...ofJobs, "Progress: update", "Rates: update"].sort(),
+  copy: ["Hypervisors: read", "Jobs: read", "Progress: update", "Rates: update", "Snapshots: read", "Stores: read"],
+  collect: [...ofJobs, "Rates: update"].sort(),
   dispatch: ["Jobs: update", "Pools: update", "Snapshots: update", "Volumes: update"],
   publish: [],
   reconcile: ofJobs.filter((grant) => !/^(Hypervisors|Stores):/.test(grant)),
@@ -139,6 +147,47 @@ test("secrets are read by those who open hypervisors and stores, below one prefi
       assert.deepEqual(actions, ["secretsmanager:GetSecretValue"]);
       assert.match(resources.join(), /:secret:snapferry\/\*$/);
     }
+});
+
+test("without a key for encrypted stores there is none, and nobody may use any", () => {
+  assert.deepEqual(resourcesOf(template, "AWS::KMS::Key"), {});
+  assert.deepEqual(whoMay(/^kms:/), []);
+});
+
+for (const [context, arn] of [
+  ["create", /^<EncryptionKey[0-9A-F]{8}\.Arn>$/],
+  ["arn:aws:kms:eu-central-1:111122223333:key/0123-ab", /^arn:aws:kms:eu-central-1:111122223333:key\/0123-ab$/],
+] as const)
+  test(`encryption.key=${context} is used by those who write and read backups, and no other key is`, () => {
+    const encrypted = templateWith({ "encryption.key": context });
+    const of = (name: FunctionName) => allowing(statementsOf(encrypted, functionRoles[name]), /^kms:/);
+    for (const name of names) for (const { resources } of of(name)) for (const one of resources) assert.match(one, arn);
+    const actions = Object.fromEntries(
+      names.map(
+        (name) =>
+          [
+            name,
+            of(name)
+              .flatMap((statement) => statement.actions)
+              .sort(),
+          ] as const,
+      ),
+    );
+    assert.deepEqual(
+      Object.entries(actions).filter(([, some]) => some.length > 0),
+      [
+        ["tasks", ["kms:Decrypt", "kms:GenerateDataKey"]],
+        ["copy", ["kms:Decrypt"]],
+      ],
+    );
+  });
+
+test("a key that is made here turns by itself and goes only with the data", () => {
+  const key = (context = {}) =>
+    resource(templateWith({ "encryption.key": "create", ...context }), "AWS::KMS::Key", "EncryptionKey");
+  assert.equal(key().Properties.EnableKeyRotation, true);
+  assert.equal(key().DeletionPolicy, "Retain");
+  assert.equal(key({ "retain.data": "false" }).DeletionPolicy, "Delete");
 });
 
 test("only publish sends events, and to the stack's own bus and topic", () => {

@@ -4,7 +4,7 @@ import { resource, resourcesOf, templateWith } from "./synthesised.ts";
 
 const template = templateWith();
 const lasting = ["Snapshots", "StoreReferences", "Jobs", "Volumes", "Hypervisors", "Stores", "Pools"];
-const expendable = ["Progress", "Requests"];
+const expendable = ["Progress", "Requests", "Rates"];
 
 function table(name: string) {
   return resource(template, "AWS::DynamoDB::Table", `Tables${name}`);
@@ -73,6 +73,7 @@ test("keys and indexes are the ones that the code queries", () => {
     Pools: ["id"],
     Progress: ["jobId, part"],
     Requests: ["request"],
+    Rates: ["meter"],
   });
 });
 
