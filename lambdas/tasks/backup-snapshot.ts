@@ -1,7 +1,7 @@
 /** The states of `statemachines/backup-snapshot.asl.json`, but for the copying of shards (copy-shards.ts). */
 
-import { type ErrorSummary, ExportLost, isRetryableName } from "../domain/errors.ts";
-import { hasAttemptsLeft, hasEnded, type JobPhase } from "../domain/job.ts";
+import { type ErrorSummary, ExportLost, HintMismatch, isRetryableName } from "../domain/errors.ts";
+import { hasAttemptsLeft, hasEnded, type Job, type JobPhase } from "../domain/job.ts";
 import type { Snapshot } from "../domain/snapshot.ts";
 import { backupOf, closeExportOf, mapItemsKey, settleBackup } from "../endings/clean-up.ts";
 import { endJob } from "../endings/end-job.ts";
@@ -13,20 +13,26 @@ import { verifyBackup } from "../repository/verify.ts";
 import type { Services } from "../services.ts";
 import { getJob, updateRunningJob } from "../tables/jobs.ts";
 import { recordShardFailure, setProgressTotal, shardFailure } from "../tables/progress.ts";
-import { getSnapshot, snapshotsOfVolume } from "../tables/snapshots.ts";
+import { getSnapshot, recordHintMismatch, snapshotsOfVolume } from "../tables/snapshots.ts";
 import { getStoreReference, writeStoreReference } from "../tables/store-references.ts";
+import { getVolume } from "../tables/volumes.ts";
 import { backedUp } from "../transactions/backup-snapshot.ts";
 import { imageReference, primaryReference, requireJob, requireSnapshot } from "../transactions/create-snapshot.ts";
+import { readingOf } from "./backup-reading.ts";
 import { type CaughtError, causeOf, type StateFunctions, type TaskContext, type TaskInput } from "./state-function.ts";
 
 interface AttemptInput extends TaskInput {
   readonly attempt: number;
 }
 
-interface Plan {
+export interface Plan {
   readonly planHash: string;
   readonly shardCount: number;
   readonly itemsKey: string;
+  /** Whether only that is read which the hypervisor calls changed. */
+  readonly hinted: boolean;
+  /** The share of the rest that {@link copyBackupStates}' AuditHint reads, 0 to 100. */
+  readonly auditPercent: number;
 }
 
 /** The newest ancestors that may serve as base; one is enough, the others stand by in case it is deleted meanwhile. */
@@ -58,25 +64,39 @@ async function OpenExport(
 }
 
 async function Plan(services: Services, input: AttemptInput & { export: ExportDescriptor }): Promise<Plan> {
-  const { tenant, jobId, snapshotId } = input.job;
+  const { tenant, jobId, snapshotId, policy } = input.job;
   await enter(services, tenant, jobId, "Planning", input.attempt);
   const snapshot = await requireSnapshot(services.database, tenant, snapshotId);
   const target = await backupOf(services, snapshot, jobId);
-  await pinBase(target, await possibleBases(services, snapshot));
-  const hypervisor = await services.hypervisor(snapshot.hypervisorTenant, snapshot.hypervisorId);
   const { sizeBytes } = input.export;
-  const plan = await writePlan(target, { sizeBytes, extents: allExtents(hypervisor, input.export) });
+  const candidates = policy.full ? [] : await possibleBases(services, snapshot);
+  const { baseSnapshotId: base } = await pinBase(target, candidates, { sizeBytes });
+  const hypervisor = await services.hypervisor(snapshot.hypervisorTenant, snapshot.hypervisorId);
+  const changed = base && (await changedSince(services, { hypervisor, snapshot, base }, input.export));
+  const extents = allExtents(hypervisor, input.export);
+  const plan = await writePlan(target, { sizeBytes, extents, ...(changed && { changed }) });
   await setProgressTotal(services.database, jobId, plan.bytesTotal, services.now());
   const itemsKey = await writeMapItems(services, jobId, plan.shardCount);
-  await enter(services, tenant, jobId, "Copying", input.attempt);
-  return { planHash: plan.planHash, shardCount: plan.shardCount, itemsKey };
+  const { attempts } = await requireJob(services.database, tenant, jobId);
+  const backup = readingOf({
+    full: policy.full ?? false,
+    base,
+    tracking: hypervisor.capabilities.changeTracking,
+    told: changed !== undefined,
+    hinted: plan.hinted,
+    mismatchIn: attempts.findLast(({ error }) => error.name === HintMismatch.name)?.attempt,
+  });
+  await enter(services, tenant, jobId, "Copying", input.attempt, { backup });
+  const { hintAuditPercent } = await services.settings();
+  const { planHash, shardCount, hinted } = plan;
+  return { planHash, shardCount, itemsKey, hinted, auditPercent: hintAuditPercent };
 }
 
 async function Verify(services: Services, input: AttemptInput & { plan: Plan }, { until }: TaskContext) {
   const { tenant, jobId, snapshotId } = input.job;
   await enter(services, tenant, jobId, "Verifying", input.attempt);
   const target = await backupOf(services, await requireSnapshot(services.database, tenant, snapshotId), jobId);
-  return verifyBackup(target, { planHash: input.plan.planHash, until });
+  return verifyBackup(target, { planHash: input.plan.planHash, until, full: input.job.policy.verify === "full" });
 }
 
 async function PublishRoot(services: Services, input: AttemptInput & { plan: Plan }) {
@@ -129,6 +149,8 @@ async function RecordFailure(
     logger.warn("the export is left to the reconciler", { jobId, snapshotId, error: failure });
   });
   const at = services.now().toISOString();
+  if (error.name === HintMismatch.name)
+    await recordHintMismatch(database, snapshot, { at, jobId, attempt: input.attempt, message: error.message });
   const startedAt = job.attempts.at(-1)?.endedAt ?? job.startedAt ?? at;
   const earlier = job.attempts.filter(({ attempt }) => attempt !== input.attempt);
   const again = isRetryableName(error.name) && hasAttemptsLeft(input.attempt, job.policy);
@@ -167,11 +189,18 @@ export async function writeMapItems(services: Services, jobId: string, shardCoun
   return key;
 }
 
-function enter(services: Services, tenant: string, jobId: string, phase: JobPhase, attempt: number): Promise<boolean> {
+function enter(
+  services: Services,
+  tenant: string,
+  jobId: string,
+  phase: JobPhase,
+  attempt: number,
+  more: Pick<Job, "backup"> = {},
+): Promise<boolean> {
   return updateRunningJob(
     services.database,
     { tenant, id: jobId },
-    { phase, attempt, updatedAt: services.now().toISOString() },
+    { ...more, phase, attempt, updatedAt: services.now().toISOString() },
   );
 }
 
@@ -188,6 +217,20 @@ async function possibleBases(services: Services, snapshot: Snapshot): Promise<st
     if (bases.length === baseCandidates) break;
   }
   return bases;
+}
+
+/** The hypervisor's word on what has changed since the base, which may be gone from primary by now. */
+async function changedSince(
+  services: Services,
+  about: { hypervisor: Hypervisor; snapshot: Snapshot; base: string },
+  descriptor: ExportDescriptor,
+): Promise<AsyncIterable<Extent> | undefined> {
+  const { hypervisor, snapshot, base } = about;
+  const volume = hypervisor.changedExtents && (await getVolume(services.database, snapshot.tenant, snapshot.volumeId));
+  if (!volume) return undefined;
+  const primary = await getStoreReference(services.database, primaryReference({ ...snapshot, id: base }));
+  const planned = hypervisor.plannedInstallPath({ externalId: volume.externalId, snapshotId: base });
+  return hypervisor.changedExtents?.(descriptor, { snapshotId: base, installPath: primary?.installPath ?? planned });
 }
 
 async function* allExtents(hypervisor: Hypervisor, descriptor: ExportDescriptor): AsyncGenerator<Extent> {

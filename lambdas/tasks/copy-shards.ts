@@ -1,12 +1,14 @@
-/** The states of the Distributed Maps: one shard of a backup or of a restore. They run in the copy workers and nowhere else. */
+/** The states that read and write volumes: one shard of a backup or of a restore, and the audit. They run in the copy workers and nowhere else. */
 
 import { backupOf, newVolumeOf } from "../endings/clean-up.ts";
 import type { ExportDescriptor } from "../hypervisors/port.ts";
+import { auditHint } from "../repository/audit.ts";
 import { restoreShard } from "../repository/reader.ts";
 import { copyShard } from "../repository/writer.ts";
 import type { Services } from "../services.ts";
 import { reportProgress } from "../tables/progress.ts";
 import { requireJob, requireSnapshot } from "../transactions/create-snapshot.ts";
+import type { Plan } from "./backup-snapshot.ts";
 import type { StateFunctions, TaskContext, TaskInput } from "./state-function.ts";
 
 interface CopyShardInput extends TaskInput {
@@ -14,6 +16,11 @@ interface CopyShardInput extends TaskInput {
   readonly export: ExportDescriptor;
   readonly planHash: string;
   readonly shard: number;
+}
+
+interface AuditHintInput extends TaskInput {
+  readonly export: ExportDescriptor;
+  readonly plan: Pick<Plan, "planHash" | "auditPercent">;
 }
 
 interface RestoreShardInput extends TaskInput {
@@ -36,6 +43,22 @@ async function CopyShard(services: Services, input: CopyShardInput, { until }: T
     const options = { planHash, shard, attempt, reader, until, onProgress: progress.report };
     const { bytesDone, finished } = await copyShard(target, options);
     await progress.finish(bytesDone);
+    return { finished };
+  } finally {
+    await reader[Symbol.asyncDispose]();
+  }
+}
+
+/** Throws HintMismatch when something has changed that the hypervisor had not told; the next attempt then reads everything. */
+async function AuditHint(services: Services, input: AuditHintInput, { until }: TaskContext) {
+  const { tenant, jobId, snapshotId } = input.job;
+  const snapshot = await requireSnapshot(services.database, tenant, snapshotId);
+  const hypervisor = await services.hypervisor(snapshot.hypervisorTenant, snapshot.hypervisorId);
+  const { planHash, auditPercent } = input.plan;
+  const reader = await hypervisor.openReader(input.export);
+  try {
+    const target = await backupOf(services, snapshot, jobId);
+    const { finished } = await auditHint(target, { planHash, reader, percent: auditPercent, until });
     return { finished };
   } finally {
     await reader[Symbol.asyncDispose]();
@@ -84,5 +107,5 @@ function shardProgress(services: Services, jobId: string, shard: number) {
   };
 }
 
-export const copyBackupStates: StateFunctions = { CopyShard };
+export const copyBackupStates: StateFunctions = { CopyShard, AuditHint };
 export const copyRestoreStates: StateFunctions = { RestoreShard };
