@@ -20,6 +20,8 @@ export const contextKeys = {
   "backup.shard.concurrency": "Shards of one backup or restore that are copied at once. Default 4.",
   "copy.reserved.concurrency":
     "Concurrency reserved for the copy function; `none` reserves nothing. Default backup.pool.size x backup.shard.concurrency.",
+  "check.interval.hours":
+    "Hours between two runs of the check that reads a sample of every backup back, from 1 to 168. Default 24.",
   "retain.data": "Whether tables and bucket survive the deletion of the stack. Default true.",
   "kms.key.arn": "ARN of the KMS key that encrypts the backup bucket. Default: a key that S3 manages.",
   "encryption.key":
@@ -67,6 +69,7 @@ export interface Deployment {
   readonly shardConcurrency: number;
   /** Undefined: nothing is reserved. */
   readonly copyReservedConcurrency: number | undefined;
+  readonly checkIntervalHours: number;
   readonly retainData: boolean;
   readonly kmsKeyArn: string | undefined;
   /** `none`, `create`, or a key's ARN. */
@@ -97,6 +100,7 @@ export function readDeployment(node: Node): Deployment {
     copyReservedConcurrency: reservedConcurrency(
       text("copy.reserved.concurrency") ?? String(Number(settings["backup.pool.size"]) * shardConcurrency),
     ),
+    checkIntervalHours: wholeNumber("check.interval.hours", text("check.interval.hours") ?? "24", 1, 168),
     retainData: yesOrNo("retain.data", text("retain.data") ?? "true"),
     kmsKeyArn: matching("kms.key.arn", text("kms.key.arn"), keyArn, "a key's ARN"),
     ...storeEncryption(text("encryption.key") ?? "none", text("encryption.default") ?? "none"),

@@ -2,8 +2,8 @@
  * The eight functions, split by what they may do:
  *
  * - `api` and `inventory` answer HTTP requests: the first starts and stops work, the second looks at hypervisors and stores;
- * - `tasks`, `copy` and `collect` are called by state machines: the steps of jobs, the copying of bytes, and garbage collection,
- *   which alone may delete versions of objects;
+ * - `tasks`, `copy` and `collect` are called by state machines: the steps of jobs and the checks of backups, the copying of bytes,
+ *   and garbage collection, which alone may delete versions of objects;
  * - `dispatch`, `publish` and `reconcile` are called by streams and rules.
  */
 import { ArnFormat, Duration, Stack } from "aws-cdk-lib";
@@ -26,6 +26,9 @@ const fileSystemPath = "/mnt/volumes";
 /** Hypervisors' and stores' secrets are those whose names begin with this. */
 const secretPrefix = "snapferry/";
 
+/** Chunks are compressed and checked in threads of their own. */
+const codecThreads = ["lambdas/repository/codec-worker.ts"];
+
 /** API Gateway gives up after 29 seconds, Lambda after 15 minutes. 1769 MiB come with one whole processor. */
 const definitions = {
   api: { file: "lambdas/api/backups-handler.ts", seconds: 29, memoryMiB: 512, does: "API: snapshots, jobs, volumes" },
@@ -39,13 +42,15 @@ const definitions = {
   tasks: {
     file: "lambdas/tasks/handler.ts",
     nativeFileCalls: true,
+    threads: codecThreads,
     seconds: 900,
     memoryMiB: 1024,
-    does: "Steps of jobs",
+    does: "Steps of jobs, checks of backups",
   },
   copy: {
     file: "lambdas/tasks/copy-handler.ts",
     nativeFileCalls: true,
+    threads: codecThreads,
     seconds: 900,
     memoryMiB: 1769,
     does: "Copies one shard of a volume",

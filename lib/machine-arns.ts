@@ -6,9 +6,9 @@ import { ArnFormat, Stack } from "aws-cdk-lib";
 import type { IConstruct } from "constructs";
 import { type JobKind, jobKinds } from "../lambdas/domain/job.ts";
 
-/** A state machine does the jobs of the kind that it is named after; one more collects garbage. */
-export const machineNames = [...jobKinds, "collect-garbage"] as const;
-export type MachineName = JobKind | "collect-garbage";
+/** A state machine does the jobs of the kind that it is named after; two more look after all of them. */
+export const machineNames = [...jobKinds, "collect-garbage", "check-backups"] as const;
+export type MachineName = JobKind | "collect-garbage" | "check-backups";
 
 export class MachineArns {
   readonly #stack: Stack;

@@ -40,8 +40,10 @@ export class SnapferryStack extends Stack {
       backupBucket,
       machineArns,
       shardConcurrency: deployment.shardConcurrency,
+      checkIntervalHours: deployment.checkIntervalHours,
     });
-    new Triggers(this, "Triggers", { tables, functions, workflows, machineArns, events });
+    const { checkIntervalHours } = deployment;
+    new Triggers(this, "Triggers", { tables, functions, workflows, machineArns, events, checkIntervalHours });
     const api = new Api(this, "Api", { functions, rate: deployment.apiRate, burst: deployment.apiBurst });
     const observability = new Observability(this, "Observability", {
       functions,

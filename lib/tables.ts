@@ -35,6 +35,7 @@ const definitions = {
     indexes: {
       "by-volume": { partitionKey: "volumeKey", sortKey: "id" },
       "by-state": { partitionKey: "unsettled", sortKey: "id" },
+      "by-check": { partitionKey: "checkQueue", sortKey: "checkedAt" },
     },
   },
   StoreReferences: { partitionKey: "tenant", sortKey: "reference" },

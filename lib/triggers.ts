@@ -4,7 +4,8 @@
  * - changes of jobs, and the clock every minute, call `dispatch`;
  * - changes of snapshots call `publish`;
  * - executions that ended badly call `reconcile`. Step Functions reports them at its best effort only, so the clock starts the
- *   collect-garbage machine every 5 minutes, which does the same and more.
+ *   collect-garbage machine every 5 minutes, which does the same and more;
+ * - the clock starts the check-backups machine once a day, or as often as the deployment says.
  */
 import { Duration } from "aws-cdk-lib";
 import type * as dynamodb from "aws-cdk-lib/aws-dynamodb";
@@ -30,6 +31,7 @@ export interface TriggersProps {
   readonly workflows: Workflows;
   readonly machineArns: MachineArns;
   readonly events: Events;
+  readonly checkIntervalHours: number;
 }
 
 export class Triggers extends Construct {
@@ -61,6 +63,15 @@ export class Triggers extends Construct {
           deadLetterQueue: sinks.reconcileDeadLetters,
           retryAttempts: 10,
           maxEventAge: Duration.hours(1),
+        }),
+      ],
+    });
+    new events.Rule(this, "CheckBackups", {
+      description: "Reads a sample of each backup back",
+      schedule: events.Schedule.rate(Duration.hours(props.checkIntervalHours)),
+      targets: [
+        new targets.SfnStateMachine(props.workflows.machine("check-backups"), {
+          deadLetterQueue: sinks.reconcileDeadLetters,
         }),
       ],
     });

@@ -1,7 +1,7 @@
 /**
  * The state machines of `statemachines/`: create-snapshot takes the primary snapshot, backup-snapshot copies it to a store,
- * restore-volume makes a volume of a backup, delete-snapshot removes one, collect-garbage cleans up after all of them. What a
- * definition writes as `${Name}` is bound here. Logs tell of errors and hold no data of executions.
+ * restore-volume makes a volume of a backup, delete-snapshot removes one, collect-garbage cleans up after all of them, check-backups
+ * looks whether backups are still whole. What a definition writes as `${Name}` is bound here. Logs tell of errors and hold no data of executions.
  */
 import { readFileSync } from "node:fs";
 import { RemovalPolicy, Stack } from "aws-cdk-lib";
@@ -21,7 +21,12 @@ export interface WorkflowsProps {
   readonly machineArns: MachineArns;
   /** Shards of one backup or restore that are copied at once. */
   readonly shardConcurrency: number;
+  /** Between two starts of check-backups. */
+  readonly checkIntervalHours: number;
 }
+
+/** A run of check-backups starts no call this long before the next run: a call takes up to 15 minutes, and may be tried again. */
+const checkReserveSeconds = 30 * 60;
 
 export class Workflows extends Construct {
   readonly #props: WorkflowsProps;
@@ -91,13 +96,14 @@ export class Workflows extends Construct {
 
   /** The values of the names that `definition` uses: CloudFormation refuses those that it does not. */
   #bind(machine: MachineName, definition: string): Record<string, string> {
-    const { functions, backupBucket, shardConcurrency } = this.#props;
+    const { functions, backupBucket, shardConcurrency, checkIntervalHours } = this.#props;
     const values: Record<string, string> = {
       TasksFunctionArn: functions.tasks.functionArn,
       CopyFunctionArn: functions.copy.functionArn,
       CollectFunctionArn: functions.collect.functionArn,
       BackupBucket: backupBucket.bucket.bucketName,
       ShardConcurrency: String(shardConcurrency),
+      CheckSeconds: String(checkIntervalHours * 3600 - checkReserveSeconds),
     };
     const names = new Set(Array.from(definition.matchAll(/\$\{(\w+)\}/g), ([, name = ""]) => name));
     return Object.fromEntries(

@@ -4,6 +4,7 @@ import { describe, it } from "node:test";
 import aslValidator from "asl-validator";
 import jsonata from "jsonata";
 import { backupSnapshotStates } from "../lambdas/tasks/backup-snapshot.ts";
+import { checkBackupsStates } from "../lambdas/tasks/check-backups.ts";
 import { collectGarbageStates } from "../lambdas/tasks/collect-garbage.ts";
 import { copyBackupStates, copyRestoreStates } from "../lambdas/tasks/copy-shards.ts";
 import { createSnapshotStates } from "../lambdas/tasks/create-snapshot.ts";
@@ -36,6 +37,7 @@ const machines = readdirSync(folder)
     definition: JSON.parse(
       readFileSync(new URL(file, folder), "utf8")
         .replaceAll("${ShardConcurrency}", "4")
+        .replaceAll("${CheckSeconds}", "3600")
         .replace(/\$\{(\w+)\}/g, "arn:$1"),
     ) as Machine,
   }));
@@ -47,6 +49,7 @@ const functions: Record<string, Record<string, object>> = {
   "restore-volume": { TasksFunctionArn: restoreVolumeStates, CopyFunctionArn: copyRestoreStates },
   "delete-snapshot": { CollectFunctionArn: deleteSnapshotStates },
   "collect-garbage": { CollectFunctionArn: collectGarbageStates },
+  "check-backups": { TasksFunctionArn: checkBackupsStates },
 };
 
 function* statesOf(machine: Machine): Generator<[string, State, Machine]> {
@@ -138,6 +141,37 @@ describe("the state machines", () => {
     const states = { context: { Execution: { Input: { policy: { maxAttempts: 3, retryIntervalSeconds: 17 } } } } };
     assert.equal(await jsonata(seconds ?? "").evaluate({}, { states, attempt: 1 }), 17);
     assert.equal(await jsonata(attempt ?? "").evaluate({}, { states, attempt: 1 }), 2);
+  });
+
+  it("what was called unchanged is audited before the verification, whether or not there was anything to copy", async () => {
+    const states = machines.find(({ name }) => name === "backup-snapshot")?.definition.States ?? {};
+    assert.equal(states.AnythingToCopy?.Default, "Hinted");
+    assert.equal(states.CopyShards?.Next, "Hinted");
+    const taken = async (choice: State | undefined, bindings: object) => {
+      const [condition] = [...expressionsIn(choice?.Choices?.[0]?.Condition)];
+      return (await jsonata(condition ?? "").evaluate({}, bindings)) ? choice?.Choices?.[0]?.Next : choice?.Default;
+    };
+    assert.equal(await taken(states.Hinted, { plan: { hinted: true } }), "AuditHint");
+    assert.equal(await taken(states.Hinted, { plan: { hinted: false } }), "Verify");
+    assert.equal(await taken(states.AuditFinished, { finished: false }), "AuditHint");
+    assert.equal(await taken(states.AuditFinished, { finished: true }), "Verify");
+    assert.equal(states.AuditHint?.Catch?.[0]?.Next, "RecordFailure");
+  });
+
+  it("a run of checks goes on while there is time, and the next run does the rest", async () => {
+    const choice = machines.find(({ name }) => name === "check-backups")?.definition.States.AllChecked;
+    const startedAgo = async (seconds: number, finished: boolean) => {
+      const StartTime = new Date(Date.now() - seconds * 1000).toISOString();
+      for (const { Condition, Next } of choice?.Choices ?? []) {
+        const [condition] = [...expressionsIn(Condition)];
+        const bindings = { finished, states: { context: { Execution: { StartTime } } } };
+        if (await jsonata(condition ?? "").evaluate({}, bindings)) return Next;
+      }
+      return choice?.Default;
+    };
+    assert.equal(await startedAgo(0, true), "Report");
+    assert.equal(await startedAgo(3_500, false), "CheckBackups");
+    assert.equal(await startedAgo(3_700, false), "Report");
   });
 
   it("a shard's function is called again while it says that it has not finished", async () => {

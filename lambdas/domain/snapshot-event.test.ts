@@ -64,8 +64,11 @@ describe("an event of a snapshot", () => {
 
   it("tells people once that a check found the backup damaged, and names what is lost", () => {
     const at = "2026-02-01T00:00:00.000Z";
-    const lost = ["domains/d/packs/p: bytes 0 to 262143 of the volume"];
-    const damaged = snapshot({ state: "BackedUp", lastCheck: { at, checkedChunks: 5, result: "damaged", lost } });
+    const lost = ["The object is missing or damaged: domains/d/packs/p. Bytes 0-262143 of the volume are lost."];
+    const damaged = snapshot({
+      state: "BackedUp",
+      lastCheck: { at, checkedChunks: 5, checkedBytes: 1000, result: "damaged", lost },
+    });
     const message = snapshotEvent(snapshot({ state: "BackedUp" }), damaged);
     assert.equal(message?.type, "snapshot.backup-damaged");
     assert.equal(message.forPeople, true);
@@ -76,7 +79,12 @@ describe("an event of a snapshot", () => {
   });
 
   it("is none of a check that found all intact", () => {
-    const lastCheck = { at: "2026-02-01T00:00:00.000Z", checkedChunks: 5, result: "intact" } as const;
+    const lastCheck = {
+      at: "2026-02-01T00:00:00.000Z",
+      checkedChunks: 5,
+      checkedBytes: 1000,
+      result: "intact",
+    } as const;
     assert.equal(snapshotEvent(snapshot({ state: "BackedUp" }), snapshot({ state: "BackedUp", lastCheck })), undefined);
   });
 

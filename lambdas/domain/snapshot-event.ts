@@ -46,7 +46,7 @@ export interface SnapshotEventDetail {
   readonly primaryKeptUntil?: string;
   readonly logicalBytes?: number;
   readonly storedBytes?: number;
-  /** Of a damaged backup: objects and ranges of the volume. */
+  /** Of a damaged backup: sentences that name objects and ranges of the volume. */
   readonly lost?: readonly string[];
 }
 
@@ -157,7 +157,7 @@ export function sentence({ type, detail }: SnapshotEventMessage): string {
     case "snapshot.backed-up":
       return `Snapshot ${what} is backed up and verified.`;
     case "snapshot.backup-damaged":
-      return `The backup of snapshot ${what} is damaged. Lost: ${(detail.lost ?? []).join("; ")}.`;
+      return `The backup of snapshot ${what} is damaged. ${(detail.lost ?? []).join(" ")}`;
     case "snapshot.hint-mismatch":
       return `The hypervisor called parts of volume ${detail.volumeId} unchanged that had changed${why}. The backup of ${detail.snapshotId} reads all of it; earlier ones since the last full backup may be wrong.`;
     case "snapshot.creation-failed":

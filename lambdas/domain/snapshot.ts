@@ -58,8 +58,10 @@ export interface BackupCheck {
   /** ISO 8601. */
   readonly at: string;
   readonly checkedChunks: number;
+  /** Bytes of the volume in those chunks. */
+  readonly checkedBytes: number;
   readonly result: "intact" | "damaged";
-  /** Objects and ranges of the volume that are lost, the first of them where there are many. Only when damaged. */
+  /** Sentences that name objects and ranges of the volume. Only when damaged. */
   readonly lost?: readonly string[];
 }
 

@@ -3,24 +3,9 @@
  * Safe beside running executions: rows are read again after the execution was looked at, and every change goes through the
  * same transactions as theirs. A snapshot is never taken out of BackedUp here.
  */
-import {
-  EncryptionKeyUnavailable,
-  EndpointForbidden,
-  ExecutionDied,
-  HypervisorMisconfigured,
-  HypervisorUnavailable,
-  isRetryable,
-  JobCancelled,
-  PathOutsideDirectory,
-  SecretUnusable,
-  StoreFull,
-  StoreRefused,
-  StoreUnavailable,
-  StoreUnfit,
-  summarizeError,
-  Throttled,
-} from "../domain/errors.ts";
+import { ExecutionDied, isRetryable, JobCancelled, summarizeError } from "../domain/errors.ts";
 import { hasEnded, type Job, jobKinds } from "../domain/job.ts";
+import { isOutside } from "../domain/outside-faults.ts";
 import type { Settings } from "../domain/settings.ts";
 import type { Services } from "../services.ts";
 import { closeJob, getJob, openJobs } from "../tables/jobs.ts";
@@ -71,25 +56,6 @@ export async function reconcileJob(
   const settings = await services.settings();
   if (!quietFor(services, job, settings.reconcileAfterSeconds)) return false;
   return hasEnded(job.state) ? cleanUpEnded(services, job, settings, until) : settleUnfinished(services, job);
-}
-
-/** Faults of hypervisors and stores, which belong to tenants: a round that meets one of them is in order itself. */
-const outsideFaults = [
-  HypervisorUnavailable,
-  HypervisorMisconfigured,
-  PathOutsideDirectory,
-  StoreUnavailable,
-  StoreFull,
-  StoreRefused,
-  StoreUnfit,
-  Throttled,
-  EndpointForbidden,
-  SecretUnusable,
-  EncryptionKeyUnavailable,
-] as const;
-
-function isOutside(error: unknown): boolean {
-  return outsideFaults.some((fault) => error instanceof fault);
 }
 
 /**

@@ -14,6 +14,7 @@ test("there is an alarm for each machine, each event function and its dead lette
     "Events that publish could not take lie in its dead-letter queue",
     "Events that reconcile could not take lie in its dead-letter queue",
     "Executions of backup-snapshot failed or timed out",
+    "Executions of check-backups failed or timed out",
     "Executions of collect-garbage failed or timed out",
     "Executions of create-snapshot failed or timed out",
     "Executions of delete-snapshot failed or timed out",

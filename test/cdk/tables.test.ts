@@ -64,7 +64,7 @@ test("keys and indexes are the ones that the code queries", () => {
     }),
   );
   assert.deepEqual(keys, {
-    Snapshots: ["tenant, id", "by-volume: volumeKey, id", "by-state: unsettled, id"],
+    Snapshots: ["tenant, id", "by-volume: volumeKey, id", "by-state: unsettled, id", "by-check: checkQueue, checkedAt"],
     StoreReferences: ["tenant, reference"],
     Jobs: ["tenant, id", "queue: queue, queuePosition", "open: openKind, id"],
     Volumes: ["tenant, id", "by-hypervisor: hypervisorId, id", "busy: busy, id"],

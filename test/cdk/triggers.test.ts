@@ -87,6 +87,18 @@ test("the clock calls dispatch every minute and starts garbage collection every 
   });
 });
 
+test("the clock starts the check of backups once a day, or as often as is asked for", () => {
+  const checks = { Arn: { Ref: Match.stringLikeRegexp("^Workflowscheckbackups") } };
+  template.hasResourceProperties("AWS::Events::Rule", {
+    ScheduleExpression: "rate(1 day)",
+    Targets: [Match.objectLike(checks)],
+  });
+  templateWith({ "check.interval.hours": "3" }).hasResourceProperties("AWS::Events::Rule", {
+    ScheduleExpression: "rate(3 hours)",
+    Targets: [Match.objectLike(checks)],
+  });
+});
+
 test("dead letters are kept for 14 days, encrypted, and taken over TLS only", () => {
   const queues = Object.values(resourcesOf(template, "AWS::SQS::Queue"));
   assert.equal(queues.length, 3);

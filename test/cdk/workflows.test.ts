@@ -15,6 +15,7 @@ const machines = Object.entries(resourcesOf(template, "AWS::StepFunctions::State
 test("there is one state machine for each definition, named after the stack", () => {
   assert.deepEqual(machines.map(({ name }) => name).sort(), [
     "Snapferry-backup-snapshot",
+    "Snapferry-check-backups",
     "Snapferry-collect-garbage",
     "Snapferry-create-snapshot",
     "Snapferry-delete-snapshot",

@@ -9,15 +9,20 @@ import { eventually, type TestCloud } from "./cloud.ts";
 const settingsTakeEffectMilliseconds = 5_500;
 
 /** Runs garbage collection once and waits for its end, which must be a good one. */
-export async function collectGarbage(cloud: TestCloud): Promise<void> {
+export function collectGarbage(cloud: TestCloud): Promise<void> {
+  return runMachine(cloud, "collect-garbage");
+}
+
+/** Runs a machine that belongs to no job, as the clock does, and waits for its end, which must be a good one. */
+export async function runMachine(cloud: TestCloud, name: "collect-garbage" | "check-backups"): Promise<void> {
   const { executionArn } = await cloud.clients.sfn.send(
-    new StartExecutionCommand({ stateMachineArn: `${cloud.outputs.StateMachineArnPrefix}collect-garbage` }),
+    new StartExecutionCommand({ stateMachineArn: `${cloud.outputs.StateMachineArnPrefix}${name}` }),
   );
-  const { status, error, cause } = await eventually("garbage collection has ended", async () => {
+  const { status, error, cause } = await eventually(`${name} has ended`, async () => {
     const execution = await cloud.clients.sfn.send(new DescribeExecutionCommand({ executionArn }));
     return execution.status !== "RUNNING" && execution;
   });
-  assert.equal(status, "SUCCEEDED", `a round of garbage collection failed: ${error}: ${cause}`);
+  assert.equal(status, "SUCCEEDED", `a round of ${name} failed: ${error}: ${cause}`);
 }
 
 /** Collects until `done` answers true: grace periods pass meanwhile. */

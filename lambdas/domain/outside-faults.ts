@@ -1,0 +1,33 @@
+/** Whose fault an error is: of a hypervisor or store, which belongs to a tenant, or of Snapferry itself. Pure. */
+import {
+  EncryptionKeyUnavailable,
+  EndpointForbidden,
+  HypervisorMisconfigured,
+  HypervisorUnavailable,
+  PathOutsideDirectory,
+  SecretUnusable,
+  StoreFull,
+  StoreRefused,
+  StoreUnavailable,
+  StoreUnfit,
+  Throttled,
+} from "./errors.ts";
+
+const outsideFaults = [
+  HypervisorUnavailable,
+  HypervisorMisconfigured,
+  PathOutsideDirectory,
+  StoreUnavailable,
+  StoreFull,
+  StoreRefused,
+  StoreUnfit,
+  Throttled,
+  EndpointForbidden,
+  SecretUnusable,
+  EncryptionKeyUnavailable,
+] as const;
+
+/** Whether a hypervisor or store is out of reach, or cannot be used as it is registered. A round that meets such a one is in order itself. */
+export function isOutside(error: unknown): boolean {
+  return outsideFaults.some((fault) => error instanceof fault);
+}
