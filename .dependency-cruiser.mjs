@@ -51,7 +51,7 @@ export default {
     },
     only("lambdas-know-no-tools", "^lambdas/", "^lambdas/"),
     only("the-stack-knows-the-settings-only", "^lib/", "^lib/|^lambdas/domain/"),
-    only("the-benchmark-drives-the-repository", "^bench/", "^bench/|^lambdas/(repository|hypervisors)/|^local/"),
+    only("the-benchmark-drives-the-repository", "^bench/", "^bench/|^lambdas/(repository|hypervisors|domain)/|^local/"),
     { name: "not-to-the-benchmark", severity: "error", from: { pathNot: "^bench/" }, to: { path: "^bench/" } },
     only("the-cli-speaks-http", "^cli/", "^cli/|^lambdas/api/(problem|request-schemas|response-schemas)\\.ts$"),
   ],

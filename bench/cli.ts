@@ -1,6 +1,6 @@
 /** `npm run bench`: Snapferry's copy engine and its peers on one volume and one S3 server. */
 import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
-import { availableParallelism } from "node:os";
+import { availableParallelism, constants } from "node:os";
 import { join, resolve } from "node:path";
 import { Command, InvalidArgumentError } from "commander";
 import { LocalCloudError } from "../local/cloud/errors.ts";
@@ -72,11 +72,12 @@ async function main(): Promise<Report> {
   const directory = resolve(options.work);
   mkdirSync(directory, { recursive: true });
   const memory = mkdtempSync(join(options.memory, "snapferry-bench-"));
-  try {
-    return await benchmark(directory, memory);
-  } finally {
-    rmSync(memory, { recursive: true, force: true });
+  // Also on the way out by a signal: gigabytes in memory would stay behind.
+  process.once("exit", () => rmSync(memory, { recursive: true, force: true }));
+  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
+    process.once(signal, () => process.exit(128 + constants.signals[signal]));
   }
+  return benchmark(directory, memory);
 }
 
 async function benchmark(directory: string, memory: string): Promise<Report> {

@@ -22,7 +22,7 @@ const CONTEXT = {
 
 const patterns = {
   unit: ["{lambdas,cli}/**/*.test.ts", "test/*.test.ts"],
-  stack: ["{lib,local}/**/*.test.ts", "test/cdk/**/*.test.ts"],
+  stack: ["{bench,lib,local}/**/*.test.ts", "test/cdk/**/*.test.ts"],
   integration: ["test/integration/**/*.test.ts"],
 };
 type Part = keyof typeof patterns;

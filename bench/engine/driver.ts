@@ -3,6 +3,8 @@
  * Runs as a bundle, made as the functions' code is made: node driver.mjs REQUEST.json
  */
 import { readFileSync, writeFileSync } from "node:fs";
+import { settingDefinitions } from "../../lambdas/domain/settings.ts";
+import { auditHint } from "../../lambdas/repository/audit.ts";
 import { forEachInFlight } from "../../lambdas/repository/in-flight.ts";
 import { type BackupTarget, pinBase, unpinJob } from "../../lambdas/repository/pin.ts";
 import { type Extent, type PlanSummary, writePlan } from "../../lambdas/repository/planner.ts";
@@ -15,6 +17,7 @@ import type { EngineRequest } from "./request.ts";
 import { openBenchStore } from "./store.ts";
 
 const domain = "bench";
+const auditPercent = settingDefinitions["hint.audit.percent"].default;
 const never = () => false;
 const phases: Record<string, number> = {};
 
@@ -41,13 +44,16 @@ async function plan(target: BackupTarget, { volume, base, changed }: EngineReque
 async function backUp(request: EngineRequest): Promise<void> {
   const { snapshotId, jobId, shardsAtOnce } = request;
   const target = { store: openBenchStore(request.access), domain, snapshotId, jobId };
-  const { planHash, shardCount } = await plan(target, request);
+  const { planHash, shardCount, hinted } = await plan(target, request);
   const reader = await RawFile.open(request.volume.path);
   await phase("copy", () =>
     forEachInFlight(Array(shardCount).keys(), shardsAtOnce, async (shard) => {
       await copyShard(target, { planHash, shard, attempt: 1, reader, until: never });
     }),
   );
+  if (hinted) {
+    await phase("audit", () => auditHint(target, { planHash, reader, percent: auditPercent, until: never }));
+  }
   await reader.close();
   await phase("verify", () => verifyBackup(target, { planHash, until: never }));
   await phase("publish", () => publishRoot(target, { planHash }));

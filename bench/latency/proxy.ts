@@ -1,7 +1,7 @@
 /**
  * A proxy on the loopback interface that holds each request back for a while and then lets it through at full speed, as a longer way
  * to the store does: node proxy.ts PORT MILLISECONDS, and says its own port on stdout. It does not read HTTP. On a kept-alive
- * connection a request begins where bytes come from the client after bytes from the server.
+ * connection a request begins where bytes come from the client after bytes from the server: S3 answers when it has the whole body.
  */
 import { connect, createServer, type Socket } from "node:net";
 

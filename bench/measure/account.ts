@@ -23,16 +23,26 @@ function usageOfChildren(): { userSeconds: number; systemSeconds: number; peakBy
 
 process.once("message", (command: Command) => {
   const started = process.hrtime.bigint();
+  // A group of its own, so that all of a pipe can be ended at once.
   const child = spawn(command.file, [...command.arguments], {
     cwd: command.directory,
     env: { ...command.environment },
     stdio: ["ignore", "inherit", "inherit"],
+    detached: true,
   });
+  // The parent is gone, or has had enough.
+  const abandon = () => {
+    if (child.pid !== undefined) process.kill(-child.pid, "SIGKILL");
+    process.exit(1);
+  };
+  process.once("disconnect", abandon);
   child.once("error", (error) => process.send!({ failure: error.message }));
   child.once("exit", (code, signal) => {
     const wallSeconds = Number(process.hrtime.bigint() - started) / 1e9;
     const usage: Usage = { exitCode: code ?? -1, signal: signal ?? undefined, wallSeconds, ...usageOfChildren() };
+    process.off("disconnect", abandon);
     process.send!(usage, () => process.disconnect());
   });
-  process.once("disconnect", () => child.kill());
 });
+// Ctrl-C goes to the whole group; this process has to live on until it has ended its child.
+process.on("SIGINT", () => {});

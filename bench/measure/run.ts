@@ -22,10 +22,9 @@ export async function runMeasured(command: Command, logFile: string): Promise<Us
   }
 }
 
+/** When this process ends early, the accountant loses its channel and ends the command. */
 function account(command: Command, log: number): Promise<Usage> {
   const child = fork(accountant, [], { stdio: ["ignore", log, log, "ipc"] });
-  const stop = () => child.kill();
-  process.once("exit", stop);
   return new Promise<Usage>((resolve, reject) => {
     child.once("message", (message: Usage | { failure: string }) => {
       if ("failure" in message) reject(new BenchmarkError(`${command.file} does not start: ${message.failure}`));
@@ -34,8 +33,5 @@ function account(command: Command, log: number): Promise<Usage> {
     child.once("error", reject);
     child.once("exit", () => reject(new BenchmarkError(`measuring ${command.file} broke off`)));
     child.send(command);
-  }).finally(() => {
-    process.off("exit", stop);
-    child.kill();
-  });
+  }).finally(() => child.connected && child.disconnect());
 }

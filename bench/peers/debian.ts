@@ -14,11 +14,26 @@ export interface Program {
 /** Where libraries lie that a package brings, on the one platform that the local tools run on. */
 const libraryFolders = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"];
 
+export interface Wanted {
+  readonly name: string;
+  /** The Debian package that has it. */
+  readonly packageName: string;
+  /** Argument with which it tells its version: whether it starts at all. */
+  readonly versionArgument: string;
+}
+
 /**
  * The machine's own program of that name, or that of the Debian package, unpacked below `directory`.
- * Throws BenchmarkError when there is neither.
+ * Throws BenchmarkError when there is neither, or it does not start.
  */
-export async function findProgram(name: string, packageName: string, directory: string): Promise<Program> {
+export async function findProgram(wanted: Wanted, directory: string): Promise<Program> {
+  const program = await locate(wanted, directory);
+  const { code, stderr } = await run(program.path, [wanted.versionArgument], { env: program.environment });
+  if (code === 0) return program;
+  throw new BenchmarkError(`${program.path} does not start: ${stderr.trim().split("\n").at(-1)}`);
+}
+
+async function locate({ name, packageName }: Wanted, directory: string): Promise<Program> {
   const environment = { ...plainEnvironment(), LC_ALL: "C.UTF-8" };
   const own = (process.env.PATH ?? "")
     .split(":")

@@ -8,7 +8,10 @@ import { findRclone, rcloneEnvironment, rcloneFlags } from "./rclone.ts";
 export const qemuImg: Peer = {
   name: "qemu-img",
   install: async ({ directory }: Toolbox): Promise<Contender> =>
-    new QemuImg(await findProgram("qemu-img", "qemu-utils", directory), await findRclone(directory)),
+    new QemuImg(
+      await findProgram({ name: "qemu-img", packageName: "qemu-utils", versionArgument: "--version" }, directory),
+      await findRclone(directory),
+    ),
 };
 
 class QemuImg implements Contender {

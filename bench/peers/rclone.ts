@@ -2,7 +2,8 @@
 import type { S3Access } from "../server/s3-server.ts";
 import { findProgram, type Program } from "./debian.ts";
 
-export const findRclone = (directory: string): Promise<Program> => findProgram("rclone", "rclone", directory);
+export const findRclone = (directory: string): Promise<Program> =>
+  findProgram({ name: "rclone", packageName: "rclone", versionArgument: "version" }, directory);
 
 /** Upload in parts of 16 MiB, eight at a time: as much at once as the engine has on its way. */
 export const rcloneFlags =

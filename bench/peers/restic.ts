@@ -10,7 +10,7 @@ const fileName = "volume.raw";
 export const restic: Peer = {
   name: "restic",
   install: async ({ directory }: Toolbox): Promise<Contender> =>
-    new Restic(await findProgram("restic", "restic", directory)),
+    new Restic(await findProgram({ name: "restic", packageName: "restic", versionArgument: "version" }, directory)),
 };
 
 class Restic implements Contender {

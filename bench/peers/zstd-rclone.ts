@@ -9,7 +9,10 @@ import { findRclone, rcloneEnvironment, rcloneFlags } from "./rclone.ts";
 export const zstdRclone: Peer = {
   name: "zstd-rclone",
   install: async ({ directory }: Toolbox): Promise<Contender> =>
-    new ZstdRclone(await findProgram("zstd", "zstd", directory), await findRclone(directory)),
+    new ZstdRclone(
+      await findProgram({ name: "zstd", packageName: "zstd", versionArgument: "--version" }, directory),
+      await findRclone(directory),
+    ),
 };
 
 class ZstdRclone implements Contender {
