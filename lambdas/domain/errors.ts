@@ -48,8 +48,17 @@ export class PrimaryStorageFull extends FinalError {}
 export class ExportLost extends FinalError {}
 /** Writes could not be held for the snapshot. Nothing was created. */
 export class QuiesceFailed extends FinalError {}
-/** The bucket does not exist, or may not be used with the given credentials, or has no room. */
+/** The bucket does not exist, or may not be used with the given credentials. */
 export class StoreRefused extends FinalError {}
+/** An object is under Object Lock, so that nobody can delete it yet. `until` is when the lock ends, where the store tells it. */
+export class ObjectLocked extends FinalError {
+  readonly until: Date | undefined;
+
+  constructor(message: string, until?: Date) {
+    super(message);
+    this.until = until;
+  }
+}
 /** The store does not do what the repository format relies on. The message says what. */
 export class StoreUnfit extends FinalError {}
 /** The key of an encrypted repository cannot be had: no key service is configured, or it refuses to unwrap the data key. */
@@ -106,6 +115,7 @@ const finalErrorClasses: readonly (new (message: string) => FinalError)[] = [
   ExportLost,
   QuiesceFailed,
   StoreRefused,
+  ObjectLocked,
   StoreUnfit,
   EncryptionKeyUnavailable,
   RepositoryDamaged,

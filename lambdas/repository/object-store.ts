@@ -2,22 +2,39 @@
 export interface ObjectStore {
   /**
    * Writes an object whole. The store checks the bytes against a SHA-256 that is sent along.
-   * With `ifAbsent`, an existing object is left alone and the answer is `exists`.
+   * With `ifAbsent`, an existing object is left alone and the answer is `exists`. A store whose reply was lost is asked again; when the object is
+   * there by then and has these bytes, the answer is `written`. So writers that need to know which of them won write different bytes.
    */
   put(key: string, body: Uint8Array, options?: PutOptions): Promise<"written" | "exists">;
-  /** The object, or `range` of it. Undefined when there is no such object. */
+  /**
+   * The object, or `range` of it. Undefined when there is no such object. A whole object whose bytes are not what the store's own checksum
+   * tells is read once more, and is then returned as it is: what reads it has a hash of its own, and says what is damaged.
+   */
   get(key: string, range?: { offset: number; length: number }): Promise<Uint8Array | undefined>;
   /** Size and the store's own SHA-256 of the object (hex, where the store kept one). Undefined when there is no such object. */
   head(key: string): Promise<ObjectHead | undefined>;
   /** Current objects below `prefix`, ascending by key. */
   list(prefix: string, options?: { startAfter?: string }): AsyncIterable<ListedObject>;
-  /** Deletes these objects with every version and delete marker. Gone is success. */
+  /** Deletes these objects with every version and delete marker. Gone is success. Throws ObjectLocked when a version may not be deleted yet. */
   deleteEveryVersion(keys: readonly string[]): Promise<void>;
   /** Deletes all below `prefix` with every version and delete marker, and aborts multipart uploads there; returns how many versions went. */
   deleteEveryVersionBelow(
     prefix: string,
     options?: { until?: () => boolean },
   ): Promise<{ deleted: number; finished: boolean }>;
+  /**
+   * Keeps anybody from deleting the object's current version before `retention.until` (rounded up to seconds). Extends an earlier retention, and never shortens
+   * or weakens one: a repetition, or a shorter one, does nothing. Throws RepositoryDamaged when there is no such object, StoreUnfit without Object Lock.
+   */
+  retain(key: string, retention: Retention): Promise<void>;
+  /** Whether objects of the store can be retained. */
+  objectLockEnabled(): Promise<boolean>;
+}
+
+/** `GOVERNANCE`: who has a right of its own may lift it. `COMPLIANCE`: nobody may, the account's owner neither. */
+export interface Retention {
+  readonly mode: "GOVERNANCE" | "COMPLIANCE";
+  readonly until: Date;
 }
 
 export interface PutOptions {

@@ -5,7 +5,15 @@ import { once } from "node:events";
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { describe, test } from "node:test";
-import { EndpointForbidden, type SnapferryError, StoreRefused, StoreUnavailable, Throttled } from "../domain/errors.ts";
+import {
+  EndpointForbidden,
+  ObjectLocked,
+  type SnapferryError,
+  StoreRefused,
+  StoreUnavailable,
+  StoreUnfit,
+  Throttled,
+} from "../domain/errors.ts";
 import { ForbiddenAddress } from "../protocols/egress/endpoint.ts";
 import { storeError } from "./s3-errors.ts";
 import { createS3Client, S3ObjectStore } from "./s3-object-store.ts";
@@ -72,9 +80,31 @@ describe("a put", () => {
   });
 
   test("is tried again when another writer of the key is at work, and then finds its object", async () => {
-    await withServer([fail(409, "ConditionalRequestConflict"), fail(412, "PreconditionFailed")], async (store) => {
+    const theirs = send("", { "content-length": 4, "x-amz-checksum-sha256": hash("sha256", "else", "base64") });
+    const answers = [fail(409, "ConditionalRequestConflict"), fail(412, "PreconditionFailed"), theirs];
+    await withServer(answers, async (store, requests) => {
       assert.equal(await store.put("key", Buffer.from("body"), { ifAbsent: true }), "exists");
+      assert.deepEqual(
+        requests.map(({ method }) => method),
+        ["PUT", "PUT", "HEAD"],
+      );
     });
+  });
+
+  test("that is answered by nothing but cut connections looks what is there", async () => {
+    const cut: Answer = (request) => request.socket.destroy();
+    const own = { "content-length": 4, "x-amz-checksum-sha256": hash("sha256", "body", "base64") };
+    const outcomes: [Answer, string][] = [
+      [send("", own), "written"],
+      [send("", { ...own, "content-length": 5 }), "exists"],
+      [fail(404, "NotFound"), "StoreUnavailable"],
+    ];
+    for (const [head, expected] of outcomes) {
+      await withServer([cut, cut, cut, head], async (store) => {
+        const outcome = store.put("key", Buffer.from("body"), { ifAbsent: true });
+        assert.equal(await outcome.catch((error: Error) => error.name), expected);
+      });
+    }
   });
 
   test("that the store throttles, refuses or fails is told apart", async () => {
@@ -144,6 +174,20 @@ describe("a deletion", () => {
     });
   });
 
+  test("of a version under Object Lock tells how long, whatever code the store has for it", async () => {
+    const until = "2999-01-01T00:00:00.000Z";
+    const refusal =
+      "<DeleteResult><Error><Key>key</Key><VersionId>1</VersionId><Code>ObjectLocked</Code></Error></DeleteResult>";
+    const retention = send(`<Retention><Mode>GOVERNANCE</Mode><RetainUntilDate>${until}</RetainUntilDate></Retention>`);
+    await withServer([versions, send(refusal), retention], async (store) => {
+      await assert.rejects(store.deleteEveryVersion(["key"]), (error) => {
+        assert.ok(error instanceof ObjectLocked, String(error));
+        assert.equal(error.until?.toISOString(), until);
+        return true;
+      });
+    });
+  });
+
   test("works in stores without versions", async () => {
     const answers = [
       fail(501, "NotImplemented"),
@@ -153,6 +197,39 @@ describe("a deletion", () => {
     ];
     await withServer(answers, async (store) => {
       assert.deepEqual(await store.deleteEveryVersionBelow(""), { deleted: 1, finished: true });
+    });
+  });
+});
+
+describe("a listing", () => {
+  const page = (keys: string[], more: string) =>
+    send(
+      `<ListBucketResult>${more}${keys.map((key) => `<Contents><Key>${key}</Key><Size>1</Size></Contents>`).join("")}</ListBucketResult>`,
+    );
+  const names = async (store: S3ObjectStore) => (await Array.fromAsync(store.list(""))).map(({ key }) => key);
+
+  test("goes on where a page ends", async () => {
+    const first = page(["a", "b"], "<IsTruncated>true</IsTruncated><NextContinuationToken>t</NextContinuationToken>");
+    await withServer([first, page(["c"], "<IsTruncated>false</IsTruncated>")], async (store) => {
+      assert.deepEqual(await names(store), ["a", "b", "c"]);
+    });
+  });
+
+  test("that does not say whether it is whole, or how it goes on, is not believed", async () => {
+    for (const more of ["", "<IsTruncated>true</IsTruncated>"]) {
+      await withServer([page(["a"], more)], async (store) => {
+        await assert.rejects(names(store), StoreUnavailable);
+      });
+    }
+    await withServer([succeed], async (store) => {
+      await assert.rejects(names(store), StoreUnavailable);
+    });
+  });
+
+  test("of a store that brings the same page for ever, or no order, ends", async () => {
+    const again = page(["a"], "<IsTruncated>true</IsTruncated><NextContinuationToken>t</NextContinuationToken>");
+    await withServer([again], async (store) => {
+      await assert.rejects(names(store), StoreUnfit);
     });
   });
 });

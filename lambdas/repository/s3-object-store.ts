@@ -6,18 +6,21 @@ import {
   AbortMultipartUploadCommand,
   DeleteObjectsCommand,
   GetObjectCommand,
-  type GetObjectCommandOutput,
   HeadObjectCommand,
   ListMultipartUploadsCommand,
   ListObjectsV2Command,
+  type ListObjectsV2CommandOutput,
   ListObjectVersionsCommand,
   type ObjectIdentifier,
   PutObjectCommand,
   S3Client,
 } from "@aws-sdk/client-s3";
+import { ObjectLocked, RepositoryDamaged, StoreUnfit } from "../domain/errors.ts";
 import { guardedAgents } from "../protocols/egress/endpoint.ts";
-import type { ListedObject, ObjectHead, ObjectStore, PutOptions } from "./object-store.ts";
-import { hasStatus, isNamed, storeError, TruncatedBody } from "./s3-errors.ts";
+import type { ListedObject, ObjectHead, ObjectStore, PutOptions, Retention } from "./object-store.ts";
+import { expectedLength, readBody } from "./s3-body.ts";
+import { hasStatus, isNamed, isPassing, isWithoutAnswer, SpoiltAnswer, storeError, wasRepeated } from "./s3-errors.ts";
+import { extendRetention, isLockEnabled, isMissing, readRetention } from "./s3-object-lock.ts";
 
 export interface S3ClientOptions {
   /** Of a store that a user named; without it AWS, or what the environment says. */
@@ -32,17 +35,20 @@ export interface S3ClientOptions {
   readonly pathStyle?: boolean;
   /** Addresses that a user-given endpoint may have besides public ones. */
   readonly allowedCidrs?: readonly string[];
+  /** Milliseconds for a request with its body, until the answer begins. */
+  readonly requestTimeoutMs?: number;
 }
 
 /** Enough for verification's 64 HEAD requests at once. */
 const agentOptions = { keepAlive: true, maxSockets: 64 };
 const connectionTimeoutMs = 5_000;
 /** A pack of 16 MiB at 300 KB/s. */
-const requestTimeoutMs = 60_000;
+const defaultTimeoutMs = 60_000;
 const sdkAttempts = 3;
 
 /** A client that calls user-given endpoints only at addresses that may be called. */
 export function createS3Client(options: S3ClientOptions): S3Client {
+  const requestTimeoutMs = options.requestTimeoutMs ?? defaultTimeoutMs;
   const agents =
     options.endpoint === undefined ? plainAgents() : guardedAgents(options.allowedCidrs ?? [], agentOptions);
   return new S3Client({
@@ -73,14 +79,15 @@ export interface S3ObjectStoreOptions {
   readonly bucket: string;
   /** Put in front of every key; ends in `/` unless empty. */
   readonly prefix?: string;
+  /** Milliseconds for the body of an answer, from its beginning to its end. */
+  readonly bodyTimeoutMs?: number;
 }
 
 const deletesPerCall = 1000;
-/** The SDK tries requests again, but not a body that breaks off. */
-const bodyTries = 3;
-/** Another writer of the same key is at work: AWS asks to upload again. */
-const conflictTries = 4;
-const conflictPauseMs = 200;
+/** The SDK tries requests again that fail; not bodies that break off, and not what `isPassing` names. */
+const tries = 4;
+/** Before the second try; three times as long before the last. */
+const pauseMs = 200;
 
 /** A folder with more wanted keys than this is listed once; fewer keys are looked up one by one. */
 const keysListedSingly = 8;
@@ -100,12 +107,14 @@ export class S3ObjectStore implements ObjectStore {
   readonly bucket: string;
   readonly #client: S3Client;
   readonly #prefix: string;
+  readonly #bodyTimeoutMs: number;
 
   constructor(options: S3ObjectStoreOptions) {
     this.bucket = options.bucket;
     this.#client = options.client;
     const prefix = options.prefix ?? "";
     this.#prefix = prefix === "" || prefix.endsWith("/") ? prefix : `${prefix}/`;
+    this.#bodyTimeoutMs = options.bodyTimeoutMs ?? defaultTimeoutMs;
   }
 
   /** The key in the bucket. */
@@ -117,47 +126,62 @@ export class S3ObjectStore implements ObjectStore {
     return fullKey.slice(this.#prefix.length);
   }
 
-  /** Runs `call`; what it throws comes out as one of `domain/errors.ts`. */
-  async #attempt<T>(doing: string, call: () => Promise<T>): Promise<T> {
-    try {
-      return await call();
-    } catch (error) {
-      throw storeError(error, `${doing} in the bucket ${this.bucket}`);
+  /** Runs `call`, again after what may pass; what it throws in the end comes out as one of `domain/errors.ts`. */
+  async #attempt<T>(doing: string, call: (attempt: number) => Promise<T>): Promise<T> {
+    for (let attempt = 1; ; attempt++) {
+      try {
+        return await call(attempt);
+      } catch (error) {
+        if (attempt === tries || !isPassing(error)) throw storeError(error, `${doing} in the bucket ${this.bucket}`);
+        await new Promise((resolve) => setTimeout(resolve, pauseMs * attempt));
+      }
     }
   }
 
   async put(key: string, body: Uint8Array, options?: PutOptions): Promise<"written" | "exists"> {
-    const checksum = options?.sha256 ? Buffer.from(options.sha256, "hex") : hash("sha256", body, "buffer");
-    return this.#attempt(`writing ${this.fullKey(key)}`, async () => {
-      for (let tries = 1; ; tries++) {
-        try {
-          await this.#client.send(this.#putCommand(key, body, { checksum, ifAbsent: options?.ifAbsent ?? false }));
-          return "written";
-        } catch (error) {
-          if (options?.ifAbsent && hasStatus(error, 412)) return "exists";
-          if (!isNamed(error, "ConditionalRequestConflict") || tries === conflictTries) throw error;
-          await new Promise((resolve) => setTimeout(resolve, conflictPauseMs * tries));
-        }
+    const sha256 = options?.sha256 ?? hash("sha256", body, "hex");
+    const ifAbsent = options?.ifAbsent ?? false;
+    return this.#attempt(`writing ${this.fullKey(key)}`, async (attempt) => {
+      try {
+        await this.#client.send(this.#putCommand(key, body, { sha256, ifAbsent }));
+        return "written";
+      } catch (error) {
+        if (!ifAbsent) throw error;
+        const isRefused = hasStatus(error, 412);
+        if (isRefused && attempt === 1 && !wasRepeated(error)) return "exists";
+        if (isRefused || isWithoutAnswer(error)) return await this.#whatIsThere(key, body, { sha256, error });
+        throw error;
       }
     });
   }
 
+  /**
+   * What became of a conditional write whose replies were lost. Some stores answer 412 before they have read the body, and close: then the
+   * client may see nothing but the connection's end. Throws `error` when nothing is there.
+   */
+  async #whatIsThere(
+    key: string,
+    body: Uint8Array,
+    { sha256, error }: { sha256: string; error: unknown },
+  ): Promise<"written" | "exists"> {
+    const found = await this.head(key);
+    if (!found) throw error;
+    if (found.size !== body.length) return "exists";
+    const bytes = found.sha256 === undefined ? await this.get(key) : undefined;
+    const there = bytes ? hash("sha256", bytes, "hex") : found.sha256;
+    return there === sha256 ? "written" : "exists";
+  }
+
   /** The checksum serves the signature too, so that the body is hashed once. */
-  #putCommand(key: string, body: Uint8Array, options: { checksum: Buffer; ifAbsent: boolean }): PutObjectCommand {
+  #putCommand(key: string, body: Uint8Array, options: { sha256: string; ifAbsent: boolean }): PutObjectCommand {
     const command = new PutObjectCommand({
       Bucket: this.bucket,
       Key: this.fullKey(key),
       Body: body,
-      ChecksumSHA256: options.checksum.toString("base64"),
+      ChecksumSHA256: Buffer.from(options.sha256, "hex").toString("base64"),
       ...(options.ifAbsent && { IfNoneMatch: "*" }),
     });
-    command.middlewareStack.add(
-      (next) => (args) => {
-        setHeader(args.request, "x-amz-content-sha256", options.checksum.toString("hex"));
-        return next(args);
-      },
-      { step: "build", name: "signWithBodyChecksum" },
-    );
+    command.middlewareStack.add(withHeader("x-amz-content-sha256", options.sha256), { step: "build" });
     return command;
   }
 
@@ -176,25 +200,33 @@ export class S3ObjectStore implements ObjectStore {
 
   async get(key: string, range?: { offset: number; length: number }): Promise<Uint8Array | undefined> {
     if (range?.length === 0) return (await this.head(key)) && new Uint8Array();
+    let spoilt = false;
     return this.#attempt(`reading ${this.fullKey(key)}`, async () => {
-      for (let tries = 1; ; tries++) {
-        try {
-          return await this.#read(key, range);
-        } catch (error) {
-          if (isNamed(error, "NoSuchKey")) return undefined;
-          if (range && hasStatus(error, 416)) return new Uint8Array();
-          if (!(error instanceof TruncatedBody) || tries === bodyTries) throw error;
-        }
+      try {
+        const { bytes, sha256 } = await this.#read(key, range);
+        if (spoilt || sha256 === undefined || hash("sha256", bytes, "hex") === sha256) return bytes;
+        spoilt = true;
+        throw new SpoiltAnswer("the bytes are not what the store's own checksum tells");
+      } catch (error) {
+        if (isNamed(error, "NoSuchKey")) return undefined;
+        if (range && hasStatus(error, 416)) return new Uint8Array();
+        throw error;
       }
     });
   }
 
-  async #read(key: string, range: { offset: number; length: number } | undefined): Promise<Uint8Array> {
+  /** `sha256`: of the whole object, in hex, where the store keeps it. The SDK is not told to check it: it would do so for every body. */
+  async #read(
+    key: string,
+    range: { offset: number; length: number } | undefined,
+  ): Promise<{ bytes: Uint8Array; sha256: string | undefined }> {
     const Range = range && `bytes=${range.offset}-${range.offset + range.length - 1}`;
-    const answer = await this.#client.send(
-      new GetObjectCommand({ Bucket: this.bucket, Key: this.fullKey(key), ...(Range !== undefined && { Range }) }),
-    );
-    return readBody(answer, expectedLength(answer, range));
+    const input = { Bucket: this.bucket, Key: this.fullKey(key), ...(Range !== undefined && { Range }) };
+    const command = new GetObjectCommand(input);
+    if (!range) command.middlewareStack.add(withHeader("x-amz-checksum-mode", "ENABLED"), { step: "build" });
+    const answer = await this.#client.send(command);
+    const bytes = await readBody(answer, expectedLength(answer, range), this.#bodyTimeoutMs);
+    return { bytes, sha256: range ? undefined : hexChecksum(answer.ChecksumSHA256) };
   }
 
   async head(key: string): Promise<ObjectHead | undefined> {
@@ -202,8 +234,8 @@ export class S3ObjectStore implements ObjectStore {
       try {
         const input = { Bucket: this.bucket, Key: this.fullKey(key), ChecksumMode: "ENABLED" as const };
         const { ContentLength, ChecksumSHA256 } = await this.#client.send(new HeadObjectCommand(input));
-        const sha256 = ChecksumSHA256 && Buffer.from(ChecksumSHA256, "base64").toString("hex");
-        return { size: ContentLength ?? 0, ...(sha256?.length === 64 && { sha256 }) };
+        const sha256 = hexChecksum(ChecksumSHA256);
+        return { size: ContentLength ?? 0, ...(sha256 !== undefined && { sha256 }) };
       } catch (error) {
         if (hasStatus(error, 404)) return undefined;
         throw error;
@@ -214,21 +246,30 @@ export class S3ObjectStore implements ObjectStore {
   async *list(prefix: string, options?: { startAfter?: string }): AsyncGenerator<ListedObject> {
     const StartAfter = options?.startAfter === undefined ? undefined : this.fullKey(options.startAfter);
     let ContinuationToken: string | undefined;
+    let last = "";
     do {
       const page = await this.#attempt(`listing ${this.fullKey(prefix)}`, () =>
-        this.#client.send(
-          new ListObjectsV2Command({
-            Bucket: this.bucket,
-            Prefix: this.fullKey(prefix),
-            ...(ContinuationToken !== undefined ? { ContinuationToken } : StartAfter !== undefined && { StartAfter }),
-          }),
-        ),
+        this.#listPage(this.fullKey(prefix), ContinuationToken !== undefined ? { ContinuationToken } : { StartAfter }),
       );
-      for (const { Key, Size, LastModified } of page.Contents ?? []) {
-        yield { key: this.#relative(Key ?? ""), size: Size ?? 0, lastModified: LastModified ?? new Date(0) };
+      for (const { Key = "", Size, LastModified } of page.Contents ?? []) {
+        if (Key <= last) throw new StoreUnfit(`The store does not list the bucket ${this.bucket} in ascending order.`);
+        last = Key;
+        yield { key: this.#relative(Key), size: Size ?? 0, lastModified: LastModified ?? new Date(0) };
       }
-      ContinuationToken = page.IsTruncated ? page.NextContinuationToken : undefined;
+      ContinuationToken = page.NextContinuationToken;
     } while (ContinuationToken !== undefined);
+  }
+
+  /** A page that does not say whether more follows, or where, is not believed: a listing that ends too early looks like objects that are gone. */
+  async #listPage(
+    Prefix: string,
+    from: { ContinuationToken?: string; StartAfter?: string | undefined },
+  ): Promise<Pick<ListObjectsV2CommandOutput, "Contents" | "NextContinuationToken">> {
+    const page = await this.#client.send(new ListObjectsV2Command({ Bucket: this.bucket, Prefix, ...from }));
+    const next = page.IsTruncated ? page.NextContinuationToken : undefined;
+    if (page.IsTruncated === undefined || (page.IsTruncated && !next))
+      throw new SpoiltAnswer("a listing came without its end");
+    return { Contents: page.Contents, NextContinuationToken: next };
   }
 
   async deleteEveryVersion(keys: readonly string[]): Promise<void> {
@@ -280,6 +321,8 @@ export class S3ObjectStore implements ObjectStore {
       try {
         const page = await this.#client.send(new ListObjectVersionsCommand({ Bucket: this.bucket, Prefix, ...from }));
         const versions = [...(page.Versions ?? []), ...(page.DeleteMarkers ?? [])].map(toIdentifier);
+        if (page.IsTruncated === undefined || (page.IsTruncated && !page.NextKeyMarker))
+          throw new SpoiltAnswer("a listing came without its end");
         const next = { KeyMarker: page.NextKeyMarker, VersionIdMarker: page.NextVersionIdMarker };
         return page.IsTruncated ? { versions, next } : { versions };
       } catch (error) {
@@ -303,8 +346,41 @@ export class S3ObjectStore implements ObjectStore {
         new DeleteObjectsCommand({ Bucket: this.bucket, Delete: { Objects: [...versions], Quiet: true } }),
       );
       const failed = Errors?.find(({ Code }) => Code !== "NoSuchKey" && Code !== "NoSuchVersion");
-      if (failed) throw Object.assign(new Error(`${failed.Key}: ${failed.Message}`), { name: failed.Code ?? "Error" });
+      if (!failed) return;
+      await this.#throwIfLocked(failed);
+      throw Object.assign(new Error(`${failed.Key}: ${failed.Message}`), { name: failed.Code ?? "Error" });
     });
+  }
+
+  /** Stores answer AccessDenied, InvalidRequest or a code of their own: the version itself tells whether it is locked. */
+  async #throwIfLocked({ Key = "", VersionId }: { Key?: string; VersionId?: string }): Promise<void> {
+    const retention = await readRetention(this.#client, { Bucket: this.bucket, Key, VersionId }).catch(() => undefined);
+    if (!retention || retention.until.getTime() < Date.now()) return;
+    const until = retention.until.toISOString();
+    throw new ObjectLocked(
+      `${Key} in the bucket ${this.bucket} is under Object Lock (${retention.mode}) until ${until}.`,
+      retention.until,
+    );
+  }
+
+  async retain(key: string, { mode, until }: Retention): Promise<void> {
+    // Stores keep whole seconds.
+    const rounded = new Date(Math.ceil(until.getTime() / 1000) * 1000);
+    await this.#attempt(`retaining ${this.fullKey(key)}`, async () => {
+      try {
+        const target = { Bucket: this.bucket, Key: this.fullKey(key) };
+        await extendRetention(this.#client, target, { mode, until: rounded });
+      } catch (error) {
+        if (isMissing(error)) throw new RepositoryDamaged(`The object ${key} is missing.`, { cause: error });
+        if (isNamed(error, "InvalidRequest") && !(await this.objectLockEnabled()))
+          throw new StoreUnfit(`The bucket ${this.bucket} was made without Object Lock.`, { cause: error });
+        throw error;
+      }
+    });
+  }
+
+  async objectLockEnabled(): Promise<boolean> {
+    return this.#attempt("looking for Object Lock", () => isLockEnabled(this.#client, this.bucket));
   }
 
   /** Unfinished uploads take room unseen. None are ours, but what is below the prefix is to go. */
@@ -322,47 +398,23 @@ export class S3ObjectStore implements ObjectStore {
   }
 }
 
-function setHeader(request: unknown, name: string, value: string): void {
-  if (typeof request !== "object" || request === null || !("headers" in request)) return;
-  (request.headers as Record<string, string>)[name] = value;
+/** A middleware for the step `build`: the header is there before the request is signed. */
+function withHeader(name: string, value: string) {
+  return <Arguments extends { request: unknown }, Output>(next: (args: Arguments) => Output) =>
+    (args: Arguments): Output => {
+      const { request } = args;
+      if (typeof request === "object" && request !== null && "headers" in request)
+        (request.headers as Record<string, string>)[name] = value;
+      return next(args);
+    };
+}
+
+/** A store's SHA-256 of a whole object in hex; undefined when it has none, or one of parts. */
+function hexChecksum(base64: string | undefined): string | undefined {
+  const hex = base64 === undefined ? "" : Buffer.from(base64, "base64").toString("hex");
+  return hex.length === 64 ? hex : undefined;
 }
 
 function toIdentifier({ Key, VersionId }: { Key?: string; VersionId?: string }): ObjectIdentifier {
   return VersionId === undefined ? { Key } : { Key, VersionId };
-}
-
-/** What must come: the rest of the object when the range reaches past its end. A store that ignores ranges is told apart by the length. */
-function expectedLength(answer: GetObjectCommandOutput, range: { offset: number; length: number } | undefined): number {
-  const announced = answer.ContentLength;
-  if (announced === undefined) throw new TruncatedBody("the length of the body is unknown");
-  if (!range) return announced;
-  const size = Number(/\/(\d+)$/.exec(answer.ContentRange ?? "")?.[1] ?? Number.NaN);
-  const expected = Math.min(range.length, size - range.offset);
-  if (expected !== announced)
-    throw new TruncatedBody(`${announced} bytes were announced for a range of ${range.length}`);
-  return expected;
-}
-
-/** Exactly `expected` bytes. Throws TruncatedBody. */
-async function readBody(answer: GetObjectCommandOutput, expected: number): Promise<Uint8Array> {
-  const bytes = Buffer.allocUnsafeSlow(expected);
-  let length = 0;
-  try {
-    for await (const part of bodyOf(answer)) {
-      if (length + part.length > expected) break;
-      bytes.set(part, length);
-      length += part.length;
-    }
-  } catch (cause) {
-    throw new TruncatedBody(`the body broke off after ${length} of ${expected} bytes`, { cause });
-  }
-  if (length < expected) throw new TruncatedBody(`${length} of ${expected} bytes came`);
-  return bytes;
-}
-
-function bodyOf(answer: GetObjectCommandOutput): AsyncIterable<Uint8Array> {
-  const body: unknown = answer.Body;
-  if (body !== null && typeof body === "object" && Symbol.asyncIterator in body)
-    return body as AsyncIterable<Uint8Array>;
-  throw new TruncatedBody("no body came");
 }

@@ -2,16 +2,26 @@
 import assert from "node:assert/strict";
 import { hash, randomBytes } from "node:crypto";
 import { describe, test } from "node:test";
-import type { ObjectStore } from "../../lambdas/repository/object-store.ts";
+import { ObjectLocked, RepositoryDamaged, StoreUnfit } from "../../lambdas/domain/errors.ts";
+import type { ObjectStore, Retention } from "../../lambdas/repository/object-store.ts";
 
-async function collect<T>(items: AsyncIterable<T>): Promise<T[]> {
+export async function collect<T>(items: AsyncIterable<T>): Promise<T[]> {
   const collected: T[] = [];
   for await (const item of items) collected.push(item);
   return collected;
 }
 
+export interface ContractOptions {
+  /** Whether `a` and `a/b` can both be objects: not where objects are files in folders. The repository has no such keys. Default true. */
+  readonly nestedKeys?: boolean;
+}
+
 /** `makeStore` gives an empty store. */
-export function objectStoreContract(name: string, makeStore: () => Promise<ObjectStore>): void {
+export function objectStoreContract(
+  name: string,
+  makeStore: () => Promise<ObjectStore>,
+  { nestedKeys = true }: ContractOptions = {},
+): void {
   describe(`${name} as an object store`, () => {
     test("an object comes back whole, in ranges, and with size and checksum", async () => {
       const store = await makeStore();
@@ -66,7 +76,7 @@ export function objectStoreContract(name: string, makeStore: () => Promise<Objec
 
     test("listing is ascending, current objects only, and can start anywhere", async () => {
       const store = await makeStore();
-      const keys = ["l/a", "l/a-b", "l/a/b", "l/a0", "l/b"];
+      const keys = [...(nestedKeys ? ["l/a"] : []), "l/a-b", "l/a/b", "l/a0", "l/b"];
       for (const key of [...keys].reverse()) await store.put(key, Buffer.from(key));
       await store.put("m", Buffer.from("other"));
       await store.put("l/c", Buffer.from("gone"));
@@ -126,6 +136,80 @@ export function objectStoreContract(name: string, makeStore: () => Promise<Objec
       await store.deleteEveryVersion(keys.filter((_, n) => n % 100 === 7));
       assert.equal((await collect(store.list("many/"))).length, keys.length - 11);
       assert.deepEqual(await store.deleteEveryVersionBelow("many/"), { deleted: keys.length - 11, finished: true });
+    });
+  });
+}
+
+export interface LockableStore {
+  readonly store: ObjectStore;
+  /** How long the service says that the object's current version is retained. */
+  retentionOf(key: string): Promise<Retention | undefined>;
+}
+
+/**
+ * `makeStore` gives an empty store, with Object Lock or without. Nothing that the contract locks stays locked for longer than a few seconds,
+ * but it does stay for these.
+ */
+export function objectLockContract(name: string, makeStore: (locks: boolean) => Promise<LockableStore>): void {
+  const inSeconds = (seconds: number) => new Date(Date.now() + seconds * 1000);
+
+  describe(`${name} with Object Lock`, () => {
+    test("tells whether objects can be retained", async () => {
+      assert.equal(await (await makeStore(true)).store.objectLockEnabled(), true);
+      const { store } = await makeStore(false);
+      assert.equal(await store.objectLockEnabled(), false);
+      await store.put("key", Buffer.from("value"));
+      await assert.rejects(store.retain("key", { mode: "GOVERNANCE", until: inSeconds(5) }), StoreUnfit);
+    });
+
+    test("what is retained cannot be deleted until then, and what is beside it can", async () => {
+      const { store, retentionOf } = await makeStore(true);
+      for (const key of ["r/free", "r/kept"]) await store.put(key, Buffer.from(key));
+      const until = inSeconds(4);
+      await store.retain("r/kept", { mode: "COMPLIANCE", until });
+      const known = await retentionOf("r/kept");
+      assert.equal(known?.mode, "COMPLIANCE");
+      assert.equal(known.until.getTime(), Math.ceil(until.getTime() / 1000) * 1000);
+      const isLocked = (error: unknown) => {
+        assert.ok(error instanceof ObjectLocked, String(error));
+        assert.match(error.message, /r\/kept/);
+        assert.equal(error.until?.getTime(), known.until.getTime());
+        return true;
+      };
+      await assert.rejects(store.deleteEveryVersion(["r/free", "r/kept"]), isLocked);
+      await assert.rejects(store.deleteEveryVersionBelow("r/"), isLocked);
+      assert.equal(Buffer.from((await store.get("r/kept"))!).toString(), "r/kept");
+      assert.equal(await store.get("r/free"), undefined);
+      await new Promise((resolve) => setTimeout(resolve, known.until.getTime() - Date.now() + 1_000));
+      await store.deleteEveryVersion(["r/kept"]);
+      assert.equal(await store.get("r/kept"), undefined);
+    });
+
+    test("a retention is extended and never shortened or weakened", async () => {
+      const { store, retentionOf } = await makeStore(true);
+      await store.put("key", Buffer.from("value"));
+      const steps: [Retention["mode"], number, Retention["mode"], number][] = [
+        ["GOVERNANCE", 20, "GOVERNANCE", 20],
+        ["GOVERNANCE", 10, "GOVERNANCE", 20],
+        ["GOVERNANCE", 30, "GOVERNANCE", 30],
+        ["COMPLIANCE", 5, "COMPLIANCE", 30],
+        ["GOVERNANCE", 35, "COMPLIANCE", 35],
+        ["COMPLIANCE", 35, "COMPLIANCE", 35],
+      ];
+      const start = Math.ceil(Date.now() / 1000) * 1000;
+      for (const [mode, seconds, expectedMode, expectedSeconds] of steps) {
+        await store.retain("key", { mode, until: new Date(start + seconds * 1000) });
+        const known = await retentionOf("key");
+        assert.deepEqual([known?.mode, known?.until.getTime()], [expectedMode, start + expectedSeconds * 1000]);
+      }
+    });
+
+    test("what is missing is named", async () => {
+      const { store } = await makeStore(true);
+      await assert.rejects(store.retain("no/such", { mode: "GOVERNANCE", until: inSeconds(5) }), (error) => {
+        assert.ok(error instanceof RepositoryDamaged, String(error));
+        return /no\/such/.test(error.message);
+      });
     });
   });
 }

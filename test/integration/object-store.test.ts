@@ -2,40 +2,26 @@
 import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
 import { after, describe, test } from "node:test";
-import { CreateBucketCommand, DeleteBucketCommand, PutBucketVersioningCommand } from "@aws-sdk/client-s3";
 import { EndpointForbidden, StoreRefused, StoreUnavailable } from "../../lambdas/domain/errors.ts";
 import { preflightStore } from "../../lambdas/repository/preflight.ts";
 import { createS3Client, S3ObjectStore } from "../../lambdas/repository/s3-object-store.ts";
-import { objectStoreContract } from "../contract/object-store.ts";
+import { objectLockContract, objectStoreContract } from "../contract/object-store.ts";
+import { objectStoreUnderFaults } from "../contract/object-store-faults.ts";
 import { backup, restore, SparseVolume } from "../support/repository.ts";
+import { connectS3Service } from "../support/s3-service.ts";
 
 const endpoint = process.env.AWS_ENDPOINT_URL;
 if (!endpoint) {
   throw new Error("AWS_ENDPOINT_URL names no S3 service. Start the local cloud and set it to its address.");
 }
 
-const settings = {
-  endpoint,
-  region: "us-east-1",
-  credentials: { accessKeyId: "test", secretAccessKey: "test" },
-  pathStyle: true,
-};
-const client = createS3Client({ ...settings, allowedCidrs: ["127.0.0.0/8", "::1"] });
-const bucket = `contract-${randomBytes(6).toString("hex")}`;
-await client.send(new CreateBucketCommand({ Bucket: bucket }));
-await client.send(new PutBucketVersioningCommand({ Bucket: bucket, VersioningConfiguration: { Status: "Enabled" } }));
-
-after(async () => {
-  await new S3ObjectStore({ client, bucket }).deleteEveryVersionBelow("");
-  await client.send(new DeleteBucketCommand({ Bucket: bucket }));
-  client.destroy();
-});
-
-function newStore(): S3ObjectStore {
-  return new S3ObjectStore({ client, bucket, prefix: randomBytes(4).toString("hex") });
-}
+const service = await connectS3Service({ endpoint, accessKeyId: "test", secretAccessKey: "test" });
+const { client, bucket, settings, newStore } = service;
+after(() => service.close());
 
 objectStoreContract("S3", async () => newStore());
+objectLockContract("S3", (locks) => service.openLockable(locks));
+objectStoreUnderFaults("S3", () => service.openFaulty());
 
 describe("the S3 store", () => {
   test("passes the preflight", () => preflightStore(newStore()));
@@ -56,13 +42,13 @@ describe("the S3 store", () => {
   });
 
   test("a user's endpoint inside the network is not called unless allowed", async () => {
-    const guarded = createS3Client(settings);
+    const guarded = createS3Client({ ...settings, allowedCidrs: [] });
     await assert.rejects(new S3ObjectStore({ client: guarded, bucket }).get("key"), EndpointForbidden);
     guarded.destroy();
   });
 
   test("a service that is not there is unavailable", async () => {
-    const absent = createS3Client({ ...settings, endpoint: "http://127.0.0.1:9", allowedCidrs: ["127.0.0.1"] });
+    const absent = createS3Client({ ...settings, endpoint: "http://127.0.0.1:9" });
     await assert.rejects(new S3ObjectStore({ client: absent, bucket }).get("key"), StoreUnavailable);
     absent.destroy();
   });

@@ -1,13 +1,20 @@
 /** An object store in memory with versions, for unit tests. `test/contract/object-store.ts` holds it to what the real one does. */
 import { hash } from "node:crypto";
-import { StoreUnavailable } from "../../lambdas/domain/errors.ts";
-import type { ListedObject, ObjectHead, ObjectStore, PutOptions } from "../../lambdas/repository/object-store.ts";
+import { ObjectLocked, RepositoryDamaged, StoreUnavailable, StoreUnfit } from "../../lambdas/domain/errors.ts";
+import type {
+  ListedObject,
+  ObjectHead,
+  ObjectStore,
+  PutOptions,
+  Retention,
+} from "../../lambdas/repository/object-store.ts";
 
-export type StoreOperation = "put" | "get" | "head" | "list" | "delete";
+export type StoreOperation = "put" | "get" | "head" | "list" | "delete" | "retain";
 
 interface Version {
   readonly body: Uint8Array;
   readonly modified: Date;
+  readonly retention?: Retention;
 }
 
 export interface MemoryObjectStoreOptions {
@@ -15,6 +22,8 @@ export interface MemoryObjectStoreOptions {
   readonly before?: (operation: StoreOperation, key: string) => void | Promise<void>;
   /** Whether `head` tells the object's SHA-256. Default true. */
   readonly checksums?: boolean;
+  /** Whether objects can be retained. Default false, as of buckets. */
+  readonly objectLock?: boolean;
   readonly now?: () => number;
 }
 
@@ -27,13 +36,17 @@ export class MemoryObjectStore implements ObjectStore {
     this.#options = options;
   }
 
+  #now(): number {
+    return (this.#options.now ?? Date.now)();
+  }
+
   async put(key: string, body: Uint8Array, options?: PutOptions): Promise<"written" | "exists"> {
     await this.#options.before?.("put", key);
     if (options?.sha256 !== undefined && hash("sha256", body, "hex") !== options.sha256)
       throw new StoreUnavailable(`The body of ${key} is not what its checksum tells.`);
     const versions = this.#objects.get(key) ?? [];
     if (options?.ifAbsent && versions.length > 0) return "exists";
-    const modified = new Date((this.#options.now ?? Date.now)());
+    const modified = new Date(this.#now());
     this.#objects.set(key, [...versions, { body: Uint8Array.from(body), modified }]);
     return "written";
   }
@@ -65,7 +78,7 @@ export class MemoryObjectStore implements ObjectStore {
   async deleteEveryVersion(keys: readonly string[]): Promise<void> {
     for (const key of keys) {
       await this.#options.before?.("delete", key);
-      this.#objects.delete(key);
+      this.#delete(key);
     }
   }
 
@@ -77,10 +90,43 @@ export class MemoryObjectStore implements ObjectStore {
     for (const key of this.keys(prefix)) {
       if (options?.until?.()) return { deleted, finished: false };
       await this.#options.before?.("delete", key);
-      deleted += this.#objects.get(key)?.length ?? 0;
-      this.#objects.delete(key);
+      deleted += this.#delete(key);
     }
     return { deleted, finished: true };
+  }
+
+  /** How many versions went. Those under a lock stay. */
+  #delete(key: string): number {
+    const versions = this.#objects.get(key) ?? [];
+    const locked = versions.filter(({ retention }) => retention && retention.until.getTime() > this.#now());
+    if (locked.length === 0) this.#objects.delete(key);
+    else this.#objects.set(key, locked);
+    const until = locked.at(-1)?.retention?.until;
+    if (until) throw new ObjectLocked(`${key} is under Object Lock until ${until.toISOString()}.`, until);
+    return versions.length;
+  }
+
+  async retain(key: string, { mode, until }: Retention): Promise<void> {
+    await this.#options.before?.("retain", key);
+    if (!this.#options.objectLock) throw new StoreUnfit("The double in memory was made without Object Lock.");
+    const versions = this.#objects.get(key) ?? [];
+    const current = versions.at(-1);
+    if (!current) throw new RepositoryDamaged(`The object ${key} is missing.`);
+    const earlier = current.retention;
+    const retention: Retention = {
+      mode: earlier?.mode === "COMPLIANCE" ? "COMPLIANCE" : mode,
+      until: new Date(Math.max(Math.ceil(until.getTime() / 1000) * 1000, earlier?.until.getTime() ?? 0)),
+    };
+    this.#objects.set(key, [...versions.slice(0, -1), { ...current, retention }]);
+  }
+
+  async objectLockEnabled(): Promise<boolean> {
+    return this.#options.objectLock ?? false;
+  }
+
+  /** How long the current version is retained. */
+  retentionOf(key: string): Retention | undefined {
+    return this.#objects.get(key)?.at(-1)?.retention;
   }
 
   /** Keys below `prefix`, ascending. */

@@ -1,0 +1,48 @@
+/** The body of an S3 answer, whole and in time, or SpoiltAnswer. */
+import { Readable } from "node:stream";
+import type { GetObjectCommandOutput } from "@aws-sdk/client-s3";
+import { SpoiltAnswer } from "./s3-errors.ts";
+
+/** What must come: the rest of the object when the range reaches past its end. A store that ignores ranges is told apart by the length. */
+export function expectedLength(
+  answer: GetObjectCommandOutput,
+  range: { offset: number; length: number } | undefined,
+): number {
+  const announced = answer.ContentLength;
+  if (announced === undefined) throw new SpoiltAnswer("the length of the body is unknown");
+  if (!range) return announced;
+  const size = Number(/\/(\d+)$/.exec(answer.ContentRange ?? "")?.[1] ?? Number.NaN);
+  const expected = Math.min(range.length, size - range.offset);
+  if (expected !== announced)
+    throw new SpoiltAnswer(`${announced} bytes were announced for a range of ${range.length}`);
+  return expected;
+}
+
+/** Exactly `expected` bytes, in a buffer of their own. A body that takes longer than `timeoutMs` counts as broken off. */
+export function readBody(answer: GetObjectCommandOutput, expected: number, timeoutMs: number): Promise<Uint8Array> {
+  const body: unknown = answer.Body;
+  if (!(body instanceof Readable)) throw new SpoiltAnswer("no body came");
+  const bytes = Buffer.allocUnsafeSlow(expected);
+  return new Promise((resolve, reject) => {
+    let length = 0;
+    const fail = (what: string, cause?: unknown) => {
+      clearTimeout(timer);
+      reject(new SpoiltAnswer(what, { cause }));
+      // The connection is of no use any more.
+      body.destroy();
+    };
+    const timer = setTimeout(() => fail(`${length} of ${expected} bytes came in ${timeoutMs / 1000} s`), timeoutMs);
+    body.on("data", (part: Buffer) => {
+      if (length + part.length > expected) return fail(`more than ${expected} bytes came`);
+      bytes.set(part, length);
+      length += part.length;
+    });
+    body.once("end", () => {
+      if (length < expected) return fail(`${length} of ${expected} bytes came`);
+      clearTimeout(timer);
+      resolve(bytes);
+    });
+    body.once("error", (cause) => fail(`the body broke off after ${length} of ${expected} bytes`, cause));
+    body.once("close", () => fail(`the body broke off after ${length} of ${expected} bytes`));
+  });
+}
