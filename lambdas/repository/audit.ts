@@ -1,16 +1,16 @@
 /** Whether the hint of change tracking told the truth: some of what it called unchanged is read and compared. */
-import { HintMismatch } from "../domain/errors.ts";
-import { chunkHash } from "./chunk.ts";
+import { HintMismatch, VerificationFailed } from "../domain/errors.ts";
+import { chunkHash, isZero } from "./chunk.ts";
 import { openCipher } from "./domain-cipher.ts";
 import { ruleOutHint } from "./hint.ts";
-import { chunkLength } from "./manifest.ts";
+import { chunkLength, type Root } from "./manifest.ts";
 import { type Page, readPage } from "./page.ts";
 import { type BackupTarget, readPinnedBase } from "./pin.ts";
 import { openPlan, type PlannedPage, readPlannedPages } from "./planner.ts";
 import { isSampled } from "./sampling.ts";
 import type { VolumeReader } from "./shard-batches.ts";
 import type { ShardTable } from "./shard-table.ts";
-import { pagesOf } from "./tree.ts";
+import { isDamage, pagesWithin } from "./tree.ts";
 
 export interface AuditOptions {
   readonly planHash: string;
@@ -23,7 +23,7 @@ export interface AuditOptions {
 
 /**
  * Compares a sample of what a hinted plan leaves unread with the base. Throws HintMismatch when a chunk differs; the next attempt
- * then reads everything. To be called before the export is closed and the root is published.
+ * then reads everything. Throws VerificationFailed, with the same effect, when the base's tree is damaged. To be called before the export is closed and the root is published.
  */
 export async function auditHint(
   target: BackupTarget,
@@ -32,11 +32,24 @@ export async function auditHint(
   const plan = await openPlan(target, options.planHash);
   const { base } = await readPinnedBase(target, plan.shape);
   if (!base || !plan.shape.hinted || options.percent === 0) return { finished: true, checkedBytes: 0 };
+  try {
+    return { finished: true, checkedBytes: await auditPages(target, plan, base, options) };
+  } catch (error) {
+    if (!isDamage(error)) throw error;
+    await ruleOutHint(target, String(error));
+    throw new VerificationFailed("The base of a hinted backup is damaged. The next attempt reads the whole volume.", {
+      cause: error,
+    });
+  }
+}
+
+/** Answers how many bytes were compared. */
+async function auditPages(target: BackupTarget, plan: ShardTable, base: Root, options: AuditOptions): Promise<number> {
   const planned = await plannedPages(target, plan);
   const cipher = await openCipher(target, plan.shape.wrappedKey);
   let checkedBytes = 0;
   let isFirst = true;
-  for await (const { index, name } of pagesOf(target, base)) {
+  for await (const { index, name } of pagesWithin(target, base, plan.shape)) {
     const isWanted = isFirst || isSampled(`${target.jobId}/${index}`, options.percent);
     isFirst = false;
     if (!isWanted) continue;
@@ -45,7 +58,7 @@ export async function auditHint(
     const unread = { page, planned: planned.get(index), shape: plan.shape };
     checkedBytes += await comparePage(target, unread, options.reader, cipher?.chunkIdKey);
   }
-  return { finished: true, checkedBytes };
+  return checkedBytes;
 }
 
 async function plannedPages(target: BackupTarget, plan: ShardTable): Promise<Map<number, PlannedPage>> {
@@ -73,11 +86,12 @@ async function comparePage(
   const buffer = Buffer.alloc(chunkBytes);
   let checkedBytes = 0;
   for (const [at, chunk] of page.chunks.entries()) {
-    if (!chunk || planned?.toRead[at]) continue;
     const number = page.index * pageChunks + at;
+    if (planned?.toRead[at] || number * chunkBytes >= shape.sizeBytes) continue;
     const bytes = buffer.subarray(0, chunkLength(number, { sizeBytes: shape.sizeBytes, chunkBytes }));
     await reader.read(bytes, number * chunkBytes);
-    if (chunkHash(bytes, chunkIdKey) !== chunk.hash) {
+    const isAsInBase = chunk ? chunkHash(bytes, chunkIdKey) === chunk.hash : isZero(bytes);
+    if (!isAsInBase) {
       const reason = `Bytes ${number * chunkBytes}-${number * chunkBytes + bytes.length - 1} have changed since the base, and change tracking did not say so`;
       await ruleOutHint(target, reason);
       throw new HintMismatch(`${reason}. The next attempt reads the whole volume.`);

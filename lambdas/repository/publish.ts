@@ -9,7 +9,7 @@ import { domainKeys, formatPageName, parsePageName } from "./layout.ts";
 import { type BranchReference, decodeRoot, encodeRoot, type Root, type SnapshotDescription } from "./manifest.ts";
 import { type BackupTarget, readPinnedBase } from "./pin.ts";
 import { openPlan } from "./planner.ts";
-import { pagesOf } from "./tree.ts";
+import { pagesWithin } from "./tree.ts";
 import { readResult, readSelection, referenceTo } from "./verify.ts";
 
 const resultsAhead = 16;
@@ -43,7 +43,8 @@ export async function publishRoot(
   ]);
   if (!selection) throw new VerificationFailed(`The backup by ${target.jobId} is not verified, or was collected.`);
   const results = new ShardResults(target, selection.attempts);
-  const pages = plan.shape.hinted && base ? overlaid(results.pages(), pagesOf(target, base)) : results.pages();
+  const pages =
+    plan.shape.hinted && base ? overlaid(results.pages(), pagesWithin(target, base, plan.shape)) : results.pages();
   const branches = new BranchWriter(target, new Map(base?.branches.map((branch) => [branch.index, branch])));
   await branches.writeAll(pages);
   const { chunkBytes, pageChunks } = geometry;

@@ -1,8 +1,9 @@
 /** Walking a snapshot's tree: from the root through its branches to its pages. */
 import { RepositoryDamaged, UnsupportedFormat } from "../domain/errors.ts";
-import { type Branch, type PageReference, readBranch } from "./branch.ts";
+import { type Branch, branchPages, type PageReference, readBranch } from "./branch.ts";
+import type { Geometry } from "./domain-record.ts";
 import { mapAhead } from "./in-flight.ts";
-import type { BranchReference, Root } from "./manifest.ts";
+import { type BranchReference, pageCount, type Root } from "./manifest.ts";
 import type { ObjectStore } from "./object-store.ts";
 
 /** Branches fetched ahead of the one that is used: some 60 KB to 1 MB each. */
@@ -32,6 +33,17 @@ export async function* pagesOf(
   for await (const branch of mapAhead(root.branches, branchesAhead, read)) yield* branch?.pages ?? [];
 }
 
-function isDamage(error: unknown): boolean {
+/** The pages of a base that a volume of this shape can take over: not those behind its end. Throws RepositoryDamaged. */
+export async function* pagesWithin(
+  source: { readonly store: ObjectStore; readonly domain: string },
+  base: Root,
+  volume: { readonly sizeBytes: number; readonly geometry: Pick<Geometry, "chunkBytes" | "pageChunks"> },
+): AsyncGenerator<PageReference> {
+  const pages = pageCount(volume.sizeBytes, volume.geometry);
+  const branches = base.branches.filter(({ index }) => index * branchPages < pages);
+  for await (const page of pagesOf(source, { ...base, branches })) if (page.index < pages) yield page;
+}
+
+export function isDamage(error: unknown): boolean {
   return error instanceof RepositoryDamaged || error instanceof UnsupportedFormat;
 }

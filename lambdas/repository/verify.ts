@@ -16,7 +16,7 @@ import { openPlan, readPlannedPages } from "./planner.ts";
 import { decodeRecord, encodeRecord } from "./record.ts";
 import { decodeResult, type ShardResult } from "./shard-state.ts";
 import type { ShardTable } from "./shard-table.ts";
-import { pagesOf } from "./tree.ts";
+import { isDamage, pagesWithin } from "./tree.ts";
 
 const selectionSchema = z.object({
   format: z.literal(repositoryFormat),
@@ -181,15 +181,23 @@ class Verification {
     const [copied, pagesInStore] = await Promise.all([this.#plannedPages(), this.#pagesInStore()]);
     const objects: string[] = [];
     const unread: PageReference[] = [];
-    for await (const page of pagesOf(this.#target, base)) {
-      if (copied.has(page.index)) continue;
-      if (this.#options.until()) return "again";
-      if (!pagesInStore.has(keys.page(page.name))) objects.push(keys.page(page.name));
-      objects.push(...page.packs.map(keys.pack).filter((key) => !present.has(key)));
-      unread.push(page);
+    try {
+      for await (const page of pagesWithin(this.#target, base, this.#plan.shape)) {
+        if (copied.has(page.index)) continue;
+        if (this.#options.until()) return "again";
+        if (!pagesInStore.has(keys.page(page.name))) objects.push(keys.page(page.name));
+        objects.push(...page.packs.map(keys.pack).filter((key) => !present.has(key)));
+        unread.push(page);
+      }
+    } catch (error) {
+      if (!isDamage(error)) throw error;
+      objects.push(...base.branches.map(({ name }) => keys.page(name)));
     }
     if (this.#options.full && objects.length === 0) objects.push(...(await this.#readBack(unread)));
-    return objects.length > 0 ? { objects: [...new Set(objects)].sort(), basePacks: [] } : undefined;
+    if (objects.length === 0) return undefined;
+    const lost = new Set(objects);
+    const basePacks = new Set(unread.flatMap(({ packs }) => packs).filter((pack) => lost.has(keys.pack(pack))));
+    return { objects: [...lost].sort(), basePacks: [...basePacks] };
   }
 
   async #plannedPages(): Promise<Set<number>> {

@@ -74,6 +74,17 @@ export async function planBackup(
   return writePlan(target, { sizeBytes: volume.sizeBytes, extents: volume.allocated() });
 }
 
+/** Plans with the hint of change tracking. */
+export async function planHinted(
+  target: BackupTarget,
+  volume: SparseVolume,
+  { base, changed }: { base: string; changed: readonly Extent[] },
+): Promise<PlanSummary> {
+  await pinBase(target, [base], { sizeBytes: volume.sizeBytes });
+  const { sizeBytes } = volume;
+  return writePlan(target, { sizeBytes, extents: volume.allocated(), changed: ReadableStream.from(changed) });
+}
+
 export async function copyAll(
   target: BackupTarget,
   plan: PlanSummary,
@@ -90,7 +101,15 @@ export async function backup(
   volume: SparseVolume,
   candidates: readonly string[] = [],
 ): Promise<PublishedBackup> {
-  const plan = await planBackup(target, volume, candidates);
+  return finishBackup(target, await planBackup(target, volume, candidates), volume);
+}
+
+/** All that follows the plan. */
+export async function finishBackup(
+  target: BackupTarget,
+  plan: PlanSummary,
+  volume: SparseVolume,
+): Promise<PublishedBackup> {
   await copyAll(target, plan, volume);
   await verifyBackup(target, { planHash: plan.planHash, until: never });
   const published = await publishRoot(target, plan);

@@ -1,0 +1,173 @@
+import assert from "node:assert/strict";
+import { randomBytes } from "node:crypto";
+import { describe, test } from "node:test";
+import fc from "fast-check";
+import { MemoryObjectStore } from "../../test/support/memory-object-store.ts";
+import {
+  backup,
+  copyAll,
+  finishBackup,
+  never,
+  planHinted,
+  restore,
+  SparseVolume,
+  smallGeometry,
+  useGeometry,
+} from "../../test/support/repository.ts";
+import { HintMismatch, VerificationFailed } from "../domain/errors.ts";
+import { auditHint } from "./audit.ts";
+import { joinRanges } from "./damage.ts";
+import type { BackupTarget } from "./pin.ts";
+import type { Extent } from "./planner.ts";
+import { readRoot } from "./reader.ts";
+import { pagesOf } from "./tree.ts";
+
+const { chunkBytes, pageChunks } = smallGeometry;
+const pageBytes = chunkBytes * pageChunks;
+
+async function newDomain() {
+  const store = new MemoryObjectStore();
+  await useGeometry(store, "vol", smallGeometry);
+  const job = (n: number): BackupTarget => ({ store, domain: "vol", snapshotId: `snap${n}`, jobId: `job${n}` });
+  return { store, job };
+}
+
+async function assertRestores(target: BackupTarget, content: Uint8Array): Promise<void> {
+  const restored = await restore({ ...target, jobId: `restore-${target.jobId}` });
+  assert.deepEqual(await restored.content(), Buffer.from(content), `${target.snapshotId} came back with other bytes`);
+}
+
+const audit = (target: BackupTarget, planHash: string, reader: SparseVolume) =>
+  auditHint(target, { planHash, reader, percent: 100, until: never });
+
+/** Bytes of the chunks that these ranges touch. */
+function touchedBytes(changed: readonly Extent[], sizeBytes: number): number {
+  const chunks = new Set<number>();
+  for (const { offset, length } of changed) {
+    for (let at = Math.floor(offset / chunkBytes); at * chunkBytes < offset + length; at++) chunks.add(at);
+  }
+  return [...chunks].reduce((sum, at) => sum + Math.min(chunkBytes, sizeBytes - at * chunkBytes), 0);
+}
+
+const change = fc.record({
+  at: fc.nat(pageBytes * 4),
+  length: fc.integer({ min: 1, max: pageBytes + chunkBytes }),
+  isDiscard: fc.boolean(),
+});
+const step = fc.record({
+  resizedTo: fc.option(fc.nat(pageBytes * 4 + 77), { freq: 2 }),
+  changes: fc.array(change, { maxLength: 4 }),
+});
+
+describe("a backup that follows the hint", () => {
+  test("restores exactly whatever was written, discarded, grown or shrunk, and reads what changed alone", async () => {
+    await fc.assert(
+      fc.asyncProperty(fc.array(step, { minLength: 1, maxLength: 4 }), async (steps) => {
+        const { job } = await newDomain();
+        const contents = [randomBytes(pageBytes * 3 + 100)];
+        await backup(job(1), SparseVolume.of(contents[0]!));
+        for (const [at, { resizedTo, changes }] of steps.entries()) {
+          const before = contents.at(-1)!;
+          const content = Buffer.alloc(resizedTo ?? before.length);
+          before.copy(content);
+          const written = changes
+            .map(({ at: offset, length, isDiscard }) => ({
+              offset,
+              length: Math.min(length, content.length - offset),
+              isDiscard,
+            }))
+            .filter(({ length }) => length > 0);
+          for (const { offset, length, isDiscard } of written)
+            content.set(isDiscard ? Buffer.alloc(length) : randomBytes(length), offset);
+          const changed = joinRanges(written);
+          const volume = SparseVolume.of(content);
+          const target = job(at + 2);
+          const plan = await planHinted(target, volume, { base: `snap${at + 1}`, changed });
+          assert.ok(plan.hinted);
+          await copyAll(target, plan, volume);
+          if (resizedTo === null) assert.equal(volume.bytesRead, touchedBytes(changed, content.length));
+          await audit(target, plan.planHash, volume);
+          await finishBackup(target, plan, volume);
+          contents.push(content);
+          const root = await readRoot(target);
+          for await (const page of pagesOf(target, root)) assert.ok(page.index * pageBytes < content.length);
+        }
+        for (const [at, content] of contents.entries()) await assertRestores(job(at + 1), content);
+      }),
+      { numRuns: 25 },
+    );
+  });
+
+  test("drops a page that became zeros", async () => {
+    const { job } = await newDomain();
+    const content = randomBytes(pageBytes * 3);
+    await backup(job(1), SparseVolume.of(content));
+    content.fill(0, pageBytes, pageBytes * 2);
+    const volume = SparseVolume.of(content);
+    const changed = [{ offset: pageBytes, length: pageBytes }];
+    const published = await finishBackup(job(2), await planHinted(job(2), volume, { base: "snap1", changed }), volume);
+    assert.equal(published.chunks, pageChunks * 2);
+    await assertRestores(job(2), content);
+  });
+});
+
+describe("a hint that leaves out a change", () => {
+  const lies = [
+    { what: "of data", before: 1, after: 2 },
+    { what: "from data to zeros", before: 1, after: 0 },
+    { what: "from zeros to data in a page with data", before: 0, after: 2 },
+  ];
+  for (const { what, before, after } of lies) {
+    test(`${what} is found, and the next attempt reads everything`, async () => {
+      const { job } = await newDomain();
+      const content = randomBytes(pageBytes * 2 + 3);
+      content.fill(before, chunkBytes * 3, chunkBytes * 4);
+      await backup(job(1), SparseVolume.of(content));
+      content.fill(after, chunkBytes * 3, chunkBytes * 4);
+      const volume = SparseVolume.of(content);
+      const hint = { base: "snap1", changed: [{ offset: 0, length: 1 }] };
+      const plan = await planHinted(job(2), volume, hint);
+      await copyAll(job(2), plan, volume);
+      await assert.rejects(
+        audit(job(2), plan.planHash, volume),
+        (error) => error instanceof HintMismatch && error.message.includes("1536-2047"),
+      );
+      const again = await planHinted(job(2), volume, hint);
+      assert.equal(again.hinted, false);
+      assert.equal(again.bytesTotal, content.length);
+      await finishBackup(job(2), again, volume);
+      await assertRestores(job(2), content);
+    });
+  }
+});
+
+describe("a base that lacks a part", () => {
+  for (const part of ["page", "branch", "pack"]) {
+    for (const isCopied of [true, false]) {
+      test(`its ${part} ${isCopied ? "of what changed" : "of what is not read"} fails the hinted attempt, and the next succeeds`, async () => {
+        const { store, job } = await newDomain();
+        const content = randomBytes(pageBytes * 2);
+        await backup(job(1), SparseVolume.of(content));
+        const root = await readRoot(job(1));
+        const pages = await Array.fromAsync(pagesOf(job(1), root));
+        const changedPage = isCopied ? 0 : 1;
+        const names = {
+          page: `pages/${pages[0]!.name}`,
+          branch: `pages/${root.branches[0]!.name}`,
+          pack: `packs/${pages[0]!.packs.at(-2)}`,
+        };
+        const hint = { base: "snap1", changed: [{ offset: changedPage * pageBytes, length: 1 }] };
+        content[changedPage * pageBytes]! ^= 1;
+        const volume = SparseVolume.of(content);
+        const plan = await planHinted(job(2), volume, hint);
+        assert.ok(plan.hinted);
+        store.damage(`domains/vol/${names[part as keyof typeof names]}`, () => undefined);
+        await assert.rejects(finishBackup(job(2), plan, volume), VerificationFailed);
+        const again = await planHinted(job(2), volume, hint);
+        assert.equal(again.hinted, false);
+        await finishBackup(job(2), again, volume);
+        await assertRestores(job(2), content);
+      });
+    }
+  }
+});
