@@ -1,5 +1,5 @@
 /** `npm run bench`: Snapferry's copy engine and its peers on one volume and one S3 server. */
-import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import { mkdirSync, mkdtempSync, rmSync, statfsSync } from "node:fs";
 import { availableParallelism, constants } from "node:os";
 import { join, resolve } from "node:path";
 import { Command, InvalidArgumentError } from "commander";
@@ -12,7 +12,7 @@ import { describeMachine } from "./machine.ts";
 import { type Bench, type Measurement, runCourse } from "./measurement.ts";
 import { installPeers, peerNames } from "./peers/peers.ts";
 import { type Report, reportText } from "./report.ts";
-import { parseSize } from "./size.ts";
+import { formatSize, parseSize } from "./size.ts";
 import { summaries } from "./summary.ts";
 import { judge, scenarios } from "./targets.ts";
 import { volumePair } from "./volume/generate.ts";
@@ -61,9 +61,9 @@ const options = new Command("npm run bench --")
 try {
   const report = await main();
   console.log(options.json ? JSON.stringify(report, null, 2) : reportText(report));
-  if (options.check && report.verdicts.some(({ isMet }) => !isMet)) process.exitCode = 1;
+  if (options.check && !report.verdicts.every(({ isMet }) => isMet)) process.exitCode = 1;
 } catch (error) {
-  if (!(error instanceof BenchmarkError || error instanceof LocalCloudError)) throw error;
+  if (!isExpected(error)) throw error;
   console.error(error.message);
   process.exitCode = 1;
 }
@@ -71,6 +71,7 @@ try {
 async function main(): Promise<Report> {
   const directory = resolve(options.work);
   mkdirSync(directory, { recursive: true });
+  requireMemory(options.memory, options.size);
   const memory = mkdtempSync(join(options.memory, "snapferry-bench-"));
   // Also on the way out by a signal: gigabytes in memory would stay behind.
   process.once("exit", () => rmSync(memory, { recursive: true, force: true }));
@@ -78,6 +79,22 @@ async function main(): Promise<Report> {
     process.once(signal, () => process.exit(128 + constants.signals[signal]));
   }
   return benchmark(directory, memory);
+}
+
+/** The store and what is restored from it take less than the volume, half of which is allocated. */
+function requireMemory(directory: string, bytes: number): void {
+  const { bavail, bsize } = statfsSync(directory);
+  if (bavail * bsize >= bytes) return;
+  throw new BenchmarkError(`${directory} has less than ${formatSize(bytes)} left; name another with --memory.`);
+}
+
+/** What this machine, or the command line, has to be changed for: the message says it all. */
+function isExpected(error: unknown): error is Error {
+  return (
+    error instanceof BenchmarkError ||
+    error instanceof LocalCloudError ||
+    (error instanceof Error && "syscall" in error)
+  );
 }
 
 async function benchmark(directory: string, memory: string): Promise<Report> {

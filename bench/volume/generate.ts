@@ -69,6 +69,7 @@ async function make(options: VolumeOptions, directory: string): Promise<VolumePa
   const fileShare = 1 - shareOfAllocated.random - shareOfAllocated.zeros;
   const budget = allocatedBytes * fileShare * (1 - fileSystemOverhead);
   const selection = selectFolders(options.source, budget, random);
+  if (selection.chosen.length === 0) throw new BenchmarkError(`There are no files to use in ${options.source}.`);
   const first = join(directory, "first.raw");
   await withFile(first, "w", (file) => file.truncate(sizeBytes));
   makeFileSystem(first, selection, { ...options, directory });
