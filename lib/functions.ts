@@ -199,7 +199,7 @@ export class Functions extends Construct {
     backupBucket.grant(this.copy, ["read", "write"]);
     backupBucket.grant(this.collect, ["read", "write", "deleteBackups"]);
     encryptionKey.grant(this.tasks, ["generate", "unwrap"]);
-    encryptionKey.grant(this.copy, ["unwrap"]);
+    encryptionKey.grant(this.copy, ["generate", "unwrap"]);
     encryptionKey.grant(this.collect, []);
     for (const handler of [this.tasks, this.copy, this.collect]) this.#openHypervisorsAndStores(handler);
     for (const handler of [this.tasks, this.collect]) settings.grantRead(handler);

@@ -11,13 +11,14 @@ import { consoleProgress } from "./cloud/progress.ts";
 
 const CLOUD_NAME = "test";
 
-/** Short times, so that what takes minutes in service takes seconds here. */
+/** Short times, so that what takes minutes in service takes seconds here; and a key, so that stores can be encrypted. */
 const CONTEXT = {
   "backup.retry.interval": "1",
   "backup.pool.size": "2",
   "reconcile.after": "2",
   "late.writer.grace": "3",
   "error.grace": "3600",
+  "encryption.key": "create",
 };
 
 const patterns = {

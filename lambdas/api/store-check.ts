@@ -14,11 +14,9 @@ const unreadable: ReadonlySet<string> = new Set([
   "InvalidRequestException",
 ]);
 
-type LockableStore = ObjectStore & { objectLockEnabled?(): Promise<boolean> };
-
 export interface StoreCheckOptions {
   /** The store that settings describe, registered or not. */
-  readonly open: (store: StoreRow) => Promise<LockableStore>;
+  readonly open: (store: StoreRow) => Promise<ObjectStore>;
   /** Addresses that an endpoint may have besides public ones. */
   readonly allowedCidrs: readonly string[];
 }
@@ -31,7 +29,7 @@ export function storeChecks({ open, allowedCidrs }: StoreCheckOptions): StoreChe
   };
   return {
     fitness: async (store) => preflightStore(await openAllowed(store)),
-    hasObjectLock: async (store) => (await (await openAllowed(store)).objectLockEnabled?.()) ?? false,
+    hasObjectLock: async (store) => (await openAllowed(store)).objectLockEnabled(),
   };
 }
 
@@ -44,7 +42,7 @@ async function requireAllowed(endpoint: string, allowedCidrs: readonly string[])
   }
 }
 
-async function openReadable(open: StoreCheckOptions["open"], store: StoreRow): Promise<LockableStore> {
+async function openReadable(open: StoreCheckOptions["open"], store: StoreRow): Promise<ObjectStore> {
   try {
     return await open(store);
   } catch (error) {

@@ -27,7 +27,7 @@ export function composeServices(): Services {
     logger: new Logger(),
     settings: parameterSettings(() => requiredEnvironment("SETTINGS_PATH")),
     hypervisor: (tenant, id) => openHypervisor(database, tenant, id),
-    objectStore: (tenant, id) => openRegisteredStore(database, tenant, id),
+    objectStore: (tenant, id, until) => openRegisteredStore(database, tenant, id, until),
     keyService: (tenant, id) => openKeyService(database, tenant, id),
     ownBucket: async () => ownBucket(),
     now: () => new Date(),

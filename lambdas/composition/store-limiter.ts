@@ -4,14 +4,10 @@
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import type { StoreLimits } from "../domain/inventory.ts";
+import type { RequestCost } from "../repository/rate-limiter.ts";
 import type { Database } from "../tables/database.ts";
 import { farthestAheadMilliseconds, type Reservation, reserveSlice, type Slice } from "../tables/store-rates.ts";
 import { getStoreOptions } from "../tables/stores.ts";
-
-export interface Cost {
-  readonly bytes: number;
-  readonly requests: number;
-}
 
 /** What the limiter reaches outside; tests pass others. */
 export interface LimiterSurroundings {
@@ -49,7 +45,7 @@ export class StoreLimiter {
    * Answers when the store may be used at this cost. When `until` says that the worker's time is up it answers at once: the worker needs
    * the rest of its time to leave things in order. What it takes then is taken from the budget of those who come after.
    */
-  async acquire({ requests, bytes }: Cost, until: () => boolean): Promise<void> {
+  async acquire({ requests, bytes }: RequestCost, until: () => boolean): Promise<void> {
     await this.#requests.spend(requests, until);
     await this.#bytes.spend(bytes, until);
   }

@@ -9,10 +9,12 @@ import { defaultStoreId, type StoreRow } from "../domain/inventory.ts";
 import { environmentList, requiredEnvironment } from "../environment.ts";
 import type { KeyService } from "../repository/key-service.ts";
 import type { ObjectStore } from "../repository/object-store.ts";
+import { RateLimitedStore } from "../repository/rate-limited-store.ts";
 import { createS3Client, S3ObjectStore } from "../repository/s3-object-store.ts";
 import type { Database } from "../tables/database.ts";
 import { getStore } from "../tables/stores.ts";
 import { keyServiceOf } from "./encryption.ts";
+import { type StoreLimiter, storeLimiter } from "./store-limiter.ts";
 
 /** A client with its credentials serves this long; then the secret is read again, so that a rotation takes effect. */
 const keepClientMilliseconds = 300_000;
@@ -21,6 +23,7 @@ const credentialsSchema = z.object({ accessKeyId: z.string().min(1), secretAcces
 
 let ownStore: S3ObjectStore | undefined;
 let secrets: SecretsManagerClient | undefined;
+const limiters = new Map<string, StoreLimiter>();
 const opened = new Map<string, { row: StoreRow; store: S3ObjectStore; until: number }>();
 
 /** The stack's own bucket. */
@@ -29,9 +32,19 @@ export function ownBucket(): S3ObjectStore {
   return ownStore;
 }
 
-/** The store of that id. Throws StoreRefused when it is not registered (any more). */
-export async function openRegisteredStore(database: Database, tenant: string, id: string): Promise<ObjectStore> {
-  return id === defaultStoreId ? ownBucket() : (await registeredStore(database, tenant, id)).store;
+/**
+ * The store of that id, within its limits. Once `until` answers true it is not held back any more. Throws StoreRefused when it is not
+ * registered (any more).
+ */
+export async function openRegisteredStore(
+  database: Database,
+  tenant: string,
+  id: string,
+  until: () => boolean = () => false,
+): Promise<ObjectStore> {
+  const store = id === defaultStoreId ? ownBucket() : (await registeredStore(database, tenant, id)).store;
+  const limiter = limiterOf(database, tenant, id);
+  return new RateLimitedStore(store, { acquire: (cost) => limiter.acquire(cost, until) });
 }
 
 /** What opens the domains of that store; undefined when it is not encrypted. Throws as {@link openRegisteredStore} does. */
@@ -52,6 +65,14 @@ async function registeredStore(
   const fresh = { row, store: await openStore(row), until: Date.now() + keepClientMilliseconds };
   opened.set(key, fresh);
   return fresh;
+}
+
+/** One for each store in this process: its slices are shared by all that the process does. */
+function limiterOf(database: Database, tenant: string, id: string): StoreLimiter {
+  const key = `${tenant}/${id}`;
+  const limiter = limiters.get(key) ?? storeLimiter(database, tenant, id);
+  limiters.set(key, limiter);
+  return limiter;
 }
 
 /** The store that these settings describe, registered or about to be. Reads its secret. */

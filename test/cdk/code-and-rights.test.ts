@@ -56,10 +56,14 @@ function calls(name: FunctionName, call: string): boolean {
   return new RegExp(`\\b${call.replace(".", "\\d*\\.")}\\(`).test(code[name]);
 }
 
-/** Every function carries the code along that looks up hypervisors and stores; one that opens neither never calls it. */
+/** Every function carries the code along that looks up hypervisors and stores and keeps to limits; one that opens neither never calls it. */
 function carriesAlong(name: FunctionName): string[] {
-  const opens = calls(name, "services.hypervisor") || calls(name, "services.objectStore") || name === "api";
-  return opens ? [] : ["GetItem hypervisors", "GetItem stores"];
+  const opensStores = calls(name, "services.objectStore");
+  const looksUp = opensStores || calls(name, "services.hypervisor") || name === "api";
+  return [
+    ...(looksUp ? [] : ["GetItem hypervisors", "GetItem stores"]),
+    ...(opensStores ? [] : ["GetItem rates", "UpdateItem rates"]),
+  ].sort();
 }
 
 for (const name of names)
@@ -74,6 +78,19 @@ for (const name of names)
     const touched = new Set([...commandsOn(name)].map((command) => command.split(" ")[1]));
     const idle = [...rightsOn(name)].filter((right) => !touched.has(right.split(" ")[1]));
     assert.deepEqual(idle, []);
+  });
+
+for (const [call, action] of [
+  [/\bkeys\d*\??\.generate\(/, /^kms:GenerateDataKey$/],
+  [/\bkeys\d*\??\.unwrap\(/, /^kms:Decrypt$/],
+] as const)
+  test(`those whose code has ${call} may use the key for it, and nobody else`, () => {
+    const encrypted = templateWith({ "encryption.key": "create" });
+    const allowed = names.filter((name) => allowing(statementsOf(encrypted, functionRoles[name]), action).length > 0);
+    assert.deepEqual(
+      allowed,
+      names.filter((name) => call.test(code[name])),
+    );
   });
 
 for (const [call, action] of [

@@ -177,7 +177,7 @@ for (const [context, arn] of [
       Object.entries(actions).filter(([, some]) => some.length > 0),
       [
         ["tasks", ["kms:Decrypt", "kms:GenerateDataKey"]],
-        ["copy", ["kms:Decrypt"]],
+        ["copy", ["kms:Decrypt", "kms:GenerateDataKey"]],
       ],
     );
   });

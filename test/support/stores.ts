@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { randomUUID } from "node:crypto";
 import { CreateBucketCommand, ListObjectVersionsCommand, PutBucketVersioningCommand } from "@aws-sdk/client-s3";
 import { CreateSecretCommand } from "@aws-sdk/client-secrets-manager";
+import type { RegisterStoreInput } from "../../lambdas/api/request-schemas.ts";
 import type { TestCloud } from "./cloud.ts";
 import { type FaultProxy, startFaultProxy } from "./s3-fault-proxy.ts";
 
@@ -13,11 +14,16 @@ export interface TestStore {
   close(): Promise<void>;
 }
 
-export async function registerStore(cloud: TestCloud, tenant = "acme"): Promise<TestStore> {
+/** `options` are further members of the request. `lockable`: the bucket has Object Lock. */
+export async function registerStore(
+  cloud: TestCloud,
+  tenant = "acme",
+  { lockable = false, ...options }: { lockable?: boolean } & Partial<RegisterStoreInput> = {},
+): Promise<TestStore> {
   const name = randomUUID().slice(0, 8);
   const bucket = `store-${name}`;
   const secretId = `snapferry/${tenant}/test-${name}`;
-  await cloud.clients.s3.send(new CreateBucketCommand({ Bucket: bucket }));
+  await cloud.clients.s3.send(new CreateBucketCommand({ Bucket: bucket, ObjectLockEnabledForBucket: lockable }));
   await cloud.clients.s3.send(
     new PutBucketVersioningCommand({ Bucket: bucket, VersioningConfiguration: { Status: "Enabled" } }),
   );
@@ -31,7 +37,7 @@ export async function registerStore(cloud: TestCloud, tenant = "acme"): Promise<
   const { status, body } = await cloud.call("POST", "/stores", {
     tenant,
     role: "admin",
-    body: { name, bucket, endpoint: proxy.endpoint, region: "us-east-1", pathStyle: true, secretId },
+    body: { name, bucket, endpoint: proxy.endpoint, region: "us-east-1", pathStyle: true, secretId, ...options },
   });
   assert.equal(status, 201, JSON.stringify(body));
   return { id: body.id, bucket, proxy, close: () => proxy.close() };
