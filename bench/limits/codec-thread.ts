@@ -25,7 +25,7 @@ function decompress(): void {
 }
 
 parentPort!.postMessage({ ready: true });
-parentPort!.once("message", () => {
+parentPort!.on("message", () => {
   for (let pass = 0; pass < passes; pass++) (kind === "compress" ? compress : decompress)();
   parentPort!.postMessage({ storedBytes });
 });
