@@ -4,6 +4,7 @@ import {
   EndpointForbidden,
   HypervisorMisconfigured,
   HypervisorUnavailable,
+  ObjectLocked,
   PathOutsideDirectory,
   SecretUnusable,
   StoreFull,
@@ -21,13 +22,14 @@ const outsideFaults = [
   StoreFull,
   StoreRefused,
   StoreUnfit,
+  ObjectLocked,
   Throttled,
   EndpointForbidden,
   SecretUnusable,
   EncryptionKeyUnavailable,
 ] as const;
 
-/** Whether a hypervisor or store is out of reach, or cannot be used as it is registered. A round that meets such a one is in order itself. */
+/** Whether a hypervisor or store is out of reach, refuses, or cannot be used as it is registered. A round that meets such a one is in order itself. */
 export function isOutside(error: unknown): boolean {
   return outsideFaults.some((fault) => error instanceof fault);
 }

@@ -199,7 +199,7 @@ describe("the deployed API", () => {
         caller: { tenant: "acme", role: "operator" },
         method: "POST",
         path: `/volumes/${volumeId}/snapshots`,
-        body: { name: "finished", asyncBackup: true, storeId: "default", tags: {} },
+        body: { name: "finished", asyncBackup: true, storeId: "default", tags: {}, verify: "checksum", full: false },
         idempotencyKey: key,
       } as const;
       const dying = idempotently(await servicesOf(test), request, ids, () => Promise.reject(new Error("died")));
@@ -390,7 +390,7 @@ describe("the deployed API", () => {
 
     it("begin with the default one, which stays", async () => {
       const { body } = await test.call("GET", "/stores", admin);
-      assert.deepEqual(body.items[0], { id: "default", name: "default", default: true });
+      assert.deepEqual(body.items[0], { id: "default", name: "default", default: true, encryption: "none" });
       assert.equal((await test.call("GET", "/stores/default", admin)).status, 200);
       assertProblem(await test.call("DELETE", "/stores/default", admin), 409, "store-in-use");
     });
