@@ -1,5 +1,15 @@
 /** Stores: register, list, look at, change, forget. The default store is the stack's bucket: only options of it are kept. */
-import { EndpointForbidden, SecretUnusable, StoreRefused, StoreUnavailable, StoreUnfit } from "../domain/errors.ts";
+import {
+  EndpointForbidden,
+  ObjectLocked,
+  SecretUnusable,
+  SnapferryError,
+  StoreFull,
+  StoreRefused,
+  StoreUnavailable,
+  StoreUnfit,
+  Throttled,
+} from "../domain/errors.ts";
 import { newId } from "../domain/ids.ts";
 import {
   defaultStoreId,
@@ -104,9 +114,18 @@ function noEncryptionKey(): Problem {
 }
 
 async function requireObjectLock({ checks }: StoreDeployment, store: StoreRow): Promise<void> {
-  if (await blaming(store, () => checks.hasObjectLock(store))) return;
-  const detail = `cannot be: the bucket ${store.bucket} has no Object Lock; enable that on the bucket first`;
-  throw invalidRequest([{ pointer: "/objectLock", detail }]);
+  const detail = await checks.hasObjectLock(store).then(
+    (lockable) =>
+      lockable
+        ? undefined
+        : `cannot be: the bucket ${store.bucket} has no Object Lock; enable that on the bucket first`,
+    (error: unknown) => {
+      if (isPassing(error)) throw unreachable(error);
+      if (!(error instanceof SnapferryError)) throw error;
+      return `cannot be checked: ${error.message}`;
+    },
+  );
+  if (detail !== undefined) throw invalidRequest([{ pointer: "/objectLock", detail }]);
 }
 
 /** Which field is to blame for which failure. */
@@ -115,6 +134,8 @@ const blamed = [
   [SecretUnusable, "/secretId"],
   [StoreRefused, "/bucket"],
   [StoreUnfit, "/bucket"],
+  [StoreFull, "/bucket"],
+  [ObjectLocked, "/bucket"],
 ] as const;
 
 async function blaming<Result>(store: StoreRow, check: () => Promise<Result>): Promise<Result> {
@@ -124,10 +145,19 @@ async function blaming<Result>(store: StoreRow, check: () => Promise<Result>): P
     if (!(error instanceof Error)) throw error;
     const pointer = blamed.find(([failure]) => error instanceof failure)?.[1];
     if (pointer !== undefined) throw invalidRequest([{ pointer, detail: error.message }]);
-    if (!(error instanceof StoreUnavailable)) throw error;
-    if (store.endpoint !== undefined) throw invalidRequest([{ pointer: "/endpoint", detail: error.message }]);
-    throw new Problem("unavailable", `The store cannot be reached now: ${error.message}`, { cause: error });
+    if (!isPassing(error)) throw error;
+    if (error instanceof StoreUnavailable && store.endpoint !== undefined)
+      throw invalidRequest([{ pointer: "/endpoint", detail: error.message }]);
+    throw unreachable(error);
   }
+}
+
+function isPassing(error: unknown): error is Error {
+  return error instanceof StoreUnavailable || error instanceof Throttled;
+}
+
+function unreachable(error: Error): Problem {
+  return new Problem("unavailable", `The store cannot be reached now: ${error.message}`, { cause: error });
 }
 
 /** The default store counts as the newest: it takes one place of the first page, and its id is the cursor when that page holds no more. */

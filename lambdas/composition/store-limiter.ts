@@ -71,7 +71,7 @@ class Budget {
   /** Reserved and not spent yet. */
   #left = 0;
   #lastSlice = 0;
-  #lastReservedAt = 0;
+  #lastReadyAt = 0;
   #turn: Promise<void> = Promise.resolve();
 
   constructor(name: string, surroundings: LimiterSurroundings, limit: () => Promise<number | undefined>) {
@@ -113,13 +113,13 @@ class Budget {
       return this.#pause(reservation.until - queueMilliseconds, sliceMilliseconds);
     this.#left += amount;
     this.#lastSlice = amount;
-    this.#lastReservedAt = slice.now;
-    if (reservation.kind === "reserved" && !hurry) await this.#pause(reservation.from, slice.milliseconds);
+    this.#lastReadyAt = reservation.kind === "reserved" ? reservation.from : slice.now;
+    if (!hurry) await this.#pause(this.#lastReadyAt, slice.milliseconds);
   }
 
   /** About what half a second takes: twice the last slice if that was spent sooner, else half of it. */
   #usual(): number {
-    const spentSoon = this.#surroundings.now() - this.#lastReservedAt < sliceMilliseconds;
+    const spentSoon = this.#surroundings.now() - this.#lastReadyAt < sliceMilliseconds;
     return spentSoon ? this.#lastSlice * 2 : this.#lastSlice / 2;
   }
 
