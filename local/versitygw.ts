@@ -56,22 +56,29 @@ export async function installVersitygw(): Promise<string> {
 
 /** The directory appears with the binary in it or not at all. */
 async function build(directory: string): Promise<void> {
+  await requireGo();
   const draft = `${directory}.tmp`;
   rmSync(draft, { recursive: true, force: true });
   mkdirSync(draft, { recursive: true });
   const env = { ...process.env, GOBIN: draft, CGO_ENABLED: "0" };
-  const arguments_ = ["install", "-trimpath", "-ldflags=-s -w", PACKAGE];
-  const result = await run("go", arguments_, { env, timeoutMs: BUILD_TIMEOUT_MS });
+  const commandLine = ["install", "-trimpath", "-ldflags=-s -w", PACKAGE];
+  const result = await run("go", commandLine, { env, timeoutMs: BUILD_TIMEOUT_MS });
   if (result.code !== 0) {
     rmSync(draft, { recursive: true, force: true });
     throw new LocalCloudError(
-      result.stderr.includes("ENOENT")
-        ? "versitygw is built with Go and there is no go on the PATH: install Go 1.25 or newer from https://go.dev/dl/ and run this again."
-        : `versitygw cannot be built (${lastLine(result.stderr)}); look at the network and Go 1.25 or newer, then try: go ${arguments_.join(" ")}`,
+      `versitygw cannot be built (${lastLine(result.stderr)}): look at the network, and that Go is 1.25 or newer, and run this again.`,
     );
   }
   rmSync(directory, { recursive: true, force: true });
   renameSync(draft, directory);
+}
+
+async function requireGo(): Promise<void> {
+  const { code } = await run("go", ["version"], { env: process.env });
+  if (code === 0) return;
+  throw new LocalCloudError(
+    "versitygw is built with Go and there is no go on the PATH: install Go 1.25 or newer from https://go.dev/dl/ and run this again.",
+  );
 }
 
 function lastLine(text: string): string {

@@ -6,6 +6,7 @@ import { RepositoryDamaged } from "../domain/errors.ts";
 import { ByteReader, ByteWriter, hashBytes, seal, sha256, unseal } from "./binary.ts";
 import type { Geometry } from "./domain-record.ts";
 import type { ObjectStore } from "./object-store.ts";
+import { readAgainIfDamaged } from "./reread.ts";
 
 /** More would not fit into one Distributed Map (10,000 concurrent children, and its history). */
 export const maxShards = 10_000;
@@ -69,7 +70,11 @@ export function totalBytes(table: ShardTable): number {
 }
 
 /** Undefined when there is no such plan. Throws RepositoryDamaged. */
-export async function readShardTable(store: ObjectStore, key: string): Promise<ShardTable | undefined> {
+export function readShardTable(store: ObjectStore, key: string): Promise<ShardTable | undefined> {
+  return readAgainIfDamaged(() => readTable(store, key));
+}
+
+async function readTable(store: ObjectStore, key: string): Promise<ShardTable | undefined> {
   const first = await store.get(key, { offset: 0, length: firstReadBytes });
   if (!first) return undefined;
   const length = new ByteReader(first, key).u32();
@@ -104,9 +109,11 @@ export async function readShardPart(
 ): Promise<ByteReader> {
   const entry = table.shards[shard];
   if (!entry) throw new RangeError(`The plan ${key} has no shard ${shard}.`);
-  const body = await store.get(key, { offset: entry.offset, length: entry.length });
-  if (!body || sha256(body) !== entry.sha256) {
-    throw new RepositoryDamaged(`The object ${key} is damaged: its part for shard ${shard} is not what was written.`);
-  }
-  return new ByteReader(body, key);
+  return readAgainIfDamaged(async () => {
+    const body = await store.get(key, { offset: entry.offset, length: entry.length });
+    if (!body || sha256(body) !== entry.sha256) {
+      throw new RepositoryDamaged(`The object ${key} is damaged: its part for shard ${shard} is not what was written.`);
+    }
+    return new ByteReader(body, key);
+  });
 }
