@@ -12,17 +12,20 @@ function isChecksumProbe(store: object): store is ChecksumProbe {
   return "rejectsWrongChecksum" in store && typeof store.rejectsWrongChecksum === "function";
 }
 
-/** Writes, reads and deletes a small object below `probes/`. Throws StoreUnfit with what the store does wrong. */
+/** Writes, reads and deletes small objects below `probes/`. Throws StoreUnfit with what the store does wrong, and whatever the store throws. */
 export async function preflightStore(store: ObjectStore): Promise<void> {
   const key = `probes/${randomBytes(16).toString("hex")}`;
-  const other = `${key}-damaged`;
+  const keys = { whole: key, damaged: `${key}-damaged`, raced: `${key}-raced` };
   try {
-    await probeWriting(store, key);
-    if (isChecksumProbe(store) && !(await store.rejectsWrongChecksum(other))) {
-      throw new StoreUnfit("The store accepts an object whose bytes are not what their SHA-256 tells.");
+    await probeWriting(store, keys.whole);
+    await probeRace(store, keys.raced);
+    if (isChecksumProbe(store) && !(await store.rejectsWrongChecksum(keys.damaged))) {
+      throw new StoreUnfit(
+        "The store accepts an object whose bytes are not what their SHA-256 tells (x-amz-checksum-sha256 has no effect).",
+      );
     }
   } finally {
-    await store.deleteEveryVersion([key, other]);
+    await store.deleteEveryVersion(Object.values(keys));
   }
   if (await store.head(key)) throw new StoreUnfit("The store still shows an object that was deleted.");
 }
@@ -43,6 +46,18 @@ async function probeWriting(store: ObjectStore, key: string): Promise<void> {
   if ((await store.head(key))?.size !== body.length)
     throw new StoreUnfit("The store does not tell the size of an object.");
   if (!(await isListed(store, key))) throw new StoreUnfit("The store does not list an object that was just written.");
+}
+
+/** Enough that a store which looks first and writes then is caught more often than not. */
+const racers = 8;
+
+async function probeRace(store: ObjectStore, key: string): Promise<void> {
+  const outcomes = await Promise.all(
+    Array.from({ length: racers }, (_, n) => store.put(key, Buffer.from([n]), { ifAbsent: true })),
+  );
+  if (outcomes.filter((outcome) => outcome === "written").length !== 1) {
+    throw new StoreUnfit("The store lets several of those win that write one new object at once (If-None-Match: *).");
+  }
 }
 
 async function isListed(store: ObjectStore, key: string): Promise<boolean> {

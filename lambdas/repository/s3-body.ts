@@ -1,9 +1,10 @@
 /** The body of an S3 answer, whole and in time, or SpoiltAnswer. */
 import { Readable } from "node:stream";
 import type { GetObjectCommandOutput } from "@aws-sdk/client-s3";
+import { StoreUnfit } from "../domain/errors.ts";
 import { SpoiltAnswer } from "./s3-errors.ts";
 
-/** What must come: the rest of the object when the range reaches past its end. A store that ignores ranges is told apart by the length. */
+/** What must come: the rest of the object when the range reaches past its end. Throws SpoiltAnswer, and StoreUnfit when the store ignores ranges. */
 export function expectedLength(
   answer: GetObjectCommandOutput,
   range: { offset: number; length: number } | undefined,
@@ -11,7 +12,11 @@ export function expectedLength(
   const announced = answer.ContentLength;
   if (announced === undefined) throw new SpoiltAnswer("the length of the body is unknown");
   if (!range) return announced;
-  const size = Number(/\/(\d+)$/.exec(answer.ContentRange ?? "")?.[1] ?? Number.NaN);
+  if (answer.ContentRange === undefined) {
+    if (range.offset === 0 && announced <= range.length) return announced;
+    throw new StoreUnfit("The store sends more of an object than the range asked for (Range has no effect).");
+  }
+  const size = Number(/\/(\d+)$/.exec(answer.ContentRange)?.[1] ?? Number.NaN);
   const expected = Math.min(range.length, size - range.offset);
   if (expected !== announced)
     throw new SpoiltAnswer(`${announced} bytes were announced for a range of ${range.length}`);

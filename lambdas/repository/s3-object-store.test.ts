@@ -142,11 +142,23 @@ describe("a get", () => {
       assert.equal(Buffer.from((await store.get("key", range))!).toString(), "234");
       assert.equal(requests[0]!.headers.range, "bytes=2-4");
     });
-    for (const answer of [send("0123456789"), send("23", { "content-range": "bytes 2-3/10" })]) {
+    const wrong: [Answer, new (message: string) => SnapferryError][] = [
+      [send("0123456789"), StoreUnfit],
+      [send("012"), StoreUnfit],
+      [send("23", { "content-range": "bytes 2-3/10" }), StoreUnavailable],
+      [send("2345", { "content-range": "bytes 2-5/10" }), StoreUnavailable],
+    ];
+    for (const [answer, errorClass] of wrong) {
       await withServer([answer], async (store) => {
-        await assert.rejects(store.get("key", range), StoreUnavailable);
+        await assert.rejects(store.get("key", range), errorClass);
       });
     }
+  });
+
+  test("of a range that is the whole object may come without the words for it", async () => {
+    await withServer([send("0123")], async (store) => {
+      assert.equal(Buffer.from((await store.get("key", { offset: 0, length: 10 }))!).toString(), "0123");
+    });
   });
 
   test("without the right is StoreRefused, not an absent object", async () => {

@@ -170,9 +170,9 @@ describe("a backup that fails", () => {
         cause: "stopped by a test",
       }),
     );
+    release();
     const snapshotRow = await snapshotIn(test, stopped.id, ["Error"]);
     assert.equal(snapshotRow.error.name, "ExecutionDied");
-    release();
     await changeSettings(test, { "error.grace": "0" });
     try {
       await collectUntil(test, "the stopped snapshot is collected", async () => {

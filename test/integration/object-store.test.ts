@@ -2,13 +2,14 @@
 import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
 import { after, describe, test } from "node:test";
-import { EndpointForbidden, StoreRefused, StoreUnavailable } from "../../lambdas/domain/errors.ts";
+import { EndpointForbidden, StoreRefused, StoreUnavailable, StoreUnfit } from "../../lambdas/domain/errors.ts";
 import { preflightStore } from "../../lambdas/repository/preflight.ts";
 import { createS3Client, S3ObjectStore } from "../../lambdas/repository/s3-object-store.ts";
 import { objectLockContract, objectStoreContract } from "../contract/object-store.ts";
 import { objectStoreUnderFaults } from "../contract/object-store-faults.ts";
 import { backup, restore, SparseVolume } from "../support/repository.ts";
 import { connectS3Service } from "../support/s3-service.ts";
+import { unfitStores } from "../support/unfit-stores.ts";
 
 const endpoint = process.env.AWS_ENDPOINT_URL;
 if (!endpoint) {
@@ -25,6 +26,18 @@ objectStoreUnderFaults("S3", () => service.openFaulty());
 
 describe("the S3 store", () => {
   test("passes the preflight", () => preflightStore(newStore()));
+
+  for (const { what, without, words } of unfitStores) {
+    test(`a service that ${what} fails the preflight, in words`, async () => {
+      const { store, proxy } = await service.openFaulty();
+      proxy.fault = () => ({ without });
+      await assert.rejects(preflightStore(store), (error) => {
+        assert.ok(error instanceof StoreUnfit, String(error));
+        assert.match(error.message, words);
+        return true;
+      });
+    });
+  }
 
   test("keeps its prefix to itself", async () => {
     const store = newStore();
