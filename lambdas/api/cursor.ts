@@ -1,5 +1,5 @@
 /** Cursors of lists. They are opaque: base64url of what we need to go on, and whatever else comes back is refused. */
-import { z } from "zod";
+import * as z from "zod";
 
 const longestCursor = 512;
 const cursorContent = z.strictObject({ after: z.string().min(1).max(255) });

@@ -1,6 +1,6 @@
 /** The OpenAPI 3.1 document, made from the table of operations and the schemas that requests are checked with. */
 import { OpenAPIRegistry, OpenApiGeneratorV31, type RouteConfig } from "@asteasolutions/zod-to-openapi";
-import { z } from "zod";
+import * as z from "zod";
 import packageJson from "../../package.json" with { type: "json" };
 import { idPattern } from "../domain/ids.ts";
 import { defaultStoreId } from "../domain/inventory.ts";

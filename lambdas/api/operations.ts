@@ -1,5 +1,5 @@
 /** Every operation of the API as data: the router, the checks and the OpenAPI document are made from this table. */
-import type { z } from "zod";
+import type * as z from "zod";
 import type { IdKind } from "../domain/ids.ts";
 import type { Role } from "./http.ts";
 import * as requests from "./request-schemas.ts";

@@ -1,5 +1,5 @@
 /** What requests may hold. Validation, types and the OpenAPI document all come from here. */
-import { z } from "zod";
+import * as z from "zod";
 import { type IdKind, idPattern } from "../domain/ids.ts";
 import { defaultStoreId, leastBytesPerSecond, objectLockModes, storeEncryptions } from "../domain/inventory.ts";
 import { backupVerifications, jobKinds, jobStates } from "../domain/job.ts";

@@ -1,5 +1,5 @@
 /** What answers hold. The representations are typed by these, and the OpenAPI document is made from them. */
-import { z } from "zod";
+import * as z from "zod";
 import { objectLockModes, storeEncryptions } from "../domain/inventory.ts";
 import { backupVerifications, jobKinds, jobPhases, jobStates } from "../domain/job.ts";
 import { snapshotStates } from "../domain/snapshot.ts";

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import fc from "fast-check";
-import { z } from "zod";
+import * as z from "zod";
 import { Problem } from "./problem.ts";
 import { createSnapshotBody, registerHypervisorBody, registerStoreBody, restoreBody } from "./request-schemas.ts";
 import { jsonPointer, parseBody } from "./validation.ts";

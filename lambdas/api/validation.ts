@@ -1,5 +1,5 @@
 /** What zod found, in plain words: which field, what it must be, what it was. */
-import type { z } from "zod";
+import type * as z from "zod";
 import { didYouMean } from "./did-you-mean.ts";
 import { type FieldError, invalidRequest, quoted } from "./problem.ts";
 

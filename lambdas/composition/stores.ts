@@ -3,7 +3,7 @@ import {
   ResourceNotFoundException,
   SecretsManagerClient,
 } from "@aws-sdk/client-secrets-manager";
-import { z } from "zod";
+import * as z from "zod";
 import { SecretUnusable, StoreRefused } from "../domain/errors.ts";
 import { defaultStoreId, type StoreRow } from "../domain/inventory.ts";
 import { environmentList, requiredEnvironment } from "../environment.ts";

@@ -2,7 +2,7 @@
  * Packs of the base that verification did not find. Without this note the next attempt would refer to them again, and no attempt
  * would ever succeed; with it their chunks are written anew.
  */
-import { z } from "zod";
+import * as z from "zod";
 import { repositoryFormat } from "./binary.ts";
 import { jobKeys } from "./layout.ts";
 import type { BackupTarget } from "./pin.ts";

@@ -2,7 +2,7 @@
  * The root of a snapshot: its size, what is known about it, and the branches of its tree. With its branches it names every pack
  * that the snapshot needs. A root is deterministic: the same selection of results gives the same bytes.
  */
-import { z } from "zod";
+import * as z from "zod";
 import { ByteWriter, hashBytes, seal, unseal } from "./binary.ts";
 import { branchPages } from "./branch.ts";
 import type { DomainCipher } from "./domain-cipher.ts";

@@ -1,5 +1,5 @@
 /** Small JSON objects of a repository: written with sorted keys so that equal records are equal bytes. */
-import type { z } from "zod";
+import type * as z from "zod";
 import { RepositoryDamaged, UnsupportedFormat } from "../domain/errors.ts";
 import { repositoryFormat } from "./binary.ts";
 

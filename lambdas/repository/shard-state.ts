@@ -1,5 +1,5 @@
 /** What a shard's worker leaves behind: checkpoints on the way, one result at the end. Both hold the same things. */
-import { z } from "zod";
+import * as z from "zod";
 import { repositoryFormat } from "./binary.ts";
 import { parsePackName, parsePageName } from "./layout.ts";
 import { decodeRecord, encodeRecord } from "./record.ts";

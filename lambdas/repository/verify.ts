@@ -1,5 +1,5 @@
 /** Before a root is published: is every object that it will need in the store, and is it what was written? */
-import { z } from "zod";
+import * as z from "zod";
 import { RepositoryDamaged, VerificationFailed } from "../domain/errors.ts";
 import { repositoryFormat } from "./binary.ts";
 import type { PageReference } from "./branch.ts";

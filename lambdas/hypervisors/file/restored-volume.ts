@@ -2,7 +2,7 @@
 import { constants } from "node:fs";
 import { type FileHandle, lstat, readFile } from "node:fs/promises";
 import { dirname } from "node:path";
-import { z } from "zod";
+import * as z from "zod";
 import { VolumeNameTaken, VolumeNotFound } from "../../domain/errors.ts";
 import type { NewVolume, VolumeWriter } from "../port.ts";
 import type { VolumeDirectory } from "./directory.ts";
