@@ -77,6 +77,12 @@ function* expressionsIn(value: unknown): Generator<string> {
   }
 }
 
+/** The state that a choice with one condition leads to. */
+async function taken(choice: State | undefined, bindings: object): Promise<string | undefined> {
+  const [condition] = [...expressionsIn(choice?.Choices?.[0]?.Condition)];
+  return (await jsonata(condition ?? "").evaluate({}, bindings)) ? choice?.Choices?.[0]?.Next : choice?.Default;
+}
+
 describe("the state machines", () => {
   for (const { name, definition } of machines) {
     it(`${name} is valid Amazon States Language`, () => {
@@ -147,15 +153,22 @@ describe("the state machines", () => {
     const states = machines.find(({ name }) => name === "backup-snapshot")?.definition.States ?? {};
     assert.equal(states.AnythingToCopy?.Default, "Hinted");
     assert.equal(states.CopyShards?.Next, "Hinted");
-    const taken = async (choice: State | undefined, bindings: object) => {
-      const [condition] = [...expressionsIn(choice?.Choices?.[0]?.Condition)];
-      return (await jsonata(condition ?? "").evaluate({}, bindings)) ? choice?.Choices?.[0]?.Next : choice?.Default;
-    };
     assert.equal(await taken(states.Hinted, { plan: { hinted: true } }), "AuditHint");
     assert.equal(await taken(states.Hinted, { plan: { hinted: false } }), "Verify");
     assert.equal(await taken(states.AuditFinished, { finished: false }), "AuditHint");
     assert.equal(await taken(states.AuditFinished, { finished: true }), "Verify");
     assert.equal(states.AuditHint?.Catch?.[0]?.Next, "RecordFailure");
+  });
+
+  it("a backup is locked after its root is published and before it counts, where its store says so", async () => {
+    const states = machines.find(({ name }) => name === "backup-snapshot")?.definition.States ?? {};
+    assert.equal(states.PublishRoot?.Next, "ToBeLocked");
+    assert.equal(await taken(states.ToBeLocked, { stored: { storedBytes: 1 } }), "Complete");
+    assert.equal(await taken(states.ToBeLocked, { stored: { storedBytes: 1, lock: { until: "" } } }), "RetainObjects");
+    assert.equal(states.RetainObjects?.Next, "AllRetained");
+    assert.equal(await taken(states.AllRetained, { finished: false }), "RetainObjects");
+    assert.equal(await taken(states.AllRetained, { finished: true }), "Complete");
+    assert.equal(states.RetainObjects?.Catch?.[0]?.Next, "RecordFailure");
   });
 
   it("a run of checks goes on while there is time, and the next run does the rest", async () => {

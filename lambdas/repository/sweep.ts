@@ -12,9 +12,10 @@
  * there already.
  */
 import { randomBytes } from "node:crypto";
-import { RepositoryDamaged } from "../domain/errors.ts";
+import { ObjectLocked, RepositoryDamaged } from "../domain/errors.ts";
 import type { DomainLocation } from "./domain-record.ts";
 import { Fingerprints } from "./fingerprints.ts";
+import { forEachInFlight } from "./in-flight.ts";
 import { domainKeys, jobKeys } from "./layout.ts";
 import { decodeRoot, type Root } from "./manifest.ts";
 import type { ListedObject, ObjectStore } from "./object-store.ts";
@@ -40,6 +41,8 @@ export interface SweepResult {
 /** Candidates of one round: bounds memory to some 30 MB. */
 const candidatesPerRound = 100_000;
 const deletesPerCall = 1000;
+/** Deletions of single objects at once, after a call that met a locked one. */
+const deletesInFlight = 16;
 /** Another sweep that started before a note was written must find it still there: none runs for as long as this. */
 const droppedKeptMs = 60 * 60 * 1000;
 
@@ -64,7 +67,10 @@ export async function collectJob(
   return unpinJob(job, options);
 }
 
-/** Deletes all that is unreachable in the domain, and the domain's record when nothing is left of it. */
+/**
+ * Deletes all that is unreachable in the domain, and the domain's record when nothing is left of it. Throws RepositoryDamaged, with nothing
+ * deleted in that round, when it cannot tell what is needed. Throws ObjectLocked at the end, when all else is deleted, if garbage is under Object Lock.
+ */
 export async function sweepDomain(location: DomainLocation, options: SweepOptions): Promise<SweepResult> {
   const sweep = new Sweep(location, options);
   const finished = await sweep.run();
@@ -86,6 +92,7 @@ class Sweep {
   readonly #options: SweepOptions;
   /** Branches whose pages and packs are marked in this round. Most snapshots share most of theirs. */
   readonly #marked = new Set<string>();
+  #locked: ObjectLocked | undefined;
   deletedObjects = 0;
   deletedBytes = 0;
 
@@ -100,7 +107,9 @@ class Sweep {
     for (const prefix of [this.#keys.packs, this.#keys.pages]) {
       if (!(await this.#sweepBelow(prefix))) return false;
     }
-    return this.#closeDomain();
+    await this.#closeDomain();
+    if (this.#locked) throw this.#locked;
+    return true;
   }
 
   async #sweepBelow(prefix: string): Promise<boolean> {
@@ -206,15 +215,36 @@ class Sweep {
     for (let at = 0; at < garbage.length; at += deletesPerCall) {
       if (this.#options.until()) return false;
       const batch = garbage.slice(at, at + deletesPerCall);
-      await this.#store.deleteEveryVersion(batch.map(({ key }) => key));
-      this.deletedObjects += batch.length;
-      this.deletedBytes += batch.reduce((sum, { size }) => sum + size, 0);
+      const deleted = await this.#deleteBatch(batch);
+      this.deletedObjects += deleted.length;
+      this.deletedBytes += deleted.reduce((sum, { size }) => sum + size, 0);
     }
     return true;
   }
 
+  /** Answers what went: an object under a lock stays, and keeps no other from going. */
+  async #deleteBatch(batch: readonly ListedObject[]): Promise<readonly ListedObject[]> {
+    try {
+      await this.#store.deleteEveryVersion(batch.map(({ key }) => key));
+      return batch;
+    } catch (error) {
+      if (!(error instanceof ObjectLocked)) throw error;
+    }
+    const deleted: ListedObject[] = [];
+    await forEachInFlight(batch, deletesInFlight, async (object) => {
+      try {
+        await this.#store.deleteEveryVersion([object.key]);
+        deleted.push(object);
+      } catch (error) {
+        if (!(error instanceof ObjectLocked)) throw error;
+        this.#locked = error;
+      }
+    });
+    return deleted;
+  }
+
   /** Takes the notes of old deletions away and, when nothing else is left of the domain, its record. */
-  async #closeDomain(): Promise<boolean> {
+  async #closeDomain(): Promise<void> {
     const isEmpty = await this.#isEmpty();
     const old = (this.#options.now ?? Date.now)() - droppedKeptMs;
     const notes: string[] = [];
@@ -223,7 +253,6 @@ class Sweep {
     }
     if (notes.length > 0) await this.#store.deleteEveryVersion(notes);
     if (isEmpty) await this.#deleteRecord();
-    return true;
   }
 
   /** Jobs before roots: a backup's root is there before its pin goes. */

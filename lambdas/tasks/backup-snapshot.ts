@@ -9,15 +9,18 @@ import type { ExportDescriptor, Extent, Hypervisor } from "../hypervisors/port.t
 import { pinBase } from "../repository/pin.ts";
 import { writePlan } from "../repository/planner.ts";
 import { publishRoot } from "../repository/publish.ts";
+import { type PublishedSnapshot, publishedAt, retainSnapshot } from "../repository/retain.ts";
 import { verifyBackup } from "../repository/verify.ts";
 import type { Services } from "../services.ts";
 import { getJob, updateRunningJob } from "../tables/jobs.ts";
 import { recordShardFailure, setProgressTotal, shardFailure } from "../tables/progress.ts";
 import { getSnapshot, recordHintMismatch, snapshotsOfVolume } from "../tables/snapshots.ts";
 import { getStoreReference, writeStoreReference } from "../tables/store-references.ts";
+import { getStoreOptions } from "../tables/stores.ts";
 import { getVolume } from "../tables/volumes.ts";
 import { backedUp } from "../transactions/backup-snapshot.ts";
 import { imageReference, primaryReference, requireJob, requireSnapshot } from "../transactions/create-snapshot.ts";
+import { type BackupLock, lockOf, retentionOf } from "./backup-lock.ts";
 import { readingOf } from "./backup-reading.ts";
 import { type CaughtError, causeOf, type StateFunctions, type TaskContext, type TaskInput } from "./state-function.ts";
 
@@ -102,20 +105,40 @@ async function Verify(services: Services, input: AttemptInput & { plan: Plan }, 
 async function PublishRoot(services: Services, input: AttemptInput & { plan: Plan }) {
   const { tenant, jobId, snapshotId } = input.job;
   await enter(services, tenant, jobId, "Publishing", input.attempt);
+  const snapshot = await requireSnapshot(services.database, tenant, snapshotId);
+  const target = await backupOf(services, snapshot, jobId);
+  const stored = await publishRoot(target, { planHash: input.plan.planHash });
+  const lock = await lockOn(services, snapshot, target);
+  return { ...stored, ...(lock && { lock }) };
+}
+
+async function RetainObjects(
+  services: Services,
+  input: AttemptInput & { lock: BackupLock; from: number },
+  { until }: TaskContext,
+) {
+  const { tenant, jobId, snapshotId } = input.job;
+  await enter(services, tenant, jobId, "Publishing", input.attempt);
   const target = await backupOf(services, await requireSnapshot(services.database, tenant, snapshotId), jobId);
-  return publishRoot(target, { planHash: input.plan.planHash });
+  return retainSnapshot(target, { ...retentionOf(input.lock), from: input.from, outOfTime: until });
 }
 
 async function Complete(
   services: Services,
-  input: AttemptInput & { stored: { storedBytes: number; logicalBytes: number } },
+  input: AttemptInput & { stored: { storedBytes: number; logicalBytes: number; lock?: BackupLock } },
 ) {
   const { tenant, jobId, snapshotId } = input.job;
   const snapshot = await requireSnapshot(services.database, tenant, snapshotId);
   await backedUp(
     services.database,
     { tenant, id: jobId },
-    { ...input.stored, attempt: input.attempt, installPath: rootOf(snapshot) },
+    {
+      storedBytes: input.stored.storedBytes,
+      logicalBytes: input.stored.logicalBytes,
+      ...(input.stored.lock && { lockedUntil: input.stored.lock.until }),
+      attempt: input.attempt,
+      installPath: rootOf(snapshot),
+    },
     services.now().toISOString(),
   );
 }
@@ -209,6 +232,20 @@ function rootOf(snapshot: Snapshot): string {
   return `roots/${snapshot.id}`;
 }
 
+/** What the published snapshot is to be locked with, as the store's option is now. */
+async function lockOn(
+  services: Services,
+  snapshot: Snapshot,
+  target: PublishedSnapshot & { readonly jobId: string },
+): Promise<BackupLock | undefined> {
+  const { database } = services;
+  const { objectLock } = await getStoreOptions(database, snapshot.tenant, snapshot.storeId);
+  if (!objectLock) return undefined;
+  const job = await requireJob(database, snapshot.tenant, target.jobId);
+  const recorded = { publishedAt: await publishedAt(target), queuedAt: new Date(job.queuedAt) };
+  return lockOf(objectLock, recorded, services.now());
+}
+
 async function possibleBases(services: Services, snapshot: Snapshot): Promise<string[]> {
   const bases: string[] = [];
   for await (const other of snapshotsOfVolume(services.database, snapshot.tenant, snapshot.volumeId)) {
@@ -243,6 +280,7 @@ export const backupSnapshotStates: StateFunctions = {
   Plan,
   Verify,
   PublishRoot,
+  RetainObjects,
   Complete,
   CloseExport,
   SettlePrimary,

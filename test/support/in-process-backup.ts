@@ -128,10 +128,19 @@ class Run {
       await this.state("CopyShard", { attempt, export: descriptor, planHash: plan.planHash, shard });
     if (plan.hinted) await this.untilFinished("AuditHint", { attempt, export: descriptor, plan });
     await this.untilFinished("Verify", { attempt, plan });
-    const stored = await this.state("PublishRoot", { attempt, plan });
+    const stored = (await this.state("PublishRoot", { attempt, plan })) as { lock?: object };
+    if (stored.lock) await this.#retain({ attempt, lock: stored.lock });
     await this.state("Complete", { attempt, stored });
     await this.state("CloseExport", { export: descriptor });
     await this.state("SettlePrimary", {});
+  }
+
+  async #retain(input: object): Promise<void> {
+    for (let from = 0, finished = false; !finished; )
+      ({ finished, next: from } = (await this.state("RetainObjects", { ...input, from })) as {
+        finished: boolean;
+        next: number;
+      });
   }
 
   async untilFinished(name: string, input: object): Promise<void> {
