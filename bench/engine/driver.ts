@@ -52,7 +52,8 @@ async function backUp(request: EngineRequest): Promise<void> {
     }),
   );
   if (hinted) {
-    await phase("audit", () => auditHint(target, { planHash, reader, percent: auditPercent, until: never }));
+    const extents = inOrder(request.volume.extents);
+    await phase("audit", () => auditHint(target, { planHash, reader, extents, percent: auditPercent, until: never }));
   }
   await reader.close();
   await phase("verify", () => verifyBackup(target, { planHash, until: never }));

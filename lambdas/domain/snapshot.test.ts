@@ -4,6 +4,8 @@ import fc from "fast-check";
 import {
   changeId,
   decideMove,
+  domainMayBeUnencrypted,
+  mayBeUnencrypted,
   nextSnapshotState,
   type Snapshot,
   type SnapshotEvent,
@@ -86,6 +88,37 @@ describe("a snapshot", () => {
           state = decision.to;
         }
       }),
+    );
+  });
+});
+
+describe("a backup in a store that asks for encryption", () => {
+  const of = (id: string, changes: Partial<Snapshot> = {}) => ({
+    id,
+    storeId: "default",
+    state: "BackedUp" as SnapshotState,
+    backedUpAt: "2026-01-01T00:00:00Z",
+    ...changes,
+  });
+  const fresh = { id: "snap_9", storeId: "default", state: "BackingUp" as SnapshotState };
+
+  it("may be unencrypted only in the default store, and not if it was encrypted when it was made", () => {
+    assert.equal(mayBeUnencrypted(of("snap_1")), true);
+    assert.equal(mayBeUnencrypted(of("snap_1", { encrypted: true })), false);
+    assert.equal(mayBeUnencrypted(of("snap_1", { storeId: "store_1" })), false);
+  });
+
+  it("goes on without where the volume's backups are, and only there", () => {
+    assert.equal(domainMayBeUnencrypted(fresh, [of("snap_1"), of("snap_2")]), true);
+    assert.equal(domainMayBeUnencrypted(fresh, []), false);
+    assert.equal(domainMayBeUnencrypted(fresh, [{ ...fresh, backedUpAt: "2026-01-01T00:00:00Z" }]), false);
+    assert.equal(domainMayBeUnencrypted(fresh, [of("snap_1"), of("snap_2", { encrypted: true })]), false);
+    assert.equal(domainMayBeUnencrypted(fresh, [of("snap_1", { storeId: "store_1" })]), false);
+    assert.equal(domainMayBeUnencrypted(fresh, [of("snap_1", { state: "Destroyed" })]), false);
+    assert.equal(domainMayBeUnencrypted({ ...fresh, encrypted: true }, [of("snap_1")]), false);
+    assert.equal(
+      domainMayBeUnencrypted({ ...fresh, storeId: "store_1" }, [of("snap_1", { storeId: "store_1" })]),
+      false,
     );
   });
 });

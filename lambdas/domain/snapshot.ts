@@ -1,5 +1,6 @@
 /** The life of a volume snapshot: its states, what moves it from one to the next, and what is refused meanwhile. Pure. */
 import type { ErrorSummary } from "./errors.ts";
+import { defaultStoreId } from "./inventory.ts";
 
 /** What the frozen bytes are worth: of no single moment, of a volume that was not in use, as after a power cut, or flushed by the guest. */
 export type Consistency = "none" | "offline" | "crash" | "filesystem";
@@ -110,6 +111,8 @@ export interface Snapshot {
   readonly updatedAt: string;
   readonly createdOnPrimaryAt?: string;
   readonly backedUpAt?: string;
+  /** Its backup was begun in an encrypted domain: what the store shows of it without encryption was put there by somebody else. */
+  readonly encrypted?: true;
   /** Until when the store refuses to delete the backup's objects (Object Lock), as it was when the backup was published. */
   readonly lockedUntil?: string;
   /** The last check of the backup that came to its end. */
@@ -131,6 +134,29 @@ export function changeId(jobId: string, state: SnapshotState, attempt: number): 
 /** Until when the backup cannot be deleted; undefined when it can. `now` is ISO 8601 in UTC, as all times of rows. */
 export function lockedUntil(snapshot: Pick<Snapshot, "lockedUntil">, now: string): string | undefined {
   return snapshot.lockedUntil !== undefined && snapshot.lockedUntil > now ? snapshot.lockedUntil : undefined;
+}
+
+/**
+ * Whether a backup in a store that asks for encryption may be without. A registered store asks for it from its first object on; the
+ * default one may have backups from before `encryption.default` was `client`.
+ */
+export function mayBeUnencrypted(snapshot: Pick<Snapshot, "storeId" | "encrypted">): boolean {
+  return snapshot.storeId === defaultStoreId && !snapshot.encrypted;
+}
+
+/**
+ * The same of the domain that a new backup goes to, from the volume's snapshots: only if there are backups in that store and none of them
+ * is encrypted. A domain without any is new, so that it is encrypted.
+ */
+export function domainMayBeUnencrypted(
+  snapshot: Pick<Snapshot, "id" | "storeId" | "encrypted">,
+  ofVolume: readonly Pick<Snapshot, "id" | "storeId" | "state" | "backedUpAt" | "encrypted">[],
+): boolean {
+  const backups = ofVolume.filter(
+    ({ id, storeId, state, backedUpAt }) =>
+      id !== snapshot.id && storeId === snapshot.storeId && state !== "Destroyed" && backedUpAt !== undefined,
+  );
+  return mayBeUnencrypted(snapshot) && backups.length > 0 && backups.every(({ encrypted }) => !encrypted);
 }
 
 export type MoveDecision =

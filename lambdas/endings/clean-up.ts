@@ -1,7 +1,7 @@
 /** What an ended job leaves behind, taken away. Every step may run twice; gone is success. */
 import { dedupDomain } from "../domain/inventory.ts";
 import type { Job } from "../domain/job.ts";
-import type { Snapshot } from "../domain/snapshot.ts";
+import { mayBeUnencrypted, type Snapshot } from "../domain/snapshot.ts";
 import type { NewVolume } from "../hypervisors/port.ts";
 import { unpinJob } from "../repository/pin.ts";
 import { finishRestorePlan } from "../repository/reader.ts";
@@ -164,7 +164,7 @@ export async function backupOf(services: Services, snapshot: Snapshot, jobId: st
   const keys = await services.keyService(snapshot.tenant, snapshot.storeId);
   return {
     store: await services.objectStore(snapshot.tenant, snapshot.storeId),
-    ...(keys === undefined ? {} : { keys }),
+    ...(keys === undefined ? {} : { keys, mayBeUnencrypted: mayBeUnencrypted(snapshot) }),
     domain: dedupDomain(snapshot.tenant, snapshot.volumeId),
     snapshotId: snapshot.id,
     jobId,

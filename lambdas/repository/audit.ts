@@ -3,10 +3,10 @@ import { HintMismatch, VerificationFailed } from "../domain/errors.ts";
 import { chunkHash, isZero } from "./chunk.ts";
 import { openCipher } from "./domain-cipher.ts";
 import { ruleOutHint } from "./hint.ts";
-import { chunkLength, type Root } from "./manifest.ts";
+import { chunkLength, chunksOfPage, type Root } from "./manifest.ts";
 import { type Page, readPage } from "./page.ts";
 import { type BackupTarget, readPinnedBase } from "./pin.ts";
-import { openPlan, type PlannedPage, readPlannedPages } from "./planner.ts";
+import { type Extent, openPlan, type PlannedPage, readPlannedPages } from "./planner.ts";
 import { isSampled } from "./sampling.ts";
 import type { VolumeReader } from "./shard-batches.ts";
 import type { ShardTable } from "./shard-table.ts";
@@ -15,7 +15,9 @@ import { isDamage, pagesWithin } from "./tree.ts";
 export interface AuditOptions {
   readonly planHash: string;
   readonly reader: VolumeReader;
-  /** Share of the base's pages whose unread chunks are compared, 0 to 100. Of a volume with any page at least one is. */
+  /** The volume's allocated ranges, ascending: where the base has zeros, only pages with any of them are looked at. */
+  readonly extents: AsyncIterable<Extent>;
+  /** Share of the pages whose unread chunks are compared, 0 to 100. Of a volume with anything unread at least one is. */
   readonly percent: number;
   /** Asked before each page: true when time is short. What was compared by then has to do. */
   readonly until: () => boolean;
@@ -48,17 +50,48 @@ async function auditPages(target: BackupTarget, plan: ShardTable, base: Root, op
   const planned = await plannedPages(target, plan);
   const cipher = await openCipher(target, plan.shape.wrappedKey);
   let checkedBytes = 0;
-  let isFirst = true;
-  for await (const { index, name } of pagesWithin(target, base, plan.shape)) {
-    const isWanted = isFirst || isSampled(`${target.jobId}/${index}`, options.percent);
-    isFirst = false;
-    if (!isWanted) continue;
+  for await (const { index, name } of pagesToCompare(target, plan, base, options.extents)) {
+    const isUnread = !planned.get(index)?.toRead.every(Boolean);
+    const isWanted = checkedBytes === 0 || isSampled(`${target.jobId}/${index}`, options.percent);
+    if (!isUnread || !isWanted) continue;
     if (options.until()) break;
-    const page = await readPage(target.store, target.domain, name);
+    const page = name === undefined ? zeroPage(index, plan) : await readPage(target.store, target.domain, name);
     const unread = { page, planned: planned.get(index), shape: plan.shape };
     checkedBytes += await comparePage(target, unread, options.reader, cipher?.chunkIdKey);
   }
   return checkedBytes;
+}
+
+/** The base's pages, and where it has none (zeros) those that are allocated in the volume now. Ascending by index. */
+async function* pagesToCompare(
+  target: BackupTarget,
+  plan: ShardTable,
+  base: Root,
+  extents: AsyncIterable<Extent>,
+): AsyncGenerator<{ readonly index: number; readonly name?: string }> {
+  const { chunkBytes, pageChunks } = plan.shape.geometry;
+  const ofBase = pagesWithin(target, base, plan.shape);
+  let next = await ofBase.next();
+  for await (const index of indexesOf(extents, chunkBytes * pageChunks)) {
+    for (; !next.done && next.value.index < index; next = await ofBase.next()) yield next.value;
+    if (next.done || next.value.index > index) yield { index };
+  }
+  for (; !next.done; next = await ofBase.next()) yield next.value;
+}
+
+/** The pages that these ranges touch, each once. */
+async function* indexesOf(extents: AsyncIterable<Extent>, pageBytes: number): AsyncGenerator<number> {
+  let next = 0;
+  for await (const { offset, length } of extents) {
+    const end = Math.ceil((offset + length) / pageBytes);
+    for (let index = Math.max(next, Math.floor(offset / pageBytes)); length > 0 && index < end; index++) yield index;
+    if (length > 0) next = end;
+  }
+}
+
+function zeroPage(index: number, { shape }: ShardTable): Page {
+  const chunks = chunksOfPage(index, { sizeBytes: shape.sizeBytes, ...shape.geometry });
+  return { index, chunks: new Array<undefined>(chunks).fill(undefined) };
 }
 
 async function plannedPages(target: BackupTarget, plan: ShardTable): Promise<Map<number, PlannedPage>> {

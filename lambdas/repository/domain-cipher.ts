@@ -6,7 +6,7 @@
  * chunk's offset in the pack serves as nonce.
  */
 import { createCipheriv, createDecipheriv, hkdfSync } from "node:crypto";
-import { EncryptionKeyUnavailable } from "../domain/errors.ts";
+import { EncryptionKeyUnavailable, RepositoryDamaged } from "../domain/errors.ts";
 import { hmacHex } from "./binary.ts";
 import type { KeyService } from "./key-service.ts";
 
@@ -70,12 +70,20 @@ export function decryptAt(packKey: Uint8Array, offset: number, stored: Uint8Arra
   }
 }
 
-/** The cipher of a domain with this wrapped key; undefined for one that is not encrypted. Throws EncryptionKeyUnavailable. */
+/**
+ * The cipher of a domain with this wrapped key; undefined for one that is not encrypted. Throws EncryptionKeyUnavailable, and
+ * RepositoryDamaged where the domain has to be encrypted and is not: a store may leave a key out, or replace what names it.
+ */
 export async function openCipher(
-  source: { readonly domain: string; readonly keys?: KeyService },
+  source: { readonly domain: string; readonly keys?: KeyService; readonly mayBeUnencrypted?: boolean },
   wrappedKey: Uint8Array | undefined,
 ): Promise<DomainCipher | undefined> {
-  if (!wrappedKey || wrappedKey.length === 0) return undefined;
+  if (!wrappedKey || wrappedKey.length === 0) {
+    if (!source.keys || source.mayBeUnencrypted) return undefined;
+    throw new RepositoryDamaged(
+      `The domain ${source.domain} is not encrypted, and everything in its store has to be. Its objects were replaced, or are from before the store was encrypted.`,
+    );
+  }
   if (!source.keys) {
     throw new EncryptionKeyUnavailable(`The domain ${source.domain} is encrypted and no key service is configured.`);
   }

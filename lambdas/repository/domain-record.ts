@@ -1,5 +1,5 @@
 /** `domain.json`: the sizes that a domain's writers keep to, chosen once when its first backup starts. */
-import { z } from "zod";
+import * as z from "zod";
 import { repositoryFormat } from "./binary.ts";
 import { type DomainCipher, openCipher } from "./domain-cipher.ts";
 import type { KeyService } from "./key-service.ts";
@@ -22,8 +22,8 @@ const MiB = 1024 * KiB;
 const TiB = 1024 * 1024 * MiB;
 
 /**
- * Small chunks make small incrementals, large ones small pages. Decision 014 has the measurements: up to 4 TiB scattered writes of
- * 64 KiB cost at most two times themselves, and pages stay below 6 GiB at 64 TiB.
+ * Small chunks make small incrementals, large ones small pages. Decision 014 has the figures: up to 4 TiB scattered writes of 64 KiB cost
+ * two times themselves where they are aligned and 2.9 times where they begin at any multiple of 4 KiB, and pages stay below 6 GiB at 64 TiB.
  */
 const chunkSizes: readonly { readonly upToBytes: number; readonly chunkBytes: number }[] = [
   { upToBytes: 4 * TiB, chunkBytes: 128 * KiB },
@@ -61,8 +61,13 @@ export interface DomainLocation {
   readonly store: ObjectStore;
   /** Name of the dedup domain: one for each volume. */
   readonly domain: string;
-  /** Of a store with client-side encryption: new domains are encrypted with it. */
+  /** Of a store with client-side encryption: new domains are encrypted with it, and what is not encrypted is refused. */
   readonly keys?: KeyService;
+  /**
+   * Whether the domain may be one from before the store's encryption was switched on. To be decided by what the database knows: a store
+   * that may decide it itself gets plain chunks by replacing `domain.json`.
+   */
+  readonly mayBeUnencrypted?: boolean;
 }
 
 /** What a domain's writers keep to. */
@@ -74,7 +79,8 @@ export interface Domain {
 
 /**
  * The domain's sizes and key; writes `domain.json` when there is none, with the data key `wrappedKey` if the domain had one before.
- * Only a job with a pin may call it: the sweep leaves the record of a domain with pins alone. Throws EncryptionKeyUnavailable.
+ * Only a job with a pin may call it: the sweep leaves the record of a domain with pins alone. Throws EncryptionKeyUnavailable, and
+ * RepositoryDamaged for a domain that is not encrypted where it has to be.
  */
 export async function ensureDomain(
   location: DomainLocation,
@@ -94,8 +100,9 @@ export async function ensureDomain(
         encryption: { cipher: "aes-256-gcm" as const, wrappedKey: Buffer.from(wrappedKey).toString("base64") },
       }),
   };
+  const domain = await openRecord(location, record);
   const outcome = await location.store.put(key, encodeRecord(record), { ifAbsent: true });
-  return outcome === "written" ? openRecord(location, record) : ensureDomain(location, before);
+  return outcome === "written" ? domain : ensureDomain(location, before);
 }
 
 async function openRecord(
@@ -103,7 +110,7 @@ async function openRecord(
   { chunkBytes, pageChunks, packBytes, encryption }: Omit<z.infer<typeof domainSchema>, "format">,
 ): Promise<Domain> {
   const geometry = { chunkBytes, pageChunks, packBytes };
-  if (!encryption) return { geometry };
-  const wrappedKey = Uint8Array.from(Buffer.from(encryption.wrappedKey, "base64"));
-  return { geometry, encryption: { wrappedKey, cipher: (await openCipher(location, wrappedKey))! } };
+  const wrappedKey = Uint8Array.from(Buffer.from(encryption?.wrappedKey ?? "", "base64"));
+  const cipher = await openCipher(location, wrappedKey);
+  return cipher ? { geometry, encryption: { wrappedKey, cipher } } : { geometry };
 }

@@ -299,6 +299,13 @@ describe("a root", () => {
     );
   });
 
+  test("may have any name in its description", () => {
+    const description = Object.fromEntries(["__proto__", "constructor", "a"].map((name) => [name, "text"]));
+    const one = { snapshotId: "snap_1", jobId: "job_1", sizeBytes: 0, chunkBytes: 512, pageChunks: 8, branches: [] };
+    const object = encodeRoot({ ...one, description, wrappedKey: new Uint8Array() });
+    assert.deepEqual(Object.keys(decodeRoot(object, "root").description), ["__proto__", "a", "constructor"]);
+  });
+
   test("of an encrypted domain tells whether it was written with the domain's key", () => {
     const encrypted = root.filter(({ wrappedKey }) => wrappedKey.length > 0);
     fc.assert(

@@ -38,7 +38,7 @@ async function assertRestores(target: BackupTarget, content: Uint8Array): Promis
 }
 
 const audit = (target: BackupTarget, planHash: string, reader: SparseVolume) =>
-  auditHint(target, { planHash, reader, percent: 100, until: never });
+  auditHint(target, { planHash, reader, extents: reader.allocated(), percent: 100, until: never });
 
 /** Bytes of the chunks that these ranges touch. */
 function touchedBytes(changed: readonly Extent[], sizeBytes: number): number {
@@ -137,6 +137,93 @@ describe("a hint that leaves out a change", () => {
       assert.equal(again.bytesTotal, content.length);
       await finishBackup(job(2), again, volume);
       await assertRestores(job(2), content);
+    });
+  }
+});
+
+describe("the audit of a hinted backup", () => {
+  const auditOf = async (change: (content: Buffer) => { content: Buffer; changed: Extent[] }) => {
+    const { job } = await newDomain();
+    const before = Buffer.alloc(pageBytes * 4);
+    before.set(randomBytes(pageBytes * 2));
+    const full = new SparseVolume(before.length);
+    full.extents.push({ offset: 0, bytes: before.subarray(0, pageBytes * 2) });
+    await backup(job(1), full);
+    const { content, changed } = change(before);
+    const volume = SparseVolume.of(content);
+    const plan = await planHinted(job(2), volume, { base: "snap1", changed });
+    await copyAll(job(2), plan, volume);
+    volume.bytesRead = 0;
+    return { job, volume, plan, content };
+  };
+
+  test("finds data in a page that was all zeros, and the next attempt reads everything", async () => {
+    const { job, volume, plan, content } = await auditOf((before) => {
+      before[pageBytes * 3 + 1] = 1;
+      return { content: before, changed: [{ offset: 0, length: 1 }] };
+    });
+    await assert.rejects(audit(job(2), plan.planHash, volume), HintMismatch);
+    const again = await planHinted(job(2), volume, { base: "snap1", changed: [] });
+    assert.equal(again.hinted, false);
+    await finishBackup(job(2), again, volume);
+    await assertRestores(job(2), content);
+  });
+
+  test("reads no page of zeros in which nothing is allocated", async () => {
+    const { job, volume, plan } = await auditOf((content) => ({ content, changed: [{ offset: 0, length: 1 }] }));
+    const extents = ReadableStream.from([{ offset: 0, length: pageBytes * 2 }]);
+    const options = { planHash: plan.planHash, reader: volume, extents, percent: 100, until: never };
+    assert.deepEqual(await auditHint(job(2), options), { finished: true, checkedBytes: pageBytes * 2 - chunkBytes });
+  });
+
+  test("reads nothing where the hint named everything", async () => {
+    const { job, volume, plan } = await auditOf((content) => ({
+      content,
+      changed: [{ offset: 0, length: content.length }],
+    }));
+    await audit(job(2), plan.planHash, volume);
+    assert.equal(volume.bytesRead, 0);
+  });
+
+  test("looks at something, however small the share and whatever was read of the first page", async () => {
+    const { job, volume, plan } = await auditOf((content) => ({
+      content,
+      changed: [{ offset: 0, length: pageBytes }],
+    }));
+    const { planHash } = plan;
+    const extents = volume.allocated();
+    const options = { planHash, reader: volume, extents, percent: Number.MIN_VALUE, until: never };
+    assert.deepEqual(await auditHint(job(2), options), { finished: true, checkedBytes: pageBytes });
+  });
+});
+
+describe("a hint that was ruled out by a worker that died", () => {
+  const deletions = ["selection", "results", "checkpoints", "plan"];
+  for (const last of deletions) {
+    test(`at the deletion of its ${last} costs no further attempt`, async () => {
+      let isDying = false;
+      const store = new MemoryObjectStore({
+        before: (operation, key) => {
+          if (isDying && operation === "delete" && key.startsWith(`domains/vol/jobs/job2/${last}`))
+            throw new Error("The worker dies.");
+        },
+      });
+      await useGeometry(store, "vol", smallGeometry);
+      const target = (n: number) => ({ store, domain: "vol", snapshotId: `snap${n}`, jobId: `job${n}` });
+      const content = randomBytes(pageBytes * 2);
+      await backup(target(1), SparseVolume.of(content));
+      content[chunkBytes * 3]! ^= 1;
+      const volume = SparseVolume.of(content);
+      const hint = { base: "snap1", changed: [{ offset: 0, length: 1 }] };
+      const plan = await planHinted(target(2), volume, hint);
+      await copyAll(target(2), plan, volume);
+      isDying = true;
+      await assert.rejects(audit(target(2), plan.planHash, volume));
+      isDying = false;
+      const again = await planHinted(target(2), volume, hint);
+      assert.equal(again.hinted, false);
+      await finishBackup(target(2), again, volume);
+      await assertRestores(target(2), content);
     });
   }
 });

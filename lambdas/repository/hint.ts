@@ -12,11 +12,20 @@ export async function hintIsRuledOut(target: BackupTarget): Promise<boolean> {
 
 /** Drops the job's plan with all that follows from it, so that the next attempt makes another one without the hint. */
 export async function ruleOutHint(target: BackupTarget, reason: string): Promise<void> {
+  await target.store.put(jobKeys(target.domain, target.jobId).unhinted, Buffer.from(reason));
+  await dropPlan(target);
+}
+
+/**
+ * Deletes the plan and what was made by it. The plan goes last: whoever dies before that leaves the hinted plan beside the mark, and
+ * `writePlan` drops it then.
+ */
+export async function dropPlan(target: BackupTarget): Promise<void> {
   const keys = jobKeys(target.domain, target.jobId);
-  await target.store.put(keys.unhinted, Buffer.from(reason));
   await Promise.all([
-    target.store.deleteEveryVersion([keys.plan, keys.selection, keys.verified]),
+    target.store.deleteEveryVersion([keys.selection, keys.verified]),
     target.store.deleteEveryVersionBelow(keys.checkpointsOfAll),
     target.store.deleteEveryVersionBelow(keys.resultsOfAll),
   ]);
+  await target.store.deleteEveryVersion([keys.plan]);
 }

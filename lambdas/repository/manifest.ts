@@ -2,7 +2,6 @@
  * The root of a snapshot: its size, what is known about it, and the branches of its tree. With its branches it names every pack
  * that the snapshot needs. A root is deterministic: the same selection of results gives the same bytes.
  */
-import * as z from "zod";
 import { ByteWriter, hashBytes, seal, unseal } from "./binary.ts";
 import { branchPages } from "./branch.ts";
 import type { DomainCipher } from "./domain-cipher.ts";
@@ -67,7 +66,6 @@ export function chunkLength(
 /** index u32, job u32, attempt u32, SHA-256, chunks u32 */
 const branchReferenceBytes = 4 + 4 + 4 + hashBytes + 4;
 const maxWrappedKeyBytes = 8192;
-const descriptionSchema = z.record(z.string(), z.string());
 
 /** `cipher` authenticates the root of an encrypted domain. */
 export function encodeRoot(root: Root, cipher?: DomainCipher): Buffer {
@@ -131,8 +129,15 @@ export function decodeRoot(bytes: Uint8Array, name: string, cipher?: DomainCiphe
 
 function parseDescription(text: string): SnapshotDescription | undefined {
   try {
-    return descriptionSchema.safeParse(JSON.parse(text)).data;
+    const value: unknown = JSON.parse(text);
+    return isDescription(value) ? value : undefined;
   } catch {
     return undefined;
   }
+}
+
+/** Any name may be in it, `__proto__` too: a record of zod would leave that one out. */
+function isDescription(value: unknown): value is SnapshotDescription {
+  const isObject = typeof value === "object" && value !== null && !Array.isArray(value);
+  return isObject && Object.values(value).every((text) => typeof text === "string");
 }

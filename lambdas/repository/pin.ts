@@ -5,9 +5,15 @@
  * when that root is deleted a moment later. Whether the base was still published when the pin was there already is decided after
  * that, once for all workers and replays, in `base`. See `sweep.ts` for why this needs no lock.
  */
-import { z } from "zod";
-import { RepositoryDamaged, UnsupportedFormat, VerificationFailed } from "../domain/errors.ts";
+import * as z from "zod";
+import {
+  EncryptionKeyUnavailable,
+  RepositoryDamaged,
+  UnsupportedFormat,
+  VerificationFailed,
+} from "../domain/errors.ts";
 import { ByteWriter, repositoryFormat, seal, sha256, unseal } from "./binary.ts";
+import { type DomainCipher, openCipher } from "./domain-cipher.ts";
 import { type Domain, type DomainLocation, ensureDomain, type Geometry, geometryFor } from "./domain-record.ts";
 import { domainKeys, jobKeys } from "./layout.ts";
 import { decodeRoot, type Root } from "./manifest.ts";
@@ -32,16 +38,16 @@ const decisionSchema = z.object({ format: z.literal(repositoryFormat), baseSnaps
 /**
  * Pins the newest candidate that is published and readable as the base of this backup, or none. Every later call of the same job
  * answers the same. To be called before anything else is written for the job. `sizeBytes` of the volume decides on the domain's
- * sizes when this is its first backup.
+ * sizes when this is its first backup. Throws RepositoryDamaged for a domain that is not encrypted where it has to be.
  */
 export async function pinBase(
   target: BackupTarget,
   candidates: readonly string[],
-  volume: { readonly sizeBytes: number; readonly geometry?: Geometry },
+  volume: { readonly sizeBytes: number },
 ): Promise<{ baseSnapshotId?: string }> {
   const pin = await writePin(target, candidates);
   const [, decision] = await Promise.all([
-    ensureDomain(target, { geometry: volume.geometry ?? geometryFor(volume.sizeBytes) }),
+    ensureDomain(target, lastKnown(volume.sizeBytes, baseRootOf(pin, target))),
     decideBase(target, pin),
   ]);
   return decision;
@@ -55,25 +61,30 @@ async function writePin(target: BackupTarget, candidates: readonly string[]): Pr
   return outcome === "written" ? pin : writePin(target, candidates);
 }
 
-/** The bytes of the first root that exists and can be read; a damaged one must not keep new backups from being made. */
+/** The bytes of the first root that exists and can be read; a damaged or forged one must not keep new backups from being made. */
 async function newestRoot(target: BackupTarget, candidates: readonly string[]): Promise<Uint8Array> {
   for (const snapshotId of candidates) {
     const key = domainKeys(target.domain).root(snapshotId);
     const bytes = await target.store.get(key);
-    if (bytes && isReadableRoot(bytes, key)) return bytes;
+    if (bytes && (await isReadableRoot(target, bytes, key))) return bytes;
   }
   return new Uint8Array();
 }
 
-function isReadableRoot(bytes: Uint8Array, key: string): boolean {
+/** Of an encrypted domain only what was written with the domain's key. */
+async function isReadableRoot(target: BackupTarget, bytes: Uint8Array, key: string): Promise<boolean> {
   try {
-    decodeRoot(bytes, key);
+    const { wrappedKey } = decodeRoot(bytes, key);
+    decodeRoot(bytes, key, await openCipher(target, wrappedKey));
     return true;
   } catch (error) {
-    if (error instanceof RepositoryDamaged || error instanceof UnsupportedFormat) return false;
+    if (unreadable.some((kind) => error instanceof kind)) return false;
     throw error;
   }
 }
+
+/** A key that cannot be unwrapped may be a forged one; the domain's own is asked for right after. */
+const unreadable = [RepositoryDamaged, UnsupportedFormat, EncryptionKeyUnavailable] as const;
 
 async function decideBase(target: BackupTarget, pin: Pin): Promise<{ baseSnapshotId?: string }> {
   const key = jobKeys(target.domain, target.jobId).base;
@@ -98,14 +109,20 @@ async function publishedBase(target: BackupTarget, pin: Pin): Promise<Root | und
   return published && sha256(published) === sha256(pin.baseRoot) ? root : undefined;
 }
 
-function baseRootOf(pin: Pin, target: { domain: string; jobId: string }): Root | undefined {
+/** With `cipher` its authenticity is checked: what a hinted plan takes over unread hangs on this root alone. */
+function baseRootOf(
+  pin: Pin,
+  target: { domain: string; jobId: string },
+  cipher?: DomainCipher | undefined,
+): Root | undefined {
   if (pin.baseRoot.length === 0) return undefined;
-  return decodeRoot(pin.baseRoot, jobKeys(target.domain, target.jobId).pin);
+  return decodeRoot(pin.baseRoot, jobKeys(target.domain, target.jobId).pin, cipher);
 }
 
 /**
  * What the job was told by {@link pinBase}: the domain and the base's root. A lost `domain.json` is written again from the base, or
- * for a volume of `sizeBytes` bytes. Throws VerificationFailed without a pin.
+ * for a volume of `sizeBytes` bytes. Throws VerificationFailed without a pin, RepositoryDamaged when the root in it is of another
+ * snapshot than the base or was not written with the domain's key.
  */
 export async function readPinnedBase(
   target: BackupTarget,
@@ -118,14 +135,18 @@ export async function readPinnedBase(
   ]);
   if (!pin || !decision)
     throw new VerificationFailed(`The job ${target.jobId} has not pinned its base, or was collected.`);
-  const base = decisionOf(decision, keys.base).baseSnapshotId === undefined ? undefined : baseRootOf(pin, target);
+  const { baseSnapshotId } = decisionOf(decision, keys.base);
+  const base = baseSnapshotId === undefined ? undefined : baseRootOf(pin, target);
+  if (base && base.snapshotId !== baseSnapshotId)
+    throw new RepositoryDamaged(`The object ${keys.pin} is damaged: it has another base than ${keys.base} names.`);
   const domain = await ensureDomain(target, lastKnown(volume.sizeBytes, base));
   const { geometry, encryption } = domain;
   const fits =
     base?.chunkBytes === geometry.chunkBytes &&
     base.pageChunks === geometry.pageChunks &&
     Buffer.compare(base.wrappedKey, encryption?.wrappedKey ?? new Uint8Array()) === 0;
-  return base && fits ? { domain, base } : { domain };
+  if (!base || !fits) return { domain };
+  return { domain, base: baseRootOf(pin, target, encryption?.cipher)! };
 }
 
 function lastKnown(sizeBytes: number, base: Root | undefined): { geometry: Geometry; wrappedKey?: Uint8Array } {

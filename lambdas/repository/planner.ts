@@ -2,7 +2,7 @@
 import { RepositoryDamaged, VerificationFailed } from "../domain/errors.ts";
 import { type ByteReader, ByteWriter } from "./binary.ts";
 import type { PageReference } from "./branch.ts";
-import { hintIsRuledOut } from "./hint.ts";
+import { dropPlan, hintIsRuledOut } from "./hint.ts";
 import { jobKeys, parsePageName } from "./layout.ts";
 import { chunkLength, chunksOfPage, type Root } from "./manifest.ts";
 import { decodeBitmap, encodeBitmap } from "./page.ts";
@@ -59,12 +59,12 @@ export interface PlanSummary {
 const shardBytes = 256 * 1024 * 1024;
 
 /**
- * Writes the plan of the job once; every later call answers the same, whatever extents it brings. Needs memory in proportion to the
- * pages with something to read (about 250 bytes each).
+ * Writes the plan of the job once; every later call answers the same, whatever extents it brings, unless the hint was ruled out. Needs
+ * memory in proportion to the pages with something to read (about 250 bytes each).
  */
 export async function writePlan(target: BackupTarget, volume: VolumeToPlan): Promise<PlanSummary> {
   const key = jobKeys(target.domain, target.jobId).plan;
-  const known = await readShardTable(target.store, key);
+  const known = await usablePlan(target, key);
   if (!known) await target.store.put(key, await makePlan(target, volume), { ifAbsent: true });
   const table = known ?? (await openPlan(target));
   return {
@@ -73,6 +73,14 @@ export async function writePlan(target: BackupTarget, volume: VolumeToPlan): Pro
     bytesTotal: totalBytes(table),
     hinted: table.shape.hinted,
   };
+}
+
+/** The plan that is there, but for a hinted one whose hint was ruled out by a worker that died before it could drop the plan. */
+async function usablePlan(target: BackupTarget, key: string): Promise<ShardTable | undefined> {
+  const known = await readShardTable(target.store, key);
+  if (!known?.shape.hinted || !(await hintIsRuledOut(target))) return known;
+  await dropPlan(target);
+  return undefined;
 }
 
 async function makePlan(target: BackupTarget, volume: VolumeToPlan): Promise<Buffer> {

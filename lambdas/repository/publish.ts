@@ -2,7 +2,7 @@
 import { RepositoryDamaged, VerificationFailed } from "../domain/errors.ts";
 import { sha256 } from "./binary.ts";
 import { type Branch, branchPages, encodeBranch, type PageReference } from "./branch.ts";
-import { openCipher } from "./domain-cipher.ts";
+import { type DomainCipher, openCipher } from "./domain-cipher.ts";
 import { ensureDomain } from "./domain-record.ts";
 import { InFlight, mapAhead } from "./in-flight.ts";
 import { domainKeys, formatPageName, parsePageName } from "./layout.ts";
@@ -59,7 +59,7 @@ export async function publishRoot(
     branches: branches.references.toSorted((a, b) => a.index - b.index),
   };
   const object = encodeRoot(root, cipher);
-  const published = await putRoot(target, root, object);
+  const published = await putRoot(target, root, { object, cipher });
   return {
     storedBytes: results.writtenBytes + branches.writtenBytes + object.length,
     logicalBytes: published.sizeBytes,
@@ -165,12 +165,16 @@ class BranchWriter {
   }
 }
 
-/** The root that counts: ours, or the one that an earlier job of this snapshot has published. */
-async function putRoot(target: BackupTarget, root: Root, object: Uint8Array): Promise<Root> {
+/** The root that counts: ours, or the one that an earlier job of this snapshot has published, with the same key. */
+async function putRoot(
+  target: BackupTarget,
+  root: Root,
+  { object, cipher }: { readonly object: Uint8Array; readonly cipher: DomainCipher | undefined },
+): Promise<Root> {
   const key = domainKeys(target.domain).root(target.snapshotId);
   if ((await target.store.put(key, object, { ifAbsent: true })) === "written") return root;
   const published = await target.store.get(key);
-  const earlier = published && decodeRoot(published, key);
+  const earlier = published && decodeRoot(published, key, cipher);
   const isSame = published && Buffer.compare(published, object) === 0;
   if (isSame || (earlier && earlier.jobId !== root.jobId && earlier.sizeBytes === root.sizeBytes))
     return earlier ?? root;

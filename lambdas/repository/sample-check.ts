@@ -30,7 +30,7 @@ export interface SampleCheck {
 
 /** Every page is read, and of its chunks the sample. Throws RepositoryDamaged when the root or a branch is missing or damaged. */
 export async function sampleCheck(
-  source: Pick<RestoreSource, "store" | "domain" | "snapshotId" | "keys">,
+  source: Pick<RestoreSource, "store" | "domain" | "snapshotId" | "keys" | "mayBeUnencrypted">,
   options: SampleCheckOptions,
 ): Promise<SampleCheck> {
   const root = await readRoot(source);

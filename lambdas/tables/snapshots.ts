@@ -210,6 +210,15 @@ export function recordHintMismatch(
   return updateWhile(database, snapshot, { hintMismatch }, { state: "BackingUp", jobId: hintMismatch.jobId });
 }
 
+/** Writes down that the snapshot's backup is encrypted. False when the snapshot no longer belongs to that job. */
+export function recordEncrypted(
+  database: Database,
+  snapshot: Pick<Snapshot, "tenant" | "id">,
+  jobId: string,
+): Promise<boolean> {
+  return updateWhile(database, snapshot, { encrypted: true }, { state: "BackingUp", jobId });
+}
+
 /** A change that is none of state, made only while the row has these values. Answers whether it was made. */
 async function updateWhile(
   database: Database,

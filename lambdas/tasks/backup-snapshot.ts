@@ -2,7 +2,7 @@
 
 import { type ErrorSummary, ExportLost, HintMismatch, isRetryableName } from "../domain/errors.ts";
 import { hasAttemptsLeft, hasEnded, type Job, type JobPhase } from "../domain/job.ts";
-import type { Snapshot } from "../domain/snapshot.ts";
+import { domainMayBeUnencrypted, type Snapshot } from "../domain/snapshot.ts";
 import { backupOf, closeExportOf, mapItemsKey, settleBackup } from "../endings/clean-up.ts";
 import { endJob } from "../endings/end-job.ts";
 import type { ExportDescriptor, Extent, Hypervisor } from "../hypervisors/port.ts";
@@ -14,7 +14,7 @@ import { verifyBackup } from "../repository/verify.ts";
 import type { Services } from "../services.ts";
 import { getJob, updateRunningJob } from "../tables/jobs.ts";
 import { recordShardFailure, setProgressTotal, shardFailure } from "../tables/progress.ts";
-import { getSnapshot, recordHintMismatch, snapshotsOfVolume } from "../tables/snapshots.ts";
+import { getSnapshot, recordEncrypted, recordHintMismatch, snapshotsOfVolume } from "../tables/snapshots.ts";
 import { getStoreReference, writeStoreReference } from "../tables/store-references.ts";
 import { getStoreOptions } from "../tables/stores.ts";
 import { getVolume } from "../tables/volumes.ts";
@@ -70,7 +70,7 @@ async function Plan(services: Services, input: AttemptInput & { export: ExportDe
   const { tenant, jobId, snapshotId, policy } = input.job;
   await enter(services, tenant, jobId, "Planning", input.attempt);
   const snapshot = await requireSnapshot(services.database, tenant, snapshotId);
-  const target = await backupOf(services, snapshot, jobId);
+  const target = await backupInto(services, snapshot, jobId);
   const { sizeBytes } = input.export;
   const candidates = policy.full ? [] : await possibleBases(services, snapshot);
   const { baseSnapshotId: base } = await pinBase(target, candidates, { sizeBytes });
@@ -244,6 +244,20 @@ async function lockOn(
   const job = await requireJob(database, snapshot.tenant, target.jobId);
   const recorded = { publishedAt: await publishedAt(target), queuedAt: new Date(job.queuedAt) };
   return lockOf(objectLock, recorded, services.now());
+}
+
+/**
+ * The target, with the decision whether its domain may be unencrypted. It is taken from rows and written down before anything is read
+ * from the store, so that all later states of the job, and whoever reads the backup, know it without the store.
+ */
+async function backupInto(services: Services, snapshot: Snapshot, jobId: string) {
+  const { database } = services;
+  const target = await backupOf(services, snapshot, jobId);
+  if (target.keys === undefined || snapshot.encrypted) return target;
+  const ofVolume = await Array.fromAsync(snapshotsOfVolume(database, snapshot.tenant, snapshot.volumeId));
+  const mayBeUnencrypted = domainMayBeUnencrypted(snapshot, ofVolume);
+  if (!mayBeUnencrypted) await recordEncrypted(database, snapshot, jobId);
+  return { ...target, mayBeUnencrypted };
 }
 
 async function possibleBases(services: Services, snapshot: Snapshot): Promise<string[]> {

@@ -58,7 +58,8 @@ async function AuditHint(services: Services, input: AuditHintInput, { until }: T
   const reader = await hypervisor.openReader(input.export);
   try {
     const target = await backupOf(services, snapshot, jobId);
-    const { finished } = await auditHint(target, { planHash, reader, percent: auditPercent, until });
+    const extents = hypervisor.extents(input.export, { offset: 0, length: input.export.sizeBytes });
+    const { finished } = await auditHint(target, { planHash, reader, extents, percent: auditPercent, until });
     return { finished };
   } finally {
     await reader[Symbol.asyncDispose]();
