@@ -36,10 +36,11 @@ const accessDenied = "AccessDeniedException";
  * and may use the KMS key can read it without Snapferry's tables.
  */
 export class KmsKeyService implements KeyService {
-  readonly #keyArn: string;
+  readonly #keyArn: string | undefined;
   readonly #client: KMSClient;
 
-  constructor(keyArn: string, client: KMSClient = new KMSClient({ maxAttempts: 5 })) {
+  /** Without an ARN nothing is wrapped, and what is unwrapped names its key itself. */
+  constructor(keyArn: string | undefined, client: KMSClient = new KMSClient({ maxAttempts: 5 })) {
     this.#keyArn = keyArn;
     this.#client = client;
   }
@@ -51,7 +52,7 @@ export class KmsKeyService implements KeyService {
         new GenerateDataKeyCommand({ KeyId: this.#keyArn, KeySpec: "AES_256", EncryptionContext: { domain } }),
       ),
     );
-    if (!Plaintext || !CiphertextBlob) throw new EncryptionKeyUnavailable(`${this.#keyArn} gave no data key`);
+    if (!Plaintext || !CiphertextBlob) throw new EncryptionKeyUnavailable(`${this.#name} gave no data key`);
     return { plaintext: Plaintext, wrapped: CiphertextBlob };
   }
 
@@ -61,8 +62,12 @@ export class KmsKeyService implements KeyService {
         new DecryptCommand({ KeyId: this.#keyArn, CiphertextBlob: wrapped, EncryptionContext: { domain } }),
       ),
     );
-    if (!Plaintext) throw new EncryptionKeyUnavailable(`${this.#keyArn} did not unwrap the domain's data key`);
+    if (!Plaintext) throw new EncryptionKeyUnavailable(`${this.#name} did not unwrap the domain's data key`);
     return Plaintext;
+  }
+
+  get #name(): string {
+    return this.#keyArn ?? "KMS";
   }
 
   async #call<Answer>(send: () => Promise<Answer>): Promise<Answer> {
@@ -70,7 +75,7 @@ export class KmsKeyService implements KeyService {
       return await send();
     } catch (error) {
       if (!isRefusal(error)) throw error;
-      throw new EncryptionKeyUnavailable(`${this.#keyArn} refuses: ${error.name}: ${error.message}`, { cause: error });
+      throw new EncryptionKeyUnavailable(`${this.#name} refuses: ${error.name}: ${error.message}`, { cause: error });
     }
   }
 }

@@ -157,7 +157,7 @@ export function secretPrefix(tenant: string): string {
   return `snapferry/${tenant}/`;
 }
 
-/** One volume's backups share chunks with each other and with nobody else's. Hashed, so that the store learns no ids of tenants. */
+/** One volume's backups share chunks with each other and with nobody else's. Hashed, so that keys of objects, which stand in access logs, name no tenant. */
 export function dedupDomain(tenant: string, volumeId: string): string {
   return createHash("sha256").update(`${tenant}\0${volumeId}`).digest("hex").slice(0, 32);
 }

@@ -3,7 +3,8 @@ import type { ErrorSummary } from "./errors.ts";
 import { defaultStoreId } from "./inventory.ts";
 
 /** What the frozen bytes are worth: of no single moment, of a volume that was not in use, as after a power cut, or flushed by the guest. */
-export type Consistency = "none" | "offline" | "crash" | "filesystem";
+export const consistencies = ["none", "offline", "crash", "filesystem"] as const;
+export type Consistency = (typeof consistencies)[number];
 
 export const snapshotStates = [
   "Allocated",

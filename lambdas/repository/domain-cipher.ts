@@ -39,6 +39,14 @@ export class DomainCipher {
     return this.#derive(`snapferry pack ${packName}`);
   }
 
+  /** The key that the description of a snapshot is encrypted with, and the one that its nonce is made with. */
+  descriptionKeys(snapshotId: string): { readonly key: Uint8Array; readonly nonceKey: Uint8Array } {
+    return {
+      key: this.#derive(`snapferry description ${snapshotId}`),
+      nonceKey: this.#derive(`snapferry description nonce ${snapshotId}`),
+    };
+  }
+
   /** HMAC-SHA-256, hex. */
   authenticate(bytes: Uint8Array): string {
     return hmacHex(this.#rootKey, bytes);

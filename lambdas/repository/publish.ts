@@ -1,7 +1,9 @@
 /** Builds a snapshot's root from the verified results and publishes it: from then on the snapshot exists. */
+import { isDeepStrictEqual } from "node:util";
 import { RepositoryDamaged, VerificationFailed } from "../domain/errors.ts";
 import { sha256 } from "./binary.ts";
 import { type Branch, branchPages, encodeBranch, type PageReference } from "./branch.ts";
+import { sealDescription } from "./description.ts";
 import { type DomainCipher, openCipher } from "./domain-cipher.ts";
 import { ensureDomain } from "./domain-record.ts";
 import { InFlight, mapAhead } from "./in-flight.ts";
@@ -54,7 +56,11 @@ export async function publishRoot(
     sizeBytes,
     chunkBytes,
     pageChunks,
-    description: options.description ?? {},
+    description: sealDescription(
+      cipher,
+      target.snapshotId,
+      describedWith(options.description, results.writtenBytes + branches.writtenBytes),
+    ),
     wrappedKey,
     branches: branches.references.toSorted((a, b) => a.index - b.index),
   };
@@ -65,6 +71,11 @@ export async function publishRoot(
     logicalBytes: published.sizeBytes,
     chunks: published.branches.reduce((sum, branch) => sum + branch.chunks, 0),
   };
+}
+
+/** The description with what came to the store before the root itself. A caller that describes nothing gets none. */
+function describedWith(description: SnapshotDescription = {}, storedBytes: number): SnapshotDescription {
+  return Object.keys(description).length === 0 ? {} : { ...description, storedBytes: String(storedBytes) };
 }
 
 /** The results that verification has chosen, shard by shard. */
@@ -165,7 +176,10 @@ class BranchWriter {
   }
 }
 
-/** The root that counts: ours, or the one that an earlier job of this snapshot has published, with the same key. */
+/**
+ * The root that counts: ours, or the one that an earlier job of this snapshot has published, with the same key. A replay finds its own
+ * root even when what is told of the snapshot has changed in between: the volume was renamed, or its row is gone.
+ */
 async function putRoot(
   target: BackupTarget,
   root: Root,
@@ -175,10 +189,14 @@ async function putRoot(
   if ((await target.store.put(key, object, { ifAbsent: true })) === "written") return root;
   const published = await target.store.get(key);
   const earlier = published && decodeRoot(published, key, cipher);
-  const isSame = published && Buffer.compare(published, object) === 0;
-  if (isSame || (earlier && earlier.jobId !== root.jobId && earlier.sizeBytes === root.sizeBytes))
-    return earlier ?? root;
+  const isSame = earlier && isDeepStrictEqual(contentOf(earlier), contentOf(root));
+  if (isSame || (earlier && earlier.jobId !== root.jobId && earlier.sizeBytes === root.sizeBytes)) return earlier;
   throw new RepositoryDamaged(
     `The snapshot ${target.snapshotId} is published already with other content (${key}). Delete that backup before making another.`,
   );
+}
+
+/** All that a root leads to, without the words about it. */
+function contentOf({ description: _description, wrappedKey, ...content }: Root) {
+  return { ...content, wrappedKey: Buffer.from(wrappedKey).toString("hex") };
 }

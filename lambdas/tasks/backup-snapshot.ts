@@ -22,6 +22,7 @@ import { backedUp } from "../transactions/backup-snapshot.ts";
 import { imageReference, primaryReference, requireJob, requireSnapshot } from "../transactions/create-snapshot.ts";
 import { type BackupLock, lockOf, retentionOf } from "./backup-lock.ts";
 import { readingOf } from "./backup-reading.ts";
+import { descriptionOf } from "./snapshot-description.ts";
 import { type CaughtError, causeOf, type StateFunctions, type TaskContext, type TaskInput } from "./state-function.ts";
 
 interface AttemptInput extends TaskInput {
@@ -106,8 +107,9 @@ async function PublishRoot(services: Services, input: AttemptInput & { plan: Pla
   const { tenant, jobId, snapshotId } = input.job;
   await enter(services, tenant, jobId, "Publishing", input.attempt);
   const snapshot = await requireSnapshot(services.database, tenant, snapshotId);
+  const description = await descriptionOf(services, snapshot);
   const target = await backupOf(services, snapshot, jobId);
-  const stored = await publishRoot(target, { planHash: input.plan.planHash });
+  const stored = await publishRoot(target, { planHash: input.plan.planHash, description });
   const lock = await lockOn(services, snapshot, target);
   return { ...stored, ...(lock && { lock }) };
 }
@@ -232,20 +234,6 @@ function rootOf(snapshot: Snapshot): string {
   return `roots/${snapshot.id}`;
 }
 
-/** What the published snapshot is to be locked with, as the store's option is now. */
-async function lockOn(
-  services: Services,
-  snapshot: Snapshot,
-  target: PublishedSnapshot & { readonly jobId: string },
-): Promise<BackupLock | undefined> {
-  const { database } = services;
-  const { objectLock } = await getStoreOptions(database, snapshot.tenant, snapshot.storeId);
-  if (!objectLock) return undefined;
-  const job = await requireJob(database, snapshot.tenant, target.jobId);
-  const recorded = { publishedAt: await publishedAt(target), queuedAt: new Date(job.queuedAt) };
-  return lockOf(objectLock, recorded, services.now());
-}
-
 /**
  * The target, with the decision whether its domain may be unencrypted. It is taken from rows and written down before anything is read
  * from the store, so that all later states of the job, and whoever reads the backup, know it without the store.
@@ -258,6 +246,20 @@ async function backupInto(services: Services, snapshot: Snapshot, jobId: string)
   const mayBeUnencrypted = domainMayBeUnencrypted(snapshot, ofVolume);
   if (!mayBeUnencrypted) await recordEncrypted(database, snapshot, jobId);
   return { ...target, mayBeUnencrypted };
+}
+
+/** What the published snapshot is to be locked with, as the store's option is now. */
+async function lockOn(
+  services: Services,
+  snapshot: Snapshot,
+  target: PublishedSnapshot & { readonly jobId: string },
+): Promise<BackupLock | undefined> {
+  const { database } = services;
+  const { objectLock } = await getStoreOptions(database, snapshot.tenant, snapshot.storeId);
+  if (!objectLock) return undefined;
+  const job = await requireJob(database, snapshot.tenant, target.jobId);
+  const recorded = { publishedAt: await publishedAt(target), queuedAt: new Date(job.queuedAt) };
+  return lockOf(objectLock, recorded, services.now());
 }
 
 async function possibleBases(services: Services, snapshot: Snapshot): Promise<string[]> {
