@@ -31,6 +31,8 @@ export interface S3ClientOptions {
     readonly secretAccessKey: string;
     readonly sessionToken?: string;
   };
+  /** Of the AWS configuration files: whose credentials and region are used where none are given here. */
+  readonly profile?: string;
   /** `https://host/bucket/key` instead of `https://bucket.host/key`. */
   readonly pathStyle?: boolean;
   /** Addresses that a user-given endpoint may have besides public ones. */
@@ -55,6 +57,7 @@ export function createS3Client(options: S3ClientOptions): S3Client {
     ...(options.endpoint !== undefined && { endpoint: options.endpoint }),
     ...(options.region !== undefined && { region: options.region }),
     ...(options.credentials && { credentials: options.credentials }),
+    ...(options.profile !== undefined && { profile: options.profile }),
     ...(options.pathStyle !== undefined && { forcePathStyle: options.pathStyle }),
     maxAttempts: sdkAttempts,
     retryMode: "standard",
