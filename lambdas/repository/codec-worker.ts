@@ -35,6 +35,7 @@ export interface StoredPiece {
 
 export interface DecodeRequest {
   readonly kind: "decode";
+  /** In shared memory, or copied. */
   readonly stored: Uint8Array;
   /** Where `stored` begins in its pack. */
   readonly packOffset: number;
@@ -68,7 +69,7 @@ function decode(request: DecodeRequest): boolean[] {
     const expected = { hash: piece.hash, length: piece.outputLength };
     const chunk = decodeChunk({ encoding: piece.encoding, bytes }, expected, chunkIdKey);
     if (!chunk) return false;
-    output.set(chunk, piece.outputOffset);
+    Buffer.from(chunk.buffer, chunk.byteOffset, chunk.length).copy(output, piece.outputOffset);
     if (piece.encoding === encodings.zstd) releaseMemory(chunk);
     return true;
   });

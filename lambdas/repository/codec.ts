@@ -2,7 +2,6 @@
 import { availableParallelism } from "node:os";
 import { Worker } from "node:worker_threads";
 import type { CodecRequest, DecodeRequest, EncodeRequest, NamedChunk } from "./codec-worker.ts";
-import { ownMemory } from "./memory.ts";
 
 /** More threads than this find no more to do than one network connection brings. */
 const maxThreads = 6;
@@ -49,12 +48,12 @@ class CodecThread {
     for (const id of [...this.#pending.keys()]) this.#settle(id)?.reject(error);
   }
 
-  run<Answer>(request: CodecRequest, transfer: ArrayBuffer[]): Promise<Answer> {
+  run<Answer>(request: CodecRequest): Promise<Answer> {
     const id = this.#next++;
     if (this.#pending.size === 0) this.#worker.ref();
     return new Promise<Answer>((resolve, reject) => {
       this.#pending.set(id, { resolve: (answer) => resolve(answer as Answer), reject });
-      this.#worker.postMessage({ id, request }, transfer);
+      this.#worker.postMessage({ id, request });
     });
   }
 }
@@ -76,10 +75,10 @@ function idlest(): CodecThread {
 
 /** Names the chunks of a batch and compresses those that the base does not have. */
 export function encodeChunks(request: Omit<EncodeRequest, "kind">): Promise<NamedChunk[]> {
-  return idlest().run({ kind: "encode", ...request }, []);
+  return idlest().run({ kind: "encode", ...request });
 }
 
-/** Unpacks and checks chunks of a pack into `output`; for each piece whether it is what its hash tells. Takes the memory of `stored`. */
+/** Unpacks and checks chunks of a pack into `output`; for each piece whether it is what its hash tells. */
 export function decodeChunks(request: Omit<DecodeRequest, "kind">): Promise<boolean[]> {
-  return idlest().run({ kind: "decode", ...request }, ownMemory(request.stored));
+  return idlest().run({ kind: "decode", ...request });
 }

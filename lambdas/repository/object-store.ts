@@ -7,10 +7,10 @@ export interface ObjectStore {
    */
   put(key: string, body: Uint8Array, options?: PutOptions): Promise<"written" | "exists">;
   /**
-   * The object, or `range` of it. Undefined when there is no such object. A whole object whose bytes are not what the store's own checksum
+   * The object, or `range` of it, which ends early where the object does. Undefined when there is no such object. A whole object whose bytes are not what the store's own checksum
    * tells is read once more, and is then returned as it is: what reads it has a hash of its own, and says what is damaged.
    */
-  get(key: string, range?: { offset: number; length: number }): Promise<Uint8Array | undefined>;
+  get(key: string, range?: ByteRange): Promise<Uint8Array | undefined>;
   /** Size and the store's own SHA-256 of the object (hex, where the store kept one). Undefined when there is no such object. */
   head(key: string): Promise<ObjectHead | undefined>;
   /** Current objects below `prefix`, ascending by key. */
@@ -29,6 +29,14 @@ export interface ObjectStore {
   retain(key: string, retention: Retention): Promise<void>;
   /** Whether objects of the store can be retained. */
   objectLockEnabled(): Promise<boolean>;
+}
+
+/** Bytes of an object. */
+export interface ByteRange {
+  readonly offset: number;
+  readonly length: number;
+  /** Memory of at least `length` bytes, where the answer is put: whoever reads much reads into the same memory again. */
+  readonly into?: Uint8Array;
 }
 
 /** `GOVERNANCE`: who has a right of its own may lift it. `COMPLIANCE`: nobody may, the account's owner neither. */

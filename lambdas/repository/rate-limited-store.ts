@@ -1,5 +1,5 @@
 /** An object store that is used no faster than a limiter allows. */
-import type { ListedObject, ObjectHead, ObjectStore, PutOptions, Retention } from "./object-store.ts";
+import type { ByteRange, ListedObject, ObjectHead, ObjectStore, PutOptions, Retention } from "./object-store.ts";
 import type { RateLimiter } from "./rate-limiter.ts";
 
 /** S3's page of a listing, and of a deletion. */
@@ -25,7 +25,7 @@ export class RateLimitedStore implements ObjectStore {
     return this.#store.put(key, body, options);
   }
 
-  async get(key: string, range?: { offset: number; length: number }): Promise<Uint8Array | undefined> {
+  async get(key: string, range?: ByteRange): Promise<Uint8Array | undefined> {
     await this.#limiter.acquire({ bytes: range?.length ?? 0, requests: 1 });
     const bytes = await this.#store.get(key, range);
     if (!range && bytes && bytes.length > 0) await this.#limiter.acquire({ bytes: bytes.length, requests: 0 });

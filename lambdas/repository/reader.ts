@@ -42,8 +42,8 @@ export interface VolumeWriter {
 }
 
 const shardBytes = 256 * 1024 * 1024;
-/** Ranges of packs on their way, each of at most 4 MiB and the 16 MiB that it may unpack to. */
-const rangesInFlight = 6;
+/** Ranges of packs on their way, each with 8 MiB of memory. */
+const rangesInFlight = 4;
 /** Pages read ahead of the one whose chunks are being fetched. */
 const pagesAhead = 2;
 

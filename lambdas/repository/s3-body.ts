@@ -23,15 +23,16 @@ export function expectedLength(
   return expected;
 }
 
-/** Exactly `expected` bytes, in a buffer of their own. A body that takes longer than `timeoutMs` counts as broken off. */
-export function readBody(answer: GetObjectCommandOutput, expected: number, timeoutMs: number): Promise<Uint8Array> {
+/** Fills `bytes` exactly. A body that takes longer than `timeoutMs` counts as broken off; nothing is written any more then. */
+export function readBody(answer: GetObjectCommandOutput, bytes: Uint8Array, timeoutMs: number): Promise<Uint8Array> {
   const body: unknown = answer.Body;
   if (!(body instanceof Readable)) throw new SpoiltAnswer("no body came");
-  const bytes = Buffer.allocUnsafeSlow(expected);
+  const expected = bytes.length;
   return new Promise((resolve, reject) => {
     let length = 0;
     const fail = (what: string, cause?: unknown) => {
       clearTimeout(timer);
+      body.removeAllListeners("data");
       reject(new SpoiltAnswer(what, { cause }));
       // The connection is of no use any more.
       body.destroy();
@@ -39,7 +40,7 @@ export function readBody(answer: GetObjectCommandOutput, expected: number, timeo
     const timer = setTimeout(() => fail(`${length} of ${expected} bytes came in ${timeoutMs / 1000} s`), timeoutMs);
     body.on("data", (part: Buffer) => {
       if (length + part.length > expected) return fail(`more than ${expected} bytes came`);
-      bytes.set(part, length);
+      part.copy(bytes, length);
       length += part.length;
     });
     body.once("end", () => {

@@ -17,7 +17,7 @@ import {
 } from "@aws-sdk/client-s3";
 import { ObjectLocked, RepositoryDamaged, StoreUnfit } from "../domain/errors.ts";
 import { guardedAgents } from "../protocols/egress/endpoint.ts";
-import type { ListedObject, ObjectHead, ObjectStore, PutOptions, Retention } from "./object-store.ts";
+import type { ByteRange, ListedObject, ObjectHead, ObjectStore, PutOptions, Retention } from "./object-store.ts";
 import { expectedLength, readBody } from "./s3-body.ts";
 import { hasStatus, isNamed, isPassing, isWithoutAnswer, SpoiltAnswer, storeError, wasRepeated } from "./s3-errors.ts";
 import { extendRetention, isLockEnabled, isMissing, readRetention } from "./s3-object-lock.ts";
@@ -201,7 +201,7 @@ export class S3ObjectStore implements ObjectStore {
     }
   }
 
-  async get(key: string, range?: { offset: number; length: number }): Promise<Uint8Array | undefined> {
+  async get(key: string, range?: ByteRange): Promise<Uint8Array | undefined> {
     if (range?.length === 0) return (await this.head(key)) && new Uint8Array();
     let spoilt = false;
     return this.#attempt(`reading ${this.fullKey(key)}`, async () => {
@@ -219,16 +219,15 @@ export class S3ObjectStore implements ObjectStore {
   }
 
   /** `sha256`: of the whole object, in hex, where the store keeps it. The SDK is not told to check it: it would do so for every body. */
-  async #read(
-    key: string,
-    range: { offset: number; length: number } | undefined,
-  ): Promise<{ bytes: Uint8Array; sha256: string | undefined }> {
+  async #read(key: string, range: ByteRange | undefined): Promise<{ bytes: Uint8Array; sha256: string | undefined }> {
     const Range = range && `bytes=${range.offset}-${range.offset + range.length - 1}`;
     const input = { Bucket: this.bucket, Key: this.fullKey(key), ...(Range !== undefined && { Range }) };
     const command = new GetObjectCommand(input);
     if (!range) command.middlewareStack.add(withHeader("x-amz-checksum-mode", "ENABLED"), { step: "build" });
     const answer = await this.#client.send(command);
-    const bytes = await readBody(answer, expectedLength(answer, range), this.#bodyTimeoutMs);
+    const expected = expectedLength(answer, range);
+    const target = range?.into?.subarray(0, expected) ?? Buffer.allocUnsafeSlow(expected);
+    const bytes = await readBody(answer, target, this.#bodyTimeoutMs);
     return { bytes, sha256: range ? undefined : hexChecksum(answer.ChecksumSHA256) };
   }
 

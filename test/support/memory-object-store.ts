@@ -2,6 +2,7 @@
 import { hash } from "node:crypto";
 import { ObjectLocked, RepositoryDamaged, StoreUnavailable, StoreUnfit } from "../../lambdas/domain/errors.ts";
 import type {
+  ByteRange,
   ListedObject,
   ObjectHead,
   ObjectStore,
@@ -51,10 +52,13 @@ export class MemoryObjectStore implements ObjectStore {
     return "written";
   }
 
-  async get(key: string, range?: { offset: number; length: number }): Promise<Uint8Array | undefined> {
+  async get(key: string, range?: ByteRange): Promise<Uint8Array | undefined> {
     await this.#options.before?.("get", key);
     const body = this.#objects.get(key)?.at(-1)?.body;
-    return range ? body?.slice(range.offset, range.offset + range.length) : body?.slice();
+    const bytes = range ? body?.slice(range.offset, range.offset + range.length) : body?.slice();
+    if (!bytes || !range?.into) return bytes;
+    range.into.set(bytes);
+    return range.into.subarray(0, bytes.length);
   }
 
   async head(key: string): Promise<ObjectHead | undefined> {
