@@ -53,7 +53,12 @@ export default {
     only("the-stack-knows-the-settings-only", "^lib/", "^lib/|^lambdas/domain/"),
     only("the-benchmark-drives-the-repository", "^bench/", "^bench/|^lambdas/(repository|hypervisors|domain)/|^local/"),
     { name: "not-to-the-benchmark", severity: "error", from: { pathNot: "^bench/" }, to: { path: "^bench/" } },
-    only("the-cli-speaks-http", "^cli/", "^cli/|^lambdas/api/(problem|request-schemas|response-schemas)\\.ts$"),
+    only("the-cli-speaks-http", "^cli/(?!bucket/)", "^cli/|^lambdas/api/(problem|request-schemas|response-schemas)\\.ts$"),
+    only(
+      "what-reads-buckets-knows-the-format",
+      "^cli/bucket/",
+      "^cli/|^lambdas/(repository|domain)/|^lambdas/composition/kms-key-service\\.ts$",
+    ),
   ],
   options: {
     doNotFollow: { path: "node_modules" },

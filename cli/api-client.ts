@@ -13,7 +13,9 @@ import type {
   Discovery,
   Forgotten,
   HypervisorRepresentation,
+  ImportReport,
   JobRepresentation,
+  SnapshotLocation,
   SnapshotRepresentation,
   StoreRepresentation,
   VolumeRepresentation,
@@ -24,7 +26,7 @@ export type Snapshot = SnapshotRepresentation;
 export type Volume = VolumeRepresentation;
 export type Hypervisor = HypervisorRepresentation;
 export type Store = StoreRepresentation;
-export type { Discovery, Forgotten, ProblemBody };
+export type { Discovery, Forgotten, ImportReport, ProblemBody, SnapshotLocation };
 
 export interface Page<Item> {
   readonly items: readonly Item[];
@@ -110,6 +112,7 @@ export function createClient(options: ClientOptions) {
       delete: (id: string, wait: WaitOptions = {}) => remove<JobAndSnapshot>(`/snapshots/${part(id)}`, wait),
       restore: (id: string, body: RestoreInput, write: WriteOptions = {}) =>
         post<JobAndSnapshot & { volume: Volume }>(`/snapshots/${part(id)}/restore`, { body, ...write }),
+      location: (id: string) => get<SnapshotLocation>(`/snapshots/${part(id)}/location`),
       backup: (id: string, write: WriteOptions = {}) =>
         post<JobAndSnapshot>(`/snapshots/${part(id)}/backup`, { body: {}, ...write }),
     },
@@ -133,6 +136,9 @@ export function createClient(options: ClientOptions) {
       register: (body: RegisterStoreInput, write: WriteOptions = {}) => post<Store>("/stores", { body, ...write }),
       list: (query: PageOptions = {}) => get<Page<Store>>("/stores", { query: { ...query } }),
       get: (id: string) => get<Store>(`/stores/${part(id)}`),
+      /** What has rows already is left alone, so that it may be repeated. */
+      import: (id: string, query: PageOptions = {}) =>
+        post<ImportReport>(`/stores/${part(id)}/import`, { query: { ...query }, body: {} }),
       change: (id: string, body: ChangeStoreInput) => patch<Store>(`/stores/${part(id)}`, { body }),
       delete: (id: string, query: { force?: boolean } = {}) =>
         remove<Forgotten>(`/stores/${part(id)}`, { query: { ...query } }),

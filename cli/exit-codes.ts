@@ -8,6 +8,10 @@ export const exitCodes = {
   usage: 2,
   unreachable: 3,
   notAllowed: 4,
+  /** A backup is damaged. What was being restored was not kept. */
+  damaged: 5,
+  /** A salvage has kept what there was, and something is missing. */
+  salvaged: 6,
   /** As shells have it: 128 + SIGINT. */
   interrupted: 130,
 } as const;

@@ -5,6 +5,7 @@ import { hypervisorsCommand } from "./commands/hypervisors.ts";
 import { jobsCommand } from "./commands/jobs.ts";
 import { loginCommand } from "./commands/login.ts";
 import { snapshotsCommand } from "./commands/snapshots.ts";
+import { storeCommand } from "./commands/store.ts";
 import { storesCommand } from "./commands/stores.ts";
 import { volumesCommand } from "./commands/volumes.ts";
 import { createContext, group } from "./context.ts";
@@ -38,14 +39,16 @@ function createProgram(terminal: Terminal, version: string): Command {
       "after",
       `
 SNAPFERRY_URL and SNAPFERRY_TOKEN go before what login has saved.
-Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 not reachable, 4 not allowed.`,
+Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 not reachable, 4 not allowed, 5 a backup is damaged,
+6 a salvage has kept what there was, 130 interrupted.`,
     )
     .addCommand(loginCommand(context))
     .addCommand(volumesCommand(context))
     .addCommand(snapshotsCommand(context))
     .addCommand(jobsCommand(context))
     .addCommand(hypervisorsCommand(context))
-    .addCommand(storesCommand(context));
+    .addCommand(storesCommand(context))
+    .addCommand(storeCommand(context));
   prepare(program, terminal);
   return program;
 }

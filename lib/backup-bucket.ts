@@ -13,10 +13,11 @@ import { allow } from "./permissions.ts";
 export const executionsPrefix = "executions/";
 
 /**
+ * `readRoots`: what snapshots there are, and of what; none of their bytes.
  * `deleteJobFiles`: what a job keeps in the bucket only while it runs (plans, checkpoints, pins), for good.
  * `deleteBackups`: everything, for good.
  */
-export type BucketAccess = "read" | "write" | "deleteJobFiles" | "deleteBackups";
+export type BucketAccess = "readRoots" | "read" | "write" | "deleteJobFiles" | "deleteBackups";
 
 interface Rights {
   readonly onBucket: readonly string[];
@@ -32,6 +33,7 @@ const deleting: Omit<Rights, "keys"> = {
 };
 
 const rights: Readonly<Record<BucketAccess, Rights>> = {
+  readRoots: { onBucket: ["s3:ListBucket"], onObjects: ["s3:GetObject"], keys: ["domains/*/roots/*"] },
   read: { onBucket: ["s3:ListBucket"], onObjects: ["s3:GetObject"], keys: anyKey },
   write: { onBucket: [], onObjects: ["s3:PutObject"], keys: anyKey },
   deleteJobFiles: { ...deleting, keys: [`${executionsPrefix}*`, "domains/*/jobs/*"] },
@@ -75,7 +77,7 @@ export class BackupBucket extends Construct {
     for (const bucket of [accessLogs, this.bucket]) bucket.policy?.applyRemovalPolicy(removalPolicy);
   }
 
-  /** Gives `handler` the bucket's name and rights to the objects in it. */
+  /** Gives `handler` the bucket's name and rights to the objects in it; with no access the name alone. */
   grant(handler: HandlerFunction, access: readonly BucketAccess[]): void {
     const { bucketArn, bucketName, encryptionKey } = this.bucket;
     for (const { onBucket, onObjects, keys } of access.map((level) => rights[level])) {
@@ -86,8 +88,12 @@ export class BackupBucket extends Construct {
         wildcardBecause: "The keys of a repository's objects are made of ids and hashes that are not known beforehand.",
       });
     }
-    if (encryptionKey)
-      allow(handler.role, { actions: ["kms:Decrypt", "kms:GenerateDataKey"], resources: [encryptionKey.keyArn] });
+    const keyActions = [
+      ...(access.length > 0 ? ["kms:Decrypt"] : []),
+      ...(access.includes("write") ? ["kms:GenerateDataKey"] : []),
+    ];
+    if (encryptionKey && keyActions.length > 0)
+      allow(handler.role, { actions: keyActions, resources: [encryptionKey.keyArn] });
     handler.addEnvironment("BACKUP_BUCKET", bucketName);
   }
 }

@@ -149,7 +149,7 @@ export class Functions extends Construct {
   }
 
   #grantApi(): void {
-    const { tables, settings, deployment, encryptionKey } = this.#props;
+    const { tables, settings, deployment, backupBucket, encryptionKey } = this.#props;
     tables.grant(this.api, {
       Snapshots: "write",
       StoreReferences: "write",
@@ -162,6 +162,7 @@ export class Functions extends Construct {
       Requests: "write",
     });
     settings.grantRead(this.api);
+    backupBucket.grant(this.api, []);
     this.#allowStart(this.api, ["create-snapshot", "restore-volume", "delete-snapshot"]);
     this.#allowOnExecutions(this.api, "states:StopExecution");
     tables.grant(this.inventory, {
@@ -172,9 +173,11 @@ export class Functions extends Construct {
       Hypervisors: "write",
       Stores: "write",
       Requests: "write",
+      Rates: "update",
     });
     this.#openHypervisorsAndStores(this.inventory);
-    encryptionKey.grant(this.inventory, []);
+    backupBucket.grant(this.inventory, ["readRoots"]);
+    encryptionKey.grant(this.inventory, ["unwrap"]);
     for (const handler of [this.api, this.inventory]) {
       if (deployment.authentication === undefined) continue;
       handler.addEnvironment("AUTH_ISSUER", deployment.authentication.issuer);

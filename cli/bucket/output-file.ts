@@ -54,8 +54,8 @@ function partOf(path: string): string {
   return `${path}.part`;
 }
 
-/** A device or a directory is never replaced. */
-async function refuseExisting(path: string, { flag, force }: OutputFileOptions): Promise<void> {
+/** Throws CliError with the way out when something is there that may not be replaced: a device or a directory never is. */
+export async function refuseExisting(path: string, { flag, force }: OutputFileOptions): Promise<void> {
   const found = await stat(path).catch((error: unknown) => {
     if (isCode(error, "ENOENT")) return undefined;
     throw failure(`${flag}: ${(error as Error).message}`);

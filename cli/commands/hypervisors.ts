@@ -39,22 +39,26 @@ function add(context: Context): Command {
   ])
     .argument("<directory>", "absolute path, as the service sees it")
     .option("--name <name>", "what it is called; the directory's last part if absent")
+    .option("--id <id>", "the id that it had before the service lost it, so that its volumes are the same ones")
     .option("--tenant-rule <pattern=tenant>", "whose volumes of such names are; may be given several times", addRule)
-    .action(async (directory: string, options: JsonOption & { name?: string; tenantRule?: TenantRule[] }) => {
-      const hypervisor = await (await context.client()).hypervisors.register({
-        kind: "file",
-        directory,
-        ...(options.name === undefined ? {} : { name: options.name }),
-        ...(options.tenantRule === undefined ? {} : { tenantRules: options.tenantRule }),
-      });
-      print(
-        context,
-        options,
-        hypervisor,
-        () =>
-          `${hypervisor.id} (${printable(hypervisor.name)}) is registered.\nFind its volumes with snapferry hypervisors discover ${hypervisor.id}\n`,
-      );
-    });
+    .action(
+      async (directory: string, options: JsonOption & { name?: string; id?: string; tenantRule?: TenantRule[] }) => {
+        const hypervisor = await (await context.client()).hypervisors.register({
+          kind: "file",
+          directory,
+          ...(options.id === undefined ? {} : { id: options.id }),
+          ...(options.name === undefined ? {} : { name: options.name }),
+          ...(options.tenantRule === undefined ? {} : { tenantRules: options.tenantRule }),
+        });
+        print(
+          context,
+          options,
+          hypervisor,
+          () =>
+            `${hypervisor.id} (${printable(hypervisor.name)}) is registered.\nFind its volumes with snapferry hypervisors discover ${hypervisor.id}\n`,
+        );
+      },
+    );
   return group("add", "Register a hypervisor", ["hypervisors add file /srv/volumes --name lab"]).addCommand(file);
 }
 

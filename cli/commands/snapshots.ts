@@ -17,6 +17,7 @@ import {
 } from "../context.ts";
 import { ago, bytes, details, percentage, printable, table } from "../format.ts";
 import { requireSuccess, watchJob } from "../watch.ts";
+import { downloadCommand } from "./snapshots-download.ts";
 
 interface WatchOption {
   readonly watch?: boolean;
@@ -33,6 +34,7 @@ export function snapshotsCommand(context: Context): Command {
     .addCommand(get(context))
     .addCommand(rm(context))
     .addCommand(restore(context))
+    .addCommand(downloadCommand(context))
     .addCommand(backup(context));
 }
 
@@ -201,7 +203,14 @@ function snapshotDetails(snapshot: Snapshot, volumeName: string | undefined): st
     ["Created", snapshot.createdAt],
     ["Backed up", snapshot.backedUpAt],
     ["Locked until", snapshot.lockedUntil],
+    ["Last check", snapshot.lastCheck && checkText(snapshot.lastCheck)],
+    ...(snapshot.lastCheck?.lost ?? []).map((lost): [string, string] => ["Lost", printable(lost)]),
+    ["Wrong hint", snapshot.hintMismatch && printable(`${snapshot.hintMismatch.at}  ${snapshot.hintMismatch.message}`)],
   ]);
+}
+
+function checkText({ at, result, checkedChunks, checkedBytes }: NonNullable<Snapshot["lastCheck"]>): string {
+  return `${at}  ${result}, ${checkedChunks} chunks (${bytes(checkedBytes)}) read back`;
 }
 
 function rm(context: Context): Command {

@@ -1,5 +1,6 @@
 /** The API but for hypervisors and stores: nothing here reaches either of them. Wiring only. */
 import { composeServices } from "../composition/services.ts";
+import { requiredEnvironment } from "../environment.ts";
 import { getJob } from "../tables/jobs.ts";
 import { apiHandler, publicRoute, route } from "./api-handler.ts";
 import { readHealth } from "./health.ts";
@@ -7,17 +8,20 @@ import { cancelJob, listJobs, readJob } from "./jobs.ts";
 import { readOpenapi } from "./openapi.ts";
 import { operations } from "./operations.ts";
 import { backupSnapshot, restoreSnapshot } from "./snapshot-actions.ts";
+import { readLocation } from "./snapshot-location.ts";
 import { createSnapshot, deleteSnapshot, listSnapshots, readSnapshot } from "./snapshots.ts";
 import { tokenSettings } from "./token-settings.ts";
 import { listVolumes, readVolume } from "./volumes.ts";
 
 const services = composeServices();
+const ownBucketPlace = { bucket: requiredEnvironment("BACKUP_BUCKET"), region: requiredEnvironment("AWS_REGION") };
 
 export const handler = apiHandler(
   [
     route(operations.createSnapshot, (request) => createSnapshot(services, request)),
     route(operations.listSnapshots, (request) => listSnapshots(services, request)),
     route(operations.getSnapshot, (request) => readSnapshot(services, request)),
+    route(operations.getSnapshotLocation, (request) => readLocation(services, ownBucketPlace, request)),
     route(operations.deleteSnapshot, (request) => deleteSnapshot(services, request)),
     route(operations.restoreSnapshot, (request) => restoreSnapshot(services, request)),
     route(operations.backupSnapshot, (request) => backupSnapshot(services, request)),

@@ -14,7 +14,7 @@ export async function discover(services: Services, hypervisor: HypervisorRow): P
   const { database } = services;
   const discoveredAt = services.now().toISOString();
   const adapter = await services.hypervisor(hypervisor.tenant, hypervisor.id);
-  const known = await knownVolumes(services, hypervisor.id);
+  const known = await knownVolumes(services, hypervisor);
   const seen = new Set<string>();
   const counts = { found: 0, added: 0, missing: 0, unsupported: 0 };
 
@@ -62,9 +62,9 @@ function ownerOf(
   return owner ? { tenant: owner.tenant, unassigned: owner.unassigned } : assignTenant(hypervisor, found.name);
 }
 
-async function knownVolumes({ database }: Services, hypervisorId: string): Promise<Map<string, Volume[]>> {
+async function knownVolumes({ database }: Services, hypervisor: HypervisorRow): Promise<Map<string, Volume[]>> {
   const known = new Map<string, Volume[]>();
-  for await (const volume of volumesOnHypervisor(database, hypervisorId))
+  for await (const volume of volumesOnHypervisor(database, hypervisor))
     known.set(volume.id, [...(known.get(volume.id) ?? []), volume]);
   return known;
 }

@@ -31,7 +31,7 @@ export async function forgetHypervisor(
 ): Promise<Forgotten> {
   const { database } = services;
   const volumes: Volume[] = [];
-  for await (const volume of volumesOnHypervisor(database, hypervisor.id)) volumes.push(volume);
+  for await (const volume of volumesOnHypervisor(database, hypervisor)) volumes.push(volume);
   const snapshots: Snapshot[] = [];
   for (const volume of volumes)
     for await (const snapshot of snapshotsOfVolume(database, volume.tenant, volume.id))

@@ -5,7 +5,7 @@ import { newId } from "../domain/ids.ts";
 import type { HypervisorRow } from "../domain/inventory.ts";
 import type { Hypervisor } from "../hypervisors/port.ts";
 import type { Services } from "../services.ts";
-import { transact } from "../tables/database.ts";
+import { transact, WriteRefused } from "../tables/database.ts";
 import { getHypervisor, insertHypervisor, listHypervisors as listRows } from "../tables/hypervisors.ts";
 import type { ApiRequest } from "./api-handler.ts";
 import { encodeCursor } from "./cursor.ts";
@@ -28,7 +28,8 @@ export async function registerHypervisor(
   request: ApiRequest<Operations["registerHypervisor"]>,
 ): Promise<ApiResponse> {
   const { caller, body } = request;
-  const answer = await idempotently(services, request, { hypervisor: newId("hypervisor") }, async ({ ids, record }) => {
+  const id = body.id ?? newId("hypervisor");
+  const answer = await idempotently(services, request, { hypervisor: id }, async ({ ids, record }) => {
     const row: HypervisorRow = {
       tenant: caller.tenant,
       id: ids.hypervisor,
@@ -39,7 +40,16 @@ export async function registerHypervisor(
     };
     await check(open, row);
     const answer = hypervisorRepresentation(row, caller);
-    await transact(services.database, [insertHypervisor(services.database, row), ...record(answer)]);
+    try {
+      await transact(services.database, [insertHypervisor(services.database, row), ...record(answer)]);
+    } catch (error) {
+      if (error instanceof WriteRefused && (await getHypervisor(services.database, caller.tenant, row.id)))
+        throw new Problem(
+          "hypervisor-in-use",
+          `${row.id} is registered already. Leave the id out for another hypervisor.`,
+        );
+      throw error;
+    }
     return answer;
   });
   return { status: 201, headers: { Location: pathOf("hypervisors", answer.id) }, body: answer };

@@ -14,6 +14,7 @@ import {
   readHypervisor,
   registerHypervisor,
 } from "./hypervisors.ts";
+import { importBackups } from "./import.ts";
 import { operations } from "./operations.ts";
 import { storeChecks } from "./store-check.ts";
 import { changeStore, deleteStore, listStores, readStore, registerStore } from "./stores.ts";
@@ -36,6 +37,7 @@ export const handler = apiHandler(
     route(operations.listStores, (request) => listStores(services, stores, request)),
     route(operations.getStore, (request) => readStore(services, stores, request)),
     route(operations.changeStore, (request) => changeStore(services, stores, request)),
+    route(operations.importBackups, (request) => importBackups(services, request)),
     route(operations.deleteStore, (request) => deleteStore(services, request)),
   ],
   {

@@ -77,6 +77,19 @@ export const operations = {
     answers: { 200: { description: "The snapshot.", schema: responses.snapshotSchema } },
     problems: [404],
   },
+  getSnapshotLocation: {
+    method: "GET",
+    path: "/snapshots/{id}/location",
+    tag: "snapshots",
+    summary: "Where the backup of a snapshot lies",
+    description:
+      "For who has credentials of their own for the bucket: `snapferry snapshots download` reads it from there. Only while the snapshot is BackedUp.",
+    access: "operator",
+    id: "snapshot",
+    query: requests.noQuery,
+    answers: { 200: { description: "The place.", schema: responses.locationSchema } },
+    problems: [404, 409],
+  },
   deleteSnapshot: {
     method: "DELETE",
     path: "/snapshots/{id}",
@@ -298,6 +311,20 @@ export const operations = {
     query: requests.noQuery,
     body: requests.changeStoreBody,
     answers: { 200: { description: "The store as it is now.", schema: responses.storeSchema } },
+    problems: [404],
+  },
+  importBackups: {
+    method: "POST",
+    path: "/stores/{id}/import",
+    tag: "stores",
+    summary: "Make rows for the backups that a store holds",
+    description:
+      "After tables were lost, or for the bucket of an earlier deployment. Backups of the caller's tenant that have no rows get them: the snapshot as BackedUp, and its volume as missing until it is discovered. What has rows is left alone. Answers a page at a time: go on with `nextCursor` until there is none.",
+    access: "admin",
+    id: "store",
+    query: requests.importQuery,
+    body: requests.emptyBody,
+    answers: { 200: { description: "What became of the backups of this page.", schema: responses.importSchema } },
     problems: [404],
   },
   deleteStore: {

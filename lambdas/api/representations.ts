@@ -9,7 +9,7 @@ import {
   volumeStatus,
 } from "../domain/inventory.ts";
 import type { Job } from "../domain/job.ts";
-import type { Snapshot } from "../domain/snapshot.ts";
+import type { BackupCheck, Snapshot } from "../domain/snapshot.ts";
 import type { StoreReference } from "../domain/store-reference.ts";
 import type { Progress } from "../tables/progress.ts";
 import { basePath, type Caller, mayActAs } from "./http.ts";
@@ -126,8 +126,14 @@ export function snapshotRepresentation(
       createdOnPrimaryAt: snapshot.createdOnPrimaryAt,
       backedUpAt: snapshot.backedUpAt,
       lockedUntil: snapshot.lockedUntil,
+      lastCheck: snapshot.lastCheck && checkRepresentation(snapshot.lastCheck),
+      hintMismatch: snapshot.hintMismatch,
     }),
   };
+}
+
+function checkRepresentation({ lost, ...check }: BackupCheck) {
+  return { ...check, ...(lost === undefined ? {} : { lost: [...lost] }) };
 }
 
 export function volumeRepresentation(volume: Volume, caller: Caller): VolumeRepresentation {

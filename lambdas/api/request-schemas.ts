@@ -5,6 +5,7 @@ import { defaultStoreId, leastBytesPerSecond, objectLockModes, storeEncryptions 
 import { backupVerifications, jobKinds, jobStates } from "../domain/job.ts";
 import { snapshotStates } from "../domain/snapshot.ts";
 import { decodeCursor } from "./cursor.ts";
+import { parsePosition } from "./import-position.ts";
 import { quoted } from "./problem.ts";
 
 // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what is refused.
@@ -121,6 +122,10 @@ export const emptyBody = z.strictObject({}).meta({ id: "Empty" });
 export const registerHypervisorBody = z
   .strictObject({
     kind: z.literal("file"),
+    id: hypervisorId.optional().meta({
+      description:
+        "The id that it had before its row was lost: its volumes get their former ids, so that backups go on as incrementals.",
+    }),
     name: text({ max: 255 }).optional().meta({ description: "The last part of the directory if absent." }),
     directory: text({ max: 4096 }).meta({ description: "Absolute path of the directory whose files are the volumes." }),
     tenantRules: z
@@ -260,6 +265,19 @@ export const listStoresQuery = z.strictObject(page("store"));
 export const noQuery = z.strictObject({});
 export const forceQuery = z.strictObject({
   force: flag.meta({ description: "Forget the rows that stand in the way. What they name stays where it is." }),
+});
+export const importQuery = z.strictObject({
+  limit,
+  cursor: z
+    .string()
+    .transform((value, context) => {
+      const position = parsePosition(decodeCursor(value) ?? "");
+      if (position) return position;
+      context.addIssue({ code: "custom", message: "is no cursor of an import", input: value });
+      return z.NEVER;
+    })
+    .optional()
+    .meta({ type: "string", description: "`nextCursor` of the call before." }),
 });
 export const listSnapshotsQuery = z.strictObject({
   volumeId: volumeId.optional(),

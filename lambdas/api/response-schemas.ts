@@ -129,6 +129,22 @@ export const snapshotSchema = z
     lockedUntil: time
       .optional()
       .meta({ description: "Until when the store refuses to delete the backup. A DELETE before is a 409." }),
+    lastCheck: z
+      .object({
+        at: time,
+        checkedChunks: z.int().min(0),
+        checkedBytes: bytes,
+        result: z.enum(["intact", "damaged"]),
+        lost: z
+          .array(z.string())
+          .optional()
+          .meta({ description: "Of a damaged one: sentences that name objects and ranges of the volume." }),
+      })
+      .optional()
+      .meta({ description: "The last look at a sample of the backup's chunks." }),
+    hintMismatch: z.object({ at: time, jobId: z.string(), attempt: z.int(), message: z.string() }).optional().meta({
+      description: "The hypervisor called ranges unchanged that had changed; the backup then read everything.",
+    }),
   })
   .meta({ id: "Snapshot" });
 
@@ -232,6 +248,35 @@ export const forgottenSchema = z
   })
   .meta({ id: "Forgotten" });
 
+export const importSchema = z
+  .object({
+    imported: z
+      .array(z.object({ snapshotId: z.string(), volumeId: z.string() }))
+      .meta({ description: "Snapshots that have rows now and had none." }),
+    known: z.int().min(0).meta({ description: "Snapshots that had rows already: these are as they were." }),
+    refused: z
+      .array(z.object({ snapshotId: z.string(), domain: z.string(), reason: z.string() }))
+      .meta({ description: "Backups that got no rows, and why. In the default store only the caller's own." }),
+    nextCursor: z.string().optional().meta({ description: "There is more to look through. Absent at the end." }),
+  })
+  .meta({ id: "Import" });
+
+export const locationSchema = z
+  .object({
+    snapshotId: z.string(),
+    storeId: z.string(),
+    bucket: z.string(),
+    prefix: z.string(),
+    endpoint: z.string().optional().meta({ description: "Absent: Amazon S3." }),
+    region: z.string(),
+    pathStyle: z.boolean().optional(),
+    domain: z.string().meta({ description: "The part of the keys after `domains/`." }),
+    encrypted: z
+      .boolean()
+      .meta({ description: "Whether it is encrypted for certain: what is found without encryption was replaced." }),
+  })
+  .meta({ id: "Location" });
+
 export const healthSchema = z.object({ status: z.literal("ok"), version: z.string() }).meta({ id: "Health" });
 
 export const documentSchema = z.looseObject({ openapi: z.string() }).meta({ id: "OpenApiDocument" });
@@ -265,3 +310,5 @@ export type HypervisorRepresentation = z.output<typeof hypervisorSchema>;
 export type StoreRepresentation = z.output<typeof storeSchema>;
 export type Discovery = z.output<typeof discoverySchema>;
 export type Forgotten = z.output<typeof forgottenSchema>;
+export type ImportReport = z.output<typeof importSchema>;
+export type SnapshotLocation = z.output<typeof locationSchema>;

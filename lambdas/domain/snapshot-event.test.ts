@@ -44,6 +44,14 @@ describe("an event of a snapshot", () => {
     assert.match(sentence(message), /attempt 3 of 3: StoreUnavailable: no answer\. .*00:15/);
   });
 
+  it("of a row that begins as BackedUp is no news of a backup: it was imported", () => {
+    const backedUp = snapshot({ state: "BackedUp", updateCount: 1, lastChange: "job_1#BackedUp#1" });
+    const imported = snapshotEvent(undefined, backedUp);
+    assert.equal(imported?.type, "snapshot.imported");
+    assert.equal(imported.forPeople, false);
+    assert.equal(snapshotEvent(snapshot({ updateCount: 0 }), backedUp)?.type, "snapshot.backed-up");
+  });
+
   it("names the job that made the change, not the next one", () => {
     const message = snapshotEvent(
       snapshot({ state: "Creating" }),

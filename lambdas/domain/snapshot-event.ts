@@ -9,6 +9,7 @@ export type SnapshotEventType =
   | "snapshot.creation-failed"
   | "snapshot.backing-up"
   | "snapshot.backed-up"
+  | "snapshot.imported"
   | "snapshot.backup-failed"
   | "snapshot.backup-requested"
   | "snapshot.copying"
@@ -68,7 +69,7 @@ function typeOf(from: SnapshotState | undefined, to: SnapshotState): SnapshotEve
     case "BackingUp":
       return "snapshot.backing-up";
     case "BackedUp":
-      return "snapshot.backed-up";
+      return from === undefined ? "snapshot.imported" : "snapshot.backed-up";
     case "Copying":
       return "snapshot.copying";
     case "Error":

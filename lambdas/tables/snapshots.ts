@@ -114,6 +114,18 @@ export function insertSnapshot(database: Database, snapshot: Omit<Snapshot, "rea
   };
 }
 
+/** A snapshot whose backup is there already. It waits for its first check. */
+export function insertBackedUp(database: Database, snapshot: Omit<Snapshot, "readers">): TransactionItem {
+  const { volumeId, tenant, updatedAt } = snapshot;
+  return {
+    Put: {
+      TableName: database.tables.snapshots,
+      Item: { ...snapshot, volumeKey: volumeKey(tenant, volumeId), checkQueue, checkedAt: updatedAt },
+      ConditionExpression: "attribute_not_exists(id)",
+    },
+  };
+}
+
 export interface SnapshotMove {
   readonly to: SnapshotState;
   /** The job that owns the snapshot from now on. */

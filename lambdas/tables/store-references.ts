@@ -41,6 +41,18 @@ export async function storeReferencesOf(
   return references;
 }
 
+/** The reference to bytes that are there already. */
+export function insertStoreReference(database: Database, reference: StoreReference): TransactionItem {
+  return {
+    Put: {
+      TableName: database.tables.storeReferences,
+      Item: { ...rowKey(reference), ...reference },
+      ConditionExpression: "attribute_not_exists(#reference)",
+      ExpressionAttributeNames: { "#reference": "reference" },
+    },
+  };
+}
+
 /** The write that makes or moves the reference, on condition that the table of states allows it. */
 export function moveStoreReference(
   database: Database,

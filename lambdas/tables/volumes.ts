@@ -1,7 +1,7 @@
 /** Volume rows. */
 import { ConditionalCheckFailedException } from "@aws-sdk/client-dynamodb";
 import { DeleteCommand, UpdateCommand } from "@aws-sdk/lib-dynamodb";
-import type { Volume } from "../domain/inventory.ts";
+import type { HypervisorRow, Volume } from "../domain/inventory.ts";
 import {
   type Database,
   getRow,
@@ -42,15 +42,21 @@ export function listVolumes(
   );
 }
 
-/** Volumes of every tenant on a hypervisor. Eventually consistent. */
-export async function* volumesOnHypervisor(database: Database, hypervisorId: string): AsyncGenerator<Volume> {
+/**
+ * Volumes of every tenant on a hypervisor. Another tenant may have one of the same id: it was registered under a former id, or a row says
+ * so that was imported from that tenant's own store. Eventually consistent.
+ */
+export async function* volumesOnHypervisor(
+  database: Database,
+  hypervisor: Pick<HypervisorRow, "tenant" | "id">,
+): AsyncGenerator<Volume> {
   const rows = queryRows(database, {
     TableName: database.tables.volumes,
     IndexName: "by-hypervisor",
     KeyConditionExpression: "hypervisorId = :hypervisor",
-    ExpressionAttributeValues: { ":hypervisor": hypervisorId },
+    ExpressionAttributeValues: { ":hypervisor": hypervisor.id },
   });
-  for await (const row of rows) yield row as unknown as Volume;
+  for await (const row of rows) if (row.hypervisorTenant === hypervisor.tenant) yield row as unknown as Volume;
 }
 
 /** Writes what discovery found; what Snapferry itself keeps of the volume (its counts, its restore) is left alone. */
@@ -75,6 +81,13 @@ export async function recordDiscovered(
 export async function markMissing(database: Database, volume: Key, discoveredAt: string): Promise<void> {
   const update = updateExpression({ missing: true, discoveredAt });
   await updateIfThere(database, volume, update, "attribute_exists(id) AND attribute_not_exists(restoringJobId)", {});
+}
+
+/** The row of a volume that is known from its backups only. */
+export function insertMissingVolume(database: Database, volume: Volume): TransactionItem {
+  return {
+    Put: { TableName: database.tables.volumes, Item: volume, ConditionExpression: "attribute_not_exists(id)" },
+  };
 }
 
 /** The row of a volume that a restore makes. A row of a volume that is missing by now may be taken over. */
