@@ -51,9 +51,17 @@ export default {
     },
     only("lambdas-know-no-tools", "^lambdas/", "^lambdas/"),
     only("the-stack-knows-the-settings-only", "^lib/", "^lib/|^lambdas/domain/"),
-    only("the-benchmark-drives-the-repository", "^bench/", "^bench/|^lambdas/(repository|hypervisors|domain)/|^local/"),
+    only(
+      "the-benchmark-drives-the-repository",
+      "^bench/",
+      "^bench/|^lambdas/(repository|hypervisors|domain)/|^local/|^lib/node-flags",
+    ),
     { name: "not-to-the-benchmark", severity: "error", from: { pathNot: "^bench/" }, to: { path: "^bench/" } },
-    only("the-cli-speaks-http", "^cli/(?!bucket/)", "^cli/|^lambdas/api/(problem|request-schemas|response-schemas)\\.ts$"),
+    only(
+      "the-cli-speaks-http",
+      "^cli/(?!bucket/)",
+      "^cli/|^lambdas/api/(problem|request-schemas|response-schemas)\\.ts$",
+    ),
     only(
       "what-reads-buckets-knows-the-format",
       "^cli/bucket/",

@@ -3,6 +3,7 @@ import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
+import { nodeFlags } from "../../lib/node-flags.ts";
 import { actions, type Contender, type Scene, type Task } from "../contender.ts";
 import type { EngineRequest } from "./request.ts";
 
@@ -66,7 +67,7 @@ class Engine implements Contender {
     writeFileSync(requestFile, JSON.stringify(this.#request(scene, task)));
     return {
       file: process.execPath,
-      arguments: [...this.#profileFlags(task), "--enable-source-maps", this.#bundle, requestFile],
+      arguments: [...this.#profileFlags(task), ...nodeFlags, this.#bundle, requestFile],
       environment: { PATH: process.env.PATH },
       directory: scene.directory,
     };

@@ -1,6 +1,7 @@
 /** The reading side of a copy: a shard's chunks in order, in batches of a few MiB, the next ones while this one is worked on. */
 import type { Geometry } from "./domain-record.ts";
 import { chunkLength } from "./manifest.ts";
+import { borrowShared, returnShared } from "./memory.ts";
 import type { PlannedPage } from "./planner.ts";
 
 /** What the repository needs of a hypervisor's reader. */
@@ -33,7 +34,7 @@ export interface Batch extends BatchPlan {
 }
 
 /** Large enough that a request costs little beside its bytes, small enough that several of them are nothing beside the packs. */
-const batchBytes = 4 * 1024 * 1024;
+const batchBytes = 2 * 1024 * 1024;
 /** Batches that are being read while one is worked on. */
 const batchesAhead = 2;
 
@@ -87,7 +88,6 @@ export async function* readBatches(
   until: () => boolean,
 ): AsyncGenerator<Batch, void, undefined> {
   const plans = planBatches(shard);
-  const free: SharedArrayBuffer[] = [];
   const bufferBytes = chunksPerBatch(shard.geometry) * shard.geometry.chunkBytes;
   const started: Promise<Batch>[] = [];
   let isOver = false;
@@ -95,10 +95,10 @@ export async function* readBatches(
     isOver ||= until();
     const plan = isOver ? undefined : plans.next().value;
     if (!plan) return;
-    const memory = free.pop() ?? new SharedArrayBuffer(bufferBytes);
+    const memory = borrowShared(bufferBytes);
     const bytes = new Uint8Array(memory, 0, plan.length);
     const reading = fill(reader, shard, plan, bytes);
-    const batch = reading.then(() => ({ ...plan, bytes, release: () => void free.push(memory) }));
+    const batch = reading.then(() => ({ ...plan, bytes, release: () => returnShared(memory) }));
     batch.catch(() => undefined);
     started.push(batch);
   };

@@ -6,6 +6,7 @@ import type { DomainCipher } from "./domain-cipher.ts";
 import type { Geometry } from "./domain-record.ts";
 import { InFlight } from "./in-flight.ts";
 import { domainKeys, formatPackName, formatPageName, jobKeys } from "./layout.ts";
+import { returnBuffer } from "./memory.ts";
 import { PackBuilder, packBuffer } from "./pack.ts";
 import { type ChunkLocation, decodePage, encodePage, type Page, packsOfPage, sameLocation } from "./page.ts";
 import type { BackupTarget } from "./pin.ts";
@@ -13,8 +14,8 @@ import type { PlannedPage } from "./planner.ts";
 import type { ShardPosition } from "./shard-batches.ts";
 import { type Checkpoint, encodeCheckpoint, encodeResult, type ShardResult } from "./shard-state.ts";
 
-/** Three packs on their way and one being filled: 68 MiB. */
-const uploadsInFlight = 3;
+/** Two packs on their way and one being filled: 51 MiB. */
+const uploadsInFlight = 2;
 const pageUploadsInFlight = 4;
 
 /** A page while its chunks come in. */
@@ -56,7 +57,6 @@ export class ShardOutput {
   readonly #reused: Map<string, number>;
   readonly #packUploads = new InFlight(uploadsInFlight);
   readonly #pageUploads = new InFlight(pageUploadsInFlight);
-  readonly #freeBuffers: Buffer[] = [];
   #pack: OpenPack | undefined;
   #packsStarted = 0;
   #lastCheckpoint: Promise<void> = Promise.resolve();
@@ -112,7 +112,7 @@ export class ShardOutput {
     const { shard, attempt, geometry, cipher } = this.#options;
     const sequence = this.#packsStarted++;
     const name = formatPackName({ jobId: this.#target.jobId, attempt, shard, token: this.#token, sequence });
-    const buffer = this.#freeBuffers.pop() ?? packBuffer(geometry.packBytes, geometry.chunkBytes);
+    const buffer = packBuffer(geometry.packBytes, geometry.chunkBytes);
     this.#own.set(name, this.#own.size);
     return { name, builder: new PackBuilder(buffer, cipher?.packKey(name)), buffer };
   }
@@ -175,7 +175,7 @@ export class ShardOutput {
 
   async #uploadPack(pack: OpenPack, object: Buffer, hash: string): Promise<void> {
     await this.#target.store.put(domainKeys(this.#target.domain).pack(pack.name), object, { sha256: hash });
-    this.#freeBuffers.push(pack.buffer);
+    returnBuffer(pack.buffer);
   }
 
   /** What is done, as of now: every chunk that came in lies in a sealed pack. */

@@ -27,7 +27,7 @@ export interface ShardCopyOptions {
   readonly onProgress?: (bytesDone: number) => void | Promise<void>;
 }
 
-/** Batches with the codec or waiting for their turn: two for each thread of a function with two CPUs, 16 MiB. */
+/** Batches with the codec or waiting for their turn: two for each thread of a function with two CPUs, 8 MiB. */
 const batchesInFlight = 4;
 
 /**
