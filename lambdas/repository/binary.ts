@@ -15,6 +15,7 @@ const magics = {
   pin: "SNFR-PIN",
   plan: "SNFRPLAN",
   pack: "SNFRPACK",
+  compactedPack: "SNFRCMPT",
 } as const;
 export type ObjectKind = keyof typeof magics;
 

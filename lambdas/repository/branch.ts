@@ -7,6 +7,8 @@ import { decodeJobs, decodePacks, encodeJobs, encodePacks, jobsOfPacks } from ".
 
 /** Pages of a branch: at 128 KiB chunks and 1,024 chunks to the page a branch spans 128 GiB and takes some 60 KB. */
 export const branchPages = 1024;
+/** In the names of branches, which all attempts make alike; pages have the attempt that wrote them, from 1 on. */
+export const branchAttempt = 0;
 
 export interface PageReference {
   /** Position in the volume, in pages. */

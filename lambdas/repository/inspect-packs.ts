@@ -1,5 +1,5 @@
 /** Which packs a domain has and how large they are, from one listing. Takes some 30 bytes for each: 60 MB for 64 TiB in packs of 16 MiB. */
-import { domainKeys, type PackName, parsePackName } from "./layout.ts";
+import { domainKeys, originalPack, type PackName, parsePackName } from "./layout.ts";
 import type { ObjectStore } from "./object-store.ts";
 import { packFooterBytes } from "./pack.ts";
 
@@ -15,11 +15,13 @@ export class ListedPacks {
   }
 
   #add(text: string, size: number): void {
-    const name = parsePackName(text);
+    const { pack, generation } = originalPack(text);
+    const name = parsePackName(pack);
     if (!name) return;
     const writer = writerOf(name);
     const sizes = this.#writers.get(writer) ?? new Map<number, number>();
-    sizes.set(name.sequence, size);
+    // Offsets reach beyond the end of what is left of a compacted pack: its size tells nothing.
+    sizes.set(name.sequence, generation === 0 ? size : Number.POSITIVE_INFINITY);
     this.#writers.set(writer, sizes);
   }
 

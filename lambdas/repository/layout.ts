@@ -24,6 +24,7 @@ export function domainKeys(domain: string) {
     jobs: `${root}jobs/`,
     dropped: `${root}dropped/`,
     pack: (packName: string) => `${root}packs/${packName}`,
+    compacted: (packName: string, generation: number) => `${root}packs/${packName}.${generation}`,
     page: (pageName: string) => `${root}pages/${pageName}`,
     root: (snapshotId: string) => `${root}roots/${plain("snapshot", snapshotId)}`,
     drop: (snapshotId: string, token: string) => `${root}dropped/${plain("snapshot", snapshotId)}-${token}`,
@@ -74,6 +75,17 @@ export function parsePackName(text: string): PackName | undefined {
   if (!match) return undefined;
   const [, jobId, attempt, shard, token, sequence] = match;
   return { jobId: jobId!, attempt: Number(attempt), shard: Number(shard), token: token!, sequence: Number(sequence) };
+}
+
+/** One digit, so that the forms of a pack are listed in the order in which they came, right behind the pack itself. */
+export const maxGeneration = 9;
+
+const compactedPattern = /^(.+)\.([1-9])$/;
+
+/** The pack (its key, or its name) that an object in `packs/` is, or is a compacted form of; generation 0 is the pack itself. */
+export function originalPack(key: string): { readonly pack: string; readonly generation: number } {
+  const match = compactedPattern.exec(key);
+  return match ? { pack: match[1]!, generation: Number(match[2]) } : { pack: key, generation: 0 };
 }
 
 /** A page's name: who wrote it, and the SHA-256 (hex) of the whole object. */

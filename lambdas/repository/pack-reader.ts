@@ -1,10 +1,12 @@
 /** Reads chunks out of packs: many neighbours in one request, and by the pack's own index when a page's location is wrong. */
 import { RepositoryDamaged, UnsupportedFormat } from "../domain/errors.ts";
 import { decodeChunks } from "./codec.ts";
+import { CompactedPacks } from "./compacted-packs.ts";
 import type { LostRange } from "./damage.ts";
 import { type DomainCipher, tagBytes } from "./domain-cipher.ts";
 import { domainKeys } from "./layout.ts";
 import { chunkLength, type Root } from "./manifest.ts";
+import { borrowShared, returnShared } from "./memory.ts";
 import type { ObjectStore } from "./object-store.ts";
 import { decodePackFooter, decodePackIndex, type PackedChunk, packFooterBytes } from "./pack.ts";
 import type { Page } from "./page.ts";
@@ -38,9 +40,9 @@ export interface VolumeSpan {
 
 /** Reading this much for nothing costs less than another request. */
 const worthwhileGap = 64 * 1024;
-const maxRangeBytes = 4 * 1024 * 1024;
+const maxRangeBytes = 2 * 1024 * 1024;
 /** What a range may unpack to, so that text or repetitions do not take the memory of the whole copy. */
-const maxUnpackedBytes = 16 * 1024 * 1024;
+const maxUnpackedBytes = 6 * 1024 * 1024;
 
 /** The chunks of a page as they are to be read. */
 export function wantedChunks(page: Page, volume: Pick<Root, "sizeBytes" | "chunkBytes" | "pageChunks">): WantedChunk[] {
@@ -87,20 +89,21 @@ export class PackReader {
   readonly #store: ObjectStore;
   readonly #domain: string;
   readonly #cipher: DomainCipher | undefined;
-  readonly #freeMemory: SharedArrayBuffer[] = [];
+  readonly #compacted: CompactedPacks;
 
   constructor(location: { readonly store: ObjectStore; readonly domain: string }, cipher: DomainCipher | undefined) {
     this.#store = location.store;
     this.#domain = location.domain;
     this.#cipher = cipher;
+    this.#compacted = new CompactedPacks(location);
   }
 
   /** Hands what it read to `take`, checked, in as few pieces as possible; answers the chunks that are lost. */
   async read(range: PackRange, take: (span: VolumeSpan) => Promise<void>): Promise<WantedChunk[]> {
-    const memory = this.#memoryFor(range);
+    const { stored, unpacked, release } = memoryFor(range);
     try {
-      const { found, isMissing } = await this.#decode(range, memory);
-      for (const span of spansOf(range.chunks, found, memory)) await take(span);
+      const { found, isMissing } = await this.#decode(range, stored, unpacked);
+      for (const span of spansOf(range.chunks, found, unpacked)) await take(span);
       const missing = range.chunks.filter((_, at) => !found[at]);
       const lost: WantedChunk[] = [];
       const recovery = new Recovery(this, range.pack, isMissing);
@@ -111,19 +114,19 @@ export class PackReader {
       }
       return lost;
     } finally {
-      if (memory.byteLength === maxUnpackedBytes) this.#freeMemory.push(memory);
+      release();
     }
   }
 
-  #memoryFor(range: PackRange): SharedArrayBuffer {
-    const needed = range.chunks.reduce((sum, chunk) => sum + chunk.volumeLength, 0);
-    if (needed > maxUnpackedBytes) return new SharedArrayBuffer(needed);
-    return this.#freeMemory.pop() ?? new SharedArrayBuffer(maxUnpackedBytes);
-  }
-
-  async #decode(range: PackRange, memory: SharedArrayBuffer): Promise<{ found: boolean[]; isMissing: boolean }> {
+  /** Reads into `into` and unpacks into `output`; tells which of the chunks are there. */
+  async #decode(
+    range: PackRange,
+    into: Uint8Array,
+    output: Uint8Array<SharedArrayBuffer>,
+  ): Promise<{ found: boolean[]; isMissing: boolean }> {
     const key = domainKeys(this.#domain).pack(range.pack);
-    const stored = await this.#store.get(key, { offset: range.offset, length: range.length });
+    const place = { offset: range.offset, length: range.length, into };
+    const stored = (await this.#store.get(key, place)) ?? (await this.#compacted.read(range.pack, place));
     if (!stored) return { found: range.chunks.map(() => false), isMissing: true };
     let outputOffset = 0;
     const pieces = range.chunks.map(({ offset, length, encoding, hash, volumeLength }) => {
@@ -135,7 +138,7 @@ export class PackReader {
       stored,
       packOffset: range.offset,
       pieces,
-      output: new Uint8Array(memory),
+      output,
       packKey: this.#cipher?.packKey(range.pack),
       chunkIdKey: this.#cipher?.chunkIdKey,
     });
@@ -146,36 +149,53 @@ export class PackReader {
   async readOne(pack: string, place: PackedChunk, volumeLength: number): Promise<Uint8Array | undefined> {
     const { offset } = place;
     const length = Math.min(place.length, volumeLength + tagBytes);
-    const memory = new SharedArrayBuffer(volumeLength);
+    const stored = new Uint8Array(new SharedArrayBuffer(length));
+    const unpacked = new Uint8Array(new SharedArrayBuffer(volumeLength));
     const chunk = { ...place, length, pack, volumeOffset: 0, volumeLength };
-    const { found } = await this.#decode({ pack, offset, length, chunks: [chunk] }, memory);
-    return found[0] ? new Uint8Array(memory) : undefined;
+    const { found } = await this.#decode({ pack, offset, length, chunks: [chunk] }, stored, unpacked);
+    return found[0] ? unpacked : undefined;
   }
 
-  /** What the pack says that it holds: nothing when it is missing or its index is damaged. */
+  /** What the pack, or else its newest compacted form, says that it holds: nothing when it is missing or its index is damaged. */
   async index(pack: string): Promise<ReadonlyMap<string, PackedChunk>> {
-    try {
-      const chunks = await readPackIndex(this.#store, domainKeys(this.#domain).pack(pack));
-      return new Map(chunks.map((chunk) => [chunk.hash, chunk]));
-    } catch (error) {
-      if (error instanceof RepositoryDamaged || error instanceof UnsupportedFormat) return new Map();
+    const chunks = await readPackIndex(this.#store, domainKeys(this.#domain).pack(pack)).catch((error: unknown) => {
+      if (error instanceof RepositoryDamaged || error instanceof UnsupportedFormat) return this.#compacted.index(pack);
       throw error;
-    }
+    });
+    return new Map(chunks.map((chunk) => [chunk.hash, chunk]));
   }
+}
+
+/** Room for a range as it is stored and unpacked. Only a chunk that is larger than all that this version writes needs more than the usual. */
+function memoryFor({ length, chunks }: PackRange): {
+  stored: Uint8Array;
+  unpacked: Uint8Array<SharedArrayBuffer>;
+  release(): void;
+} {
+  const unpackedBytes = chunks.reduce((sum, { volumeLength }) => sum + volumeLength, 0);
+  const isUsual = length <= maxRangeBytes && unpackedBytes <= maxUnpackedBytes;
+  const memory = isUsual
+    ? borrowShared(maxRangeBytes + maxUnpackedBytes)
+    : new SharedArrayBuffer(length + unpackedBytes);
+  return {
+    stored: new Uint8Array(memory, 0, length),
+    unpacked: new Uint8Array(memory, memory.byteLength - unpackedBytes),
+    release: () => isUsual && returnShared(memory),
+  };
 }
 
 /** The chunks side by side in the volume as one span each. */
 function* spansOf(
   chunks: readonly WantedChunk[],
   found: readonly boolean[],
-  memory: SharedArrayBuffer,
+  unpacked: Uint8Array,
 ): Generator<VolumeSpan> {
   let span: { volumeOffset: number; from: number; to: number } | undefined;
   let position = 0;
   for (const [at, { volumeOffset, volumeLength }] of chunks.entries()) {
     const continues = span !== undefined && span.volumeOffset + (span.to - span.from) === volumeOffset;
     if (span && !(found[at] && continues)) {
-      yield { volumeOffset: span.volumeOffset, bytes: new Uint8Array(memory, span.from, span.to - span.from) };
+      yield { volumeOffset: span.volumeOffset, bytes: unpacked.subarray(span.from, span.to) };
       span = undefined;
     }
     if (found[at])
@@ -186,7 +206,7 @@ function* spansOf(
       };
     position += volumeLength;
   }
-  if (span) yield { volumeOffset: span.volumeOffset, bytes: new Uint8Array(memory, span.from, span.to - span.from) };
+  if (span) yield { volumeOffset: span.volumeOffset, bytes: unpacked.subarray(span.from, span.to) };
 }
 
 /** A second look at chunks that were not what their page says: at the same place again, then where the pack's own index has them. */

@@ -3,6 +3,7 @@ import { RepositoryDamaged, UnsupportedFormat } from "../domain/errors.ts";
 import { ByteReader, ByteWriter, hashBytes, magicBytes, magicOf, repositoryFormat, sha256 } from "./binary.ts";
 import { type EncodedChunk, type Encoding, isEncoding } from "./chunk.ts";
 import { encryptAt, tagBytes } from "./domain-cipher.ts";
+import { borrowBuffer } from "./memory.ts";
 
 /** Where a chunk lies in its pack, bytes; in an encrypted domain the stored bytes end in a tag. */
 export interface PackedChunk {
@@ -19,6 +20,8 @@ export const packFooterBytes = 2 + 4 + hashBytes + magicBytes;
 
 /** Keeps an index below 200 KiB even when chunks compress to next to nothing. */
 const maxEntries = 4096;
+/** The most that index and footer take: 164 KiB. */
+export const maxPackTailBytes = maxEntries * entryBytes + packFooterBytes;
 
 /** Fills one buffer with chunks and seals it into a pack. The buffer may be used again once the pack is uploaded. */
 export class PackBuilder {
@@ -53,27 +56,33 @@ export class PackBuilder {
 
   /** The whole object; shares memory with the buffer. */
   seal(): Buffer {
-    const index = encodeIndex(this.#entries);
-    const footer = encodeFooter(this.#entries.length, index);
+    const index = encodePackIndex(this.#entries);
+    const footer = encodePackFooter(this.#entries.length, index);
     this.#buffer.set(index, this.#length);
     this.#buffer.set(footer, this.#length + index.length);
     return this.#buffer.subarray(0, this.#length + index.length + footer.length);
   }
 }
 
-/** Room for a pack that is sealed once `packBytes` are reached: the last chunk may reach over by its own length. */
+/**
+ * Room for a pack that is sealed once `packBytes` are reached: the last chunk may reach over by its own length. May go to
+ * `returnBuffer`.
+ */
 export function packBuffer(packBytes: number, chunkBytes: number): Buffer {
-  return Buffer.allocUnsafeSlow(packBytes + chunkBytes + tagBytes + maxEntries * entryBytes + packFooterBytes);
+  return borrowBuffer(packBytes + chunkBytes + tagBytes + maxEntries * entryBytes + packFooterBytes);
 }
 
-function encodeIndex(entries: readonly PackedChunk[]): Buffer {
+export function encodePackIndex(entries: readonly PackedChunk[]): Buffer {
   const writer = new ByteWriter();
   for (const entry of entries) writer.hex(entry.hash).u32(entry.offset).u32(entry.length).u8(entry.encoding);
   return writer.finish();
 }
 
-function encodeFooter(entries: number, index: Uint8Array): Buffer {
-  return new ByteWriter().u16(repositoryFormat).u32(entries).hex(sha256(index)).bytes(magicOf("pack")).finish();
+/** What makes a pack, and what makes the compacted form of one. */
+export type PackKind = "pack" | "compactedPack";
+
+export function encodePackFooter(entries: number, index: Uint8Array, kind: PackKind = "pack"): Buffer {
+  return new ByteWriter().u16(repositoryFormat).u32(entries).hex(sha256(index)).bytes(magicOf(kind)).finish();
 }
 
 interface PackFooter {
@@ -83,12 +92,12 @@ interface PackFooter {
 }
 
 /** What the last {@link packFooterBytes} of a pack say. */
-export function decodePackFooter(bytes: Uint8Array, name: string): PackFooter {
+export function decodePackFooter(bytes: Uint8Array, name: string, kind: PackKind = "pack"): PackFooter {
   const reader = new ByteReader(bytes, name);
   const format = reader.u16();
   const entries = reader.u32();
   const indexHash = reader.hex(hashBytes);
-  if (!reader.bytes(magicBytes).equals(magicOf("pack"))) throw reader.damaged("it is not a pack");
+  if (!reader.bytes(magicBytes).equals(magicOf(kind))) throw reader.damaged("it is not a pack");
   reader.end();
   if (format !== repositoryFormat) throw new UnsupportedFormat(`The pack ${name} has format ${format}.`);
   if (entries > maxEntries) throw reader.damaged("its index is too large");

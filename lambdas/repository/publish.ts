@@ -2,7 +2,7 @@
 import { isDeepStrictEqual } from "node:util";
 import { RepositoryDamaged, VerificationFailed } from "../domain/errors.ts";
 import { sha256 } from "./binary.ts";
-import { type Branch, branchPages, encodeBranch, type PageReference } from "./branch.ts";
+import { type Branch, branchAttempt, branchPages, encodeBranch, type PageReference } from "./branch.ts";
 import { sealDescription } from "./description.ts";
 import { type DomainCipher, openCipher } from "./domain-cipher.ts";
 import { ensureDomain } from "./domain-record.ts";
@@ -160,7 +160,7 @@ class BranchWriter {
       this.references.push(before);
       return;
     }
-    const name = formatPageName({ jobId: this.#target.jobId, attempt: 0, sha256: hash });
+    const name = formatPageName({ jobId: this.#target.jobId, attempt: branchAttempt, sha256: hash });
     this.references.push({ index, name, chunks });
     this.writtenBytes += object.length;
     await this.#uploads.launch(() => this.#upload(name, object, hash));

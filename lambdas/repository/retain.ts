@@ -4,11 +4,12 @@
  */
 import { RepositoryDamaged } from "../domain/errors.ts";
 import { branchPages } from "./branch.ts";
+import { compactedForms } from "./compacted-packs.ts";
 import { InFlight } from "./in-flight.ts";
 import { domainKeys } from "./layout.ts";
 import { type BranchReference, decodeRoot, type Root } from "./manifest.ts";
 import type { ObjectStore, Retention } from "./object-store.ts";
-import { branchOf } from "./tree.ts";
+import { branchOf, isDamage } from "./tree.ts";
 
 /** A published snapshot. No key is needed, also where it is encrypted. */
 export interface PublishedSnapshot {
@@ -92,10 +93,10 @@ class Retaining {
           await flights.settle();
           return page.index;
         }
-        const packs = page.packs.map(this.#keys.pack).filter((key) => !seen.has(key));
-        for (const key of [this.#keys.page(page.name), ...packs]) {
-          seen.add(key);
-          await flights.launch(() => this.#retain(key));
+        await flights.launch(() => this.#retain(this.#keys.page(page.name)));
+        for (const pack of page.packs.filter((name) => !seen.has(name))) {
+          seen.add(pack);
+          await flights.launch(() => this.#retainPack(pack));
         }
       }
       await flights.launch(() => this.#retain(this.#keys.page(reference.name)));
@@ -110,6 +111,18 @@ class Retaining {
   async ends(): Promise<void> {
     if (await this.#snapshot.store.head(this.#keys.record)) await this.#retain(this.#keys.record);
     await this.#retain(this.#keys.root(this.#snapshot.snapshotId));
+  }
+
+  /** A pack that was compacted before the store was told to lock is there in its newest form. */
+  async #retainPack(pack: string): Promise<void> {
+    try {
+      await this.#retain(this.#keys.pack(pack));
+    } catch (error) {
+      const { store, domain } = this.#snapshot;
+      const newest = isDamage(error) ? (await compactedForms(store, domain, pack)).at(-1) : undefined;
+      if (!newest) throw error;
+      await this.#retain(newest.key);
+    }
   }
 
   #retain(key: string): Promise<void> {

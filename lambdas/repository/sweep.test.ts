@@ -13,8 +13,10 @@ import {
   smallGeometry,
   useGeometry,
 } from "../../test/support/repository.ts";
+import { Killed, workerStore } from "../../test/support/worker-store.ts";
 import { RepositoryDamaged } from "../domain/errors.ts";
 import { Fingerprints } from "./fingerprints.ts";
+import { originalPack } from "./layout.ts";
 import { type BackupTarget, pinBase, unpinJob } from "./pin.ts";
 import type { PlanSummary } from "./planner.ts";
 import { publishRoot } from "./publish.ts";
@@ -30,10 +32,10 @@ const hourMs = 60 * 60 * 1000;
 type Hook = (operation: StoreOperation, key: string) => void | Promise<void>;
 
 /** A store whose hook can be set when the stage is ready. */
-async function newDomain() {
+async function newDomain(geometry = smallGeometry) {
   const hooks: { before: Hook } = { before: () => undefined };
   const store = new MemoryObjectStore({ before: (operation, key) => hooks.before(operation, key) });
-  await useGeometry(store, "vol", smallGeometry);
+  await useGeometry(store, "vol", geometry);
   const job = (n: number): BackupTarget => ({ store, domain: "vol", snapshotId: `snap${n}`, jobId: `job${n}` });
   return { store, hooks, job, location: { store, domain: "vol" } };
 }
@@ -86,6 +88,8 @@ describe("the sweep", () => {
     assert.deepEqual(await sweepDomain(location, { until: never }), {
       deletedObjects: 0,
       deletedBytes: 0,
+      compactedPacks: 0,
+      damagedPacks: [],
       finished: true,
     });
   });
@@ -267,7 +271,7 @@ describe("fingerprints", () => {
 type Act = { readonly delay: number; readonly pace: number } & (
   | { readonly kind: "backup"; readonly change: number; readonly diesAfter: number | undefined }
   | { readonly kind: "delete"; readonly which: number }
-  | { readonly kind: "sweep" }
+  | { readonly kind: "sweep"; readonly compacts: boolean }
 );
 
 const delay = fc.nat(70);
@@ -283,7 +287,12 @@ const backupAct: fc.Arbitrary<Act> = fc.record({
   ),
 });
 const deleteAct: fc.Arbitrary<Act> = fc.record({ kind: fc.constant("delete" as const), delay, pace, which: fc.nat(9) });
-const sweepAct: fc.Arbitrary<Act> = fc.record({ kind: fc.constant("sweep" as const), delay, pace });
+const sweepAct: fc.Arbitrary<Act> = fc.record({
+  kind: fc.constant("sweep" as const),
+  delay,
+  pace,
+  compacts: fc.boolean(),
+});
 
 /** Acts that go on at once; between two rounds all stand still. */
 const round = fc.oneof(
@@ -294,51 +303,13 @@ const script = fc
   .tuple(fc.array(backupAct, { minLength: 1, maxLength: 2 }), fc.array(round, { minLength: 1, maxLength: 4 }))
   .map(([first, rounds]) => [first, ...rounds]);
 
-class Killed extends Error {}
-
-/** A store as one worker sees it: every request waits for its turn, and the worker dies at one of them. */
-function workerStore(
-  store: MemoryObjectStore,
-  turn: () => Promise<unknown>,
-  { pace, diesAfter = Number.POSITIVE_INFINITY }: { pace: number; diesAfter?: number | undefined },
-) {
-  let requests = 0;
-  const step = async () => {
-    if (requests % pace === 0) await turn();
-    requests += 1;
-    if (requests > diesAfter) throw new Killed();
-  };
-  const wrapped: BackupTarget["store"] = {
-    put: async (...args) => step().then(() => store.put(...args)),
-    get: async (...args) => step().then(() => store.get(...args)),
-    head: async (...args) => step().then(() => store.head(...args)),
-    list: async function* (...args) {
-      await step();
-      for (const listed of await collect(store.list(...args))) {
-        yield listed;
-        await step();
-      }
-    },
-    deleteEveryVersion: async (keys) => {
-      for (const key of keys) await step().then(() => store.deleteEveryVersion([key]));
-    },
-    deleteEveryVersionBelow: async (...args) => step().then(() => store.deleteEveryVersionBelow(...args)),
-    retain: async (...args) => step().then(() => store.retain(...args)),
-    objectLockEnabled: async () => step().then(() => store.objectLockEnabled()),
-  };
-  return wrapped;
-}
-
-async function collect<T>(items: AsyncIterable<T>): Promise<T[]> {
-  const collected: T[] = [];
-  for await (const item of items) collected.push(item);
-  return collected;
-}
+/** Packs of 8 chunks: a few backups later many of them have little left. */
+const geometryOfModel = { ...smallGeometry, packBytes: 4096 };
 
 test("whatever backups, deletions, sweeps and crashes go on at once, every snapshot is whole and nothing else is left", async () => {
   await fc.assert(
     fc.asyncProperty(script, fc.scheduler(), async (rounds, scheduler) => {
-      const { store, job, location } = await newDomain();
+      const { store, job, location } = await newDomain(geometryOfModel);
       const contents = new Map<string, Buffer>();
       const dead: BackupTarget[] = [];
       let last = Buffer.from(randomBytes(pageBytes * 2 + 100));
@@ -379,7 +350,7 @@ test("whatever backups, deletions, sweeps and crashes go on at once, every snaps
         while (one.kind !== "backup" && progress.running > 0 && progress.requests < one.delay) await turn();
         const worker = { ...location, store: workerStore(store, turn, one) };
         if (one.kind === "backup") return runBackup(one.change, one.diesAfter);
-        if (one.kind === "sweep") return sweepDomain(worker, { until: never });
+        if (one.kind === "sweep") return sweepDomain(worker, { until: never, compacts: one.compacts });
         const ids = living();
         const snapshotId = ids[one.which % Math.max(ids.length, 1)];
         return snapshotId === undefined ? undefined : deleteBackup({ ...worker, snapshotId });
@@ -391,9 +362,10 @@ test("whatever backups, deletions, sweeps and crashes go on at once, every snaps
         for (const job of dead.splice(0)) await collectJob(job);
         for (const id of living()) await assertRestores({ ...job(0), snapshotId: id }, contents.get(id)!);
       }
-      await sweepDomain(location, { until: never, now: () => Date.now() + 2 * hourMs });
+      await sweepDomain(location, { until: never, compacts: true, now: () => Date.now() + 2 * hourMs });
       const record = living().length > 0 ? ["domains/vol/domain.json"] : [];
-      assert.deepEqual(store.keys(), [...record, ...(await reachable(store))].sort());
+      const left = store.keys().map((key) => originalPack(key).pack);
+      assert.deepEqual(left, [...record, ...(await reachable(store))].sort(), "one form of each pack");
       for (const id of living()) await assertRestores({ ...job(0), snapshotId: id }, contents.get(id)!);
     }),
     { numRuns: 25, interruptAfterTimeLimit: 5_000, markInterruptAsFailure: false },

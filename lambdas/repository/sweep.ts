@@ -13,18 +13,22 @@
  */
 import { randomBytes } from "node:crypto";
 import { ObjectLocked, RepositoryDamaged } from "../domain/errors.ts";
+import { branchAttempt, readBranch } from "./branch.ts";
+import { Compaction } from "./compact.ts";
 import type { DomainLocation } from "./domain-record.ts";
 import { Fingerprints } from "./fingerprints.ts";
 import { forEachInFlight } from "./in-flight.ts";
-import { domainKeys, jobKeys } from "./layout.ts";
-import { decodeRoot, type Root } from "./manifest.ts";
+import { domainKeys, jobKeys, originalPack, parsePageName } from "./layout.ts";
+import { type BranchReference, decodeRoot, type Root } from "./manifest.ts";
 import type { ListedObject, ObjectStore } from "./object-store.ts";
 import { readPin, unpinJob } from "./pin.ts";
-import { branchOf } from "./tree.ts";
+import { branchOf, isDamage } from "./tree.ts";
 
 export interface SweepOptions {
   /** True when time is short. */
   readonly until: () => boolean;
+  /** Whether packs with little left in them are rewritten (compact.ts). Not in a store that locks objects: there nothing would go. */
+  readonly compacts?: boolean;
   /** Jobs whose objects are kept whether or not they have a pin. */
   readonly protectJobs?: readonly string[];
   /** Milliseconds since the epoch by the store's clock; for tests. */
@@ -34,12 +38,18 @@ export interface SweepOptions {
 export interface SweepResult {
   readonly deletedObjects: number;
   readonly deletedBytes: number;
+  /** Packs that were rewritten with what is left of them. */
+  readonly compactedPacks: number;
+  /** Keys of packs that were to be rewritten, and were left alone since they are damaged. */
+  readonly damagedPacks: readonly string[];
   /** False: call again. What is deleted already stays so. */
   readonly finished: boolean;
 }
 
 /** Candidates of one round: bounds memory to some 30 MB. */
 const candidatesPerRound = 100_000;
+/** Packs that branches are collected for before these are compacted and the branches go: what is done stays done when time is short. */
+const packsAtOnce = 20_000;
 const deletesPerCall = 1000;
 /** Deletions of single objects at once, after a call that met a locked one. */
 const deletesInFlight = 16;
@@ -74,7 +84,8 @@ export async function collectJob(
 export async function sweepDomain(location: DomainLocation, options: SweepOptions): Promise<SweepResult> {
   const sweep = new Sweep(location, options);
   const finished = await sweep.run();
-  return { deletedObjects: sweep.deletedObjects, deletedBytes: sweep.deletedBytes, finished };
+  const { deletedObjects, deletedBytes, compactedPacks, damagedPacks } = sweep;
+  return { deletedObjects, deletedBytes, compactedPacks, damagedPacks, finished };
 }
 
 /** What must stay. */
@@ -83,6 +94,9 @@ interface Needed {
   readonly objects: Fingerprints;
   /** Jobs whose objects stay all. */
   readonly owners: ReadonlySet<string>;
+  /** What the roots and the copied roots say of chunks: their size, and whether they are encrypted. */
+  readonly chunkBytes: number;
+  readonly isEncrypted: boolean;
 }
 
 class Sweep {
@@ -90,8 +104,14 @@ class Sweep {
   readonly #domain: string;
   readonly #keys: ReturnType<typeof domainKeys>;
   readonly #options: SweepOptions;
-  /** Branches whose pages and packs are marked in this round. Most snapshots share most of theirs. */
-  readonly #marked = new Set<string>();
+  readonly #compaction: Compaction;
+  /** Branches whose pages and packs are marked in this round, by name. Most snapshots share most of theirs. */
+  readonly #marked = new Map<string, BranchReference>();
+  #chunkBytes = 0;
+  #isEncrypted = false;
+  /** Packs with more than one form: a sweep has died between writing one and deleting the other. */
+  readonly #severalForms = new Set<string>();
+  #lastPack = "";
   #locked: ObjectLocked | undefined;
   deletedObjects = 0;
   deletedBytes = 0;
@@ -101,12 +121,26 @@ class Sweep {
     this.#domain = location.domain;
     this.#keys = domainKeys(location.domain);
     this.#options = options;
+    this.#compaction = new Compaction(location, {
+      until: options.until,
+      remove: async (garbage) => this.#count(await this.#deleteBatch(garbage)),
+    });
+  }
+
+  get compactedPacks(): number {
+    return this.#compaction.rewritten;
+  }
+
+  get damagedPacks(): readonly string[] {
+    return this.#compaction.damaged;
   }
 
   async run(): Promise<boolean> {
     for (const prefix of [this.#keys.packs, this.#keys.pages]) {
       if (!(await this.#sweepBelow(prefix))) return false;
     }
+    // While it wrote, another sweep may have found that nobody needs the pack any more.
+    if (this.compactedPacks > 0 && !(await this.#sweepBelow(this.#keys.packs))) return false;
     await this.#closeDomain();
     if (this.#locked) throw this.#locked;
     return true;
@@ -125,10 +159,72 @@ class Sweep {
       const isUndisturbed = [...(await this.#droppedNotes())].every((note) => dropped.has(note));
       if (!isUndisturbed) continue;
       if (needed instanceof RepositoryDamaged) throw needed;
-      if (!(await this.#delete(candidates.filter(({ key }) => !this.#isNeeded(key, needed))))) return false;
+      let garbage = candidates.filter(({ key }) => !this.#isNeeded(key, needed));
+      if (this.#options.compacts && prefix === this.#keys.packs) this.#noteForms(candidates);
+      if (this.#options.compacts && prefix === this.#keys.pages) {
+        const outcome = await this.#deleteBranches(garbage.filter(this.#isBranch), needed);
+        if (outcome === "late") return false;
+        if (outcome === "disturbed") continue;
+        garbage = garbage.filter((object) => !this.#isBranch(object));
+      }
+      if (!(await this.#delete(garbage))) return false;
       startAfter = candidates.at(-1)!.key;
     }
     return false;
+  }
+
+  /** The listing has the forms of a pack one behind the other. */
+  #noteForms(candidates: readonly ListedObject[]): void {
+    for (const { key } of candidates) {
+      const { pack } = originalPack(key);
+      if (pack === this.#lastPack) this.#severalForms.add(pack.slice(this.#keys.packs.length));
+      this.#lastPack = pack;
+    }
+  }
+
+  readonly #isBranch = ({ key }: ListedObject): boolean =>
+    parsePageName(key.slice(this.#keys.pages.length))?.attempt === branchAttempt;
+
+  /**
+   * Before branches go that nobody needs any more, the packs are compacted that their dead pages refer to: no others can have lost anything. So a sweep that
+   * finds no such branch has nothing to compact, and one that dies before its end finds them again.
+   */
+  async #deleteBranches(branches: readonly ListedObject[], needed: Needed): Promise<"done" | "late" | "disturbed"> {
+    const { chunkBytes, isEncrypted } = needed;
+    const mark = { branches: [...this.#marked.values()], chunkBytes, isEncrypted };
+    const packs = new Set([...this.#severalForms].filter((pack) => this.#mayCompact(pack, needed)));
+    let at = 0;
+    for (;;) {
+      const first = at;
+      for (; at < branches.length && packs.size < packsAtOnce; at++) {
+        if (this.#options.until()) return "late";
+        for (const pack of await this.#packsOfDeadPages(branches[at]!, needed)) packs.add(pack);
+      }
+      const outcome = packs.size > 0 ? await this.#compaction.run(packs, mark) : "done";
+      if (outcome !== "done") return outcome;
+      if (!(await this.#delete(branches.slice(first, at)))) return "late";
+      if (at === branches.length) break;
+      packs.clear();
+    }
+    this.#severalForms.clear();
+    return "done";
+  }
+
+  #mayCompact(pack: string, { objects, owners }: Needed): boolean {
+    const key = this.#keys.pack(pack);
+    return objects.has(key) && !owners.has(this.#ownerOf(key));
+  }
+
+  /** A branch that is damaged, or gone, tells nothing. */
+  async #packsOfDeadPages({ key }: ListedObject, needed: Needed): Promise<string[]> {
+    try {
+      const branch = await readBranch(this.#store, this.#domain, key.slice(this.#keys.pages.length));
+      const dead = branch.pages.filter(({ name }) => !needed.objects.has(this.#keys.page(name)));
+      return dead.flatMap(({ packs }) => packs).filter((pack) => this.#mayCompact(pack, needed));
+    } catch (error) {
+      if (isDamage(error)) return [];
+      throw error;
+    }
   }
 
   async #droppedNotes(): Promise<Set<string>> {
@@ -150,10 +246,12 @@ class Sweep {
   async #needed(): Promise<Needed> {
     const objects = new Fingerprints();
     this.#marked.clear();
+    this.#chunkBytes = 0;
+    this.#isEncrypted = false;
     await this.#markRoots(objects);
     const owners = await this.#markPins(objects);
     await this.#markRoots(objects);
-    return { objects, owners };
+    return { objects, owners, chunkBytes: this.#chunkBytes, isEncrypted: this.#isEncrypted };
   }
 
   async #markRoots(objects: Fingerprints): Promise<void> {
@@ -188,6 +286,8 @@ class Sweep {
   }
 
   async #mark(root: Root, objects: Fingerprints): Promise<void> {
+    this.#chunkBytes = Math.max(this.#chunkBytes, root.chunkBytes);
+    this.#isEncrypted ||= root.wrappedKey.length > 0;
     for (const reference of root.branches) {
       if (this.#marked.has(reference.name)) continue;
       objects.add(this.#keys.page(reference.name));
@@ -196,12 +296,12 @@ class Sweep {
         objects.add(this.#keys.page(page.name));
         for (const pack of page.packs) objects.add(this.#keys.pack(pack));
       }
-      this.#marked.add(reference.name);
+      this.#marked.set(reference.name, reference);
     }
   }
 
   #isNeeded(key: string, needed: Needed): boolean {
-    return needed.owners.has(this.#ownerOf(key)) || needed.objects.has(key);
+    return needed.owners.has(this.#ownerOf(key)) || needed.objects.has(originalPack(key).pack);
   }
 
   /** The job in `domains/<domain>/<kind>/<job>/…`. */
@@ -215,11 +315,14 @@ class Sweep {
     for (let at = 0; at < garbage.length; at += deletesPerCall) {
       if (this.#options.until()) return false;
       const batch = garbage.slice(at, at + deletesPerCall);
-      const deleted = await this.#deleteBatch(batch);
-      this.deletedObjects += deleted.length;
-      this.deletedBytes += deleted.reduce((sum, { size }) => sum + size, 0);
+      this.#count(await this.#deleteBatch(batch));
     }
     return true;
+  }
+
+  #count(deleted: readonly ListedObject[]): void {
+    this.deletedObjects += deleted.length;
+    this.deletedBytes += deleted.reduce((sum, { size }) => sum + size, 0);
   }
 
   /** Answers what went: an object under a lock stays, and keeps no other from going. */

@@ -9,7 +9,7 @@ import { openCipher } from "./domain-cipher.ts";
 import { Fingerprints } from "./fingerprints.ts";
 import { ruleOutHint } from "./hint.ts";
 import { forEachInFlight } from "./in-flight.ts";
-import { attemptOfKey, domainKeys, jobKeys, parsePageName } from "./layout.ts";
+import { attemptOfKey, domainKeys, jobKeys, originalPack, parsePageName } from "./layout.ts";
 import { isIntact } from "./object-check.ts";
 import { type BackupTarget, readPinnedBase } from "./pin.ts";
 import { openPlan, readPlannedPages } from "./planner.ts";
@@ -136,10 +136,11 @@ class Verification {
     return ofBase === undefined || ofBase === "again" ? [] : [ofBase];
   }
 
-  /** One listing instead of a request for each pack of the base. */
+  /** One listing instead of a request for each pack of the base; one that was compacted is there by its forms. */
   async #packsInStore(): Promise<Fingerprints> {
     const keys = new Fingerprints();
-    for await (const { key } of this.#target.store.list(domainKeys(this.#target.domain).packs)) keys.add(key);
+    for await (const { key } of this.#target.store.list(domainKeys(this.#target.domain).packs))
+      keys.add(originalPack(key).pack);
     return keys;
   }
 
