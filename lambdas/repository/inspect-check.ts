@@ -38,6 +38,10 @@ export async function checkSnapshot(source: DomainLocation, root: Root, options:
   const flights = new InFlight(rangesInFlight);
   const counts = { pages: 0, chunks: 0, chunksRead: 0 };
   let bytesDone = 0;
+  const count = (bytes: number) => {
+    bytesDone += bytes;
+    options.onProgress(bytesDone);
+  };
   let packs: Promise<PackReader> | undefined;
   const isDoubtful = ({ pack, offset, length }: WantedChunk) => !options.packs.holds(pack, offset + length);
   try {
@@ -55,9 +59,9 @@ export async function checkSnapshot(source: DomainLocation, root: Root, options:
         await flights.launch(async () => {
           const missing = await reader?.read(range, async () => undefined);
           losses.add((missing ?? []).map((chunk) => lostChunk(source.domain, chunk)));
+          count(range.chunks.length * root.chunkBytes);
         });
-      bytesDone += bytes;
-      options.onProgress(bytesDone);
+      count(bytes - read.length * root.chunkBytes);
     }
     await flights.settle();
   } finally {

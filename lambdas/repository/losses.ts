@@ -1,5 +1,5 @@
 /** What is lost of a volume, kept small: neighbours that went with the same object are one range, however many chunks they were. */
-import type { LostRange } from "./damage.ts";
+import { joinRanges, type LostRange } from "./damage.ts";
 
 export class Losses {
   readonly #byObject = new Map<string, { offset: number; length: number }[]>();
@@ -18,10 +18,10 @@ export class Losses {
     }
   }
 
-  /** Ascending by offset. */
+  /** Ascending by offset, neighbours of the same object joined in whatever order they were found. */
   list(): LostRange[] {
     return [...this.#byObject]
-      .flatMap(([object, ranges]) => ranges.map((range) => ({ ...range, object })))
+      .flatMap(([object, ranges]) => joinRanges(ranges).map((range) => ({ ...range, object })))
       .sort((a, b) => a.offset - b.offset);
   }
 }

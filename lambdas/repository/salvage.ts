@@ -89,18 +89,24 @@ export async function readOut(
   const flights = new InFlight(rangesInFlight);
   const losses = new Losses();
   let bytesDone = 0;
+  const count = (bytes: number) => {
+    bytesDone += bytes;
+    onProgress(bytesDone);
+  };
   try {
     for await (const { page, lost, bytes } of foundPages(source, root)) {
       if (stopped()) break;
-      if (lost) losses.add([lost]);
+      if (lost) {
+        losses.add([lost]);
+        count(bytes);
+      }
       if (!salvage && losses.any) break;
       for (const range of page ? planRanges(wantedChunks(page, root)) : [])
         await flights.launch(async () => {
           const missing = await packs.read(range, (span) => writer.write(span.bytes, span.volumeOffset));
           losses.add(missing.map((chunk) => lostChunk(source.domain, chunk)));
+          count(range.chunks.length * root.chunkBytes);
         });
-      bytesDone += bytes;
-      onProgress(bytesDone);
     }
     await flights.settle();
   } finally {
