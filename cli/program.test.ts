@@ -141,6 +141,10 @@ describe("exit codes", () => {
     ["a limit that is none at all", ["stores", "add", "x", "--bytes-per-second", "none"], { body: {} }, 2],
     ["a way of checking that is none", ["snapshots", "create", "x", "--verify", "twice"], { body: {} }, 2],
     ["a hang-up", list, "hang-up", 3],
+    ["a bucket that is not named", ["store", "inspect"], { body: {} }, 2],
+    ["a file that is not named", ["store", "restore", "snap1", "--bucket", "b"], { body: {} }, 2],
+    ["two files", ["snapshots", "download", ids.snapshot, "--raw", "a", "--qcow2", "b"], { body: {} }, 2],
+    ["nothing to verify", ["store", "verify", "--bucket", "b"], { body: {} }, 2],
     ["something that is no JSON", list, { body: "<html>", raw: true }, 3],
     ["a gateway's own words", list, { status: 502, body: { message: "Bad gateway" } }, 3],
     ["unavailable", list, problem(503, "unavailable", "Later."), 3],
@@ -170,6 +174,12 @@ describe("help", () => {
       ["stores"],
       ["stores", "set"],
       ["snapshots", "restore"],
+      ["snapshots", "download"],
+      ["store"],
+      ["store", "inspect"],
+      ["store", "verify"],
+      ["store", "restore"],
+      ["store", "import"],
       ["jobs", "watch"],
     ];
     for (const words of commands) {
@@ -284,6 +294,94 @@ describe("lists", () => {
     // biome-ignore lint/suspicious/noControlCharactersInRegex: this is what must not be there.
     assert.ok(!/[\u0000-\u0009\u000b-\u001f]/.test(out));
     assert.equal(out.trim().split("\n").length, 2);
+  });
+});
+
+describe("store import", () => {
+  const one = { snapshotId: ids.snapshot, volumeId: ids.volume };
+  const two = { snapshotId: "snap_01JD7QXN8ZK4V1TQ3C5M9R2WEZ", volumeId: ids.volume };
+  const refusal = { snapshotId: "snap_x", domain: "d", reason: "It is\u001b[2J damaged." };
+  const pages = {
+    "POST /stores/default/import?limit=100": { imported: [one], known: 2, refused: [refusal], nextCursor: "abc" },
+    "POST /stores/default/import?limit=100&cursor=abc": { imported: [two], known: 1, refused: [] },
+  };
+
+  test("goes through all pages and sums them up; what was refused is told, and makes the command fail", async () => {
+    const result = await run(["store", "import", "default"], answers(pages));
+    assert.equal(result.code, 1);
+    assert.match(
+      result.out,
+      /^2 snapshots of 1 volumes are imported; 3 were known already\.\nsnap_x in d: It is�\[2J damaged\.\n$/,
+    );
+    assert.match(result.err, /1 backups were not imported/);
+    const json = await run(["store", "import", "default", "--json"], answers(pages));
+    assert.deepEqual(JSON.parse(json.out), { imported: [one, two], refused: [refusal], known: 3 });
+  });
+
+  test("goes on from a cursor, and says how to after Ctrl-C", async () => {
+    const rest = await run(["store", "import", "default", "--cursor", "abc"], answers(pages));
+    assert.equal(rest.code, 0, rest.err);
+    assert.match(rest.out, /^1 snapshots/);
+    const endless = { imported: [], known: 1, refused: [], nextCursor: "next" };
+    const stopped = await run(["store", "import", "default"], () => ({ body: endless }), { interruptAfter: 100 });
+    assert.equal(stopped.code, 130);
+    assert.match(stopped.err, /store import default --cursor next/);
+  });
+});
+
+describe("looking at a snapshot", () => {
+  test("shows the last check and a wrong hint", async () => {
+    const checked = snapshot({
+      lastCheck: {
+        at: "2026-01-02T00:00:00.000Z",
+        checkedChunks: 12,
+        checkedBytes: 1_572_864,
+        result: "damaged",
+        lost: ["Bytes 0-9"],
+      },
+      hintMismatch: { at: "2026-01-01T00:00:00.000Z", jobId: ids.backup, attempt: 1, message: "Range 5 has changed" },
+    });
+    const table = {
+      [`GET /snapshots/${ids.snapshot}`]: checked,
+      [`GET /volumes/${ids.volume}`]: volume(ids.volume, "web"),
+    };
+    const { out, code, err } = await run(["snapshots", "get", ids.snapshot], answers(table));
+    assert.equal(code, 0, err);
+    assert.match(out, /Last check +2026-01-02\S+ +damaged, 12 chunks \(1\.5 MiB\) read back\nLost +Bytes 0-9\n/);
+    assert.match(out, /Wrong hint +2026-01-01\S+ +Range 5 has changed/);
+  });
+});
+
+describe("snapshots download", () => {
+  const place = {
+    snapshotId: ids.snapshot,
+    storeId: "default",
+    bucket: "no-bucket",
+    prefix: "",
+    endpoint: "http://127.0.0.1:1",
+    region: "us-east-1",
+    pathStyle: true,
+    domain: "0123456789abcdef0123456789abcdef",
+    encrypted: false,
+  };
+
+  test("asks where the backup lies; what cannot be reached there is a sentence", async () => {
+    const file = path.join(await home(), "image");
+    const table = answers({ [`GET /snapshots/${ids.snapshot}/location`]: place });
+    const before = { ...process.env };
+    Object.assign(process.env, { AWS_ACCESS_KEY_ID: "test", AWS_SECRET_ACCESS_KEY: "test" });
+    const result = await run(["snapshots", "download", ids.snapshot, "--raw", file], table);
+    process.env = before;
+    assert.equal(result.code, 3, result.err);
+    assert.match(result.err, /no-bucket.*ECONNREFUSED.*--endpoint/);
+    await assert.rejects(stat(file));
+  });
+
+  test("of what is not backed up is refused in the service's words", async () => {
+    const refused = problem(409, "snapshot-is-backing-up", "It is being backed up.");
+    const result = await run(["snapshots", "download", ids.snapshot, "--raw", "x"], () => refused);
+    assert.equal(result.code, 1);
+    assert.match(result.err, /409 snapshot-is-backing-up/);
   });
 });
 
