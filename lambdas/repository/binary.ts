@@ -130,9 +130,13 @@ export class ByteReader {
   /** A u32 count of things that take at least `bytesEach`: more than can follow is damage, found before room is made for them. */
   count(bytesEach: number, limit = 0xffff_ffff): number {
     const count = this.u32();
-    if (count > limit || count * bytesEach > this.#bytes.length - this.#at)
-      throw this.damaged("a count in it is too large");
+    if (count > limit || count > this.room(bytesEach)) throw this.damaged("a count in it is too large");
     return count;
+  }
+
+  /** How many things of at least `bytesEach` can still follow. */
+  room(bytesEach: number): number {
+    return Math.floor((this.#bytes.length - this.#at) / bytesEach);
   }
 
   bytes(length: number): Buffer {

@@ -1,7 +1,7 @@
 /** A branch: the middle of a snapshot's tree. It lists up to {@link branchPages} pages and the packs that each refers to. Immutable, named by its own hash. */
 import { RepositoryDamaged } from "../domain/errors.ts";
 import { ByteWriter, hashBytes, seal, sha256, unseal } from "./binary.ts";
-import { domainKeys, formatPageName, parsePageName } from "./layout.ts";
+import { domainKeys, formatPageName, isNameNumber, parsePageName } from "./layout.ts";
 import type { ObjectStore } from "./object-store.ts";
 import { decodeJobs, decodePacks, encodeJobs, encodePacks, jobsOfPacks } from "./pack-table.ts";
 
@@ -30,7 +30,9 @@ export interface Branch {
 
 /** index u32, job u32, attempt u32, SHA-256, chunks u32, packs u32 */
 const pageReferenceBytes = 4 + 4 + 4 + hashBytes + 4 + 4;
-/** A pack is listed for the chunks in it, so that no branch has more packs than chunks; this bounds what a damaged one may cost. */
+/** A page lists a pack by its position, u32. */
+const packReferenceBytes = 4;
+/** A pack is listed for the chunks in it, so that no branch has more packs than chunks. Nor are there more than the pages have room to list. */
 const maxPacks = 1_000_000;
 
 /** Deterministic: the same pages give the same bytes. */
@@ -55,7 +57,7 @@ export function decodeBranch(bytes: Uint8Array, name: string): Branch {
   const reader = unseal("branch", bytes, name);
   const index = reader.u32();
   const jobs = decodeJobs(reader);
-  const packs = decodePacks(reader, jobs, maxPacks);
+  const packs = decodePacks(reader, jobs, Math.min(maxPacks, reader.room(packReferenceBytes)));
   let previous = index * branchPages - 1;
   const pages = Array.from({ length: reader.count(pageReferenceBytes, branchPages) }, () => {
     const page = {
@@ -65,10 +67,10 @@ export function decodeBranch(bytes: Uint8Array, name: string): Branch {
       sha256: reader.hex(hashBytes),
     };
     const chunks = reader.u32();
-    const ofPage = Array.from({ length: reader.count(4, packs.length) }, () => packs[reader.u32()]);
+    const ofPage = Array.from({ length: reader.count(packReferenceBytes, packs.length) }, () => packs[reader.u32()]);
     const { jobId } = page;
     const isInOrder = page.index > previous && page.index < (index + 1) * branchPages;
-    if (jobId === undefined || !isInOrder || !ofPage.every((pack) => pack !== undefined))
+    if (jobId === undefined || !isNameNumber(page.attempt) || !isInOrder || !ofPage.every((pack) => pack !== undefined))
       throw reader.damaged("its list of pages makes no sense");
     previous = page.index;
     return { index: page.index, name: formatPageName({ ...page, jobId }), chunks, packs: ofPage };

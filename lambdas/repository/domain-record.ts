@@ -49,6 +49,13 @@ const geometrySchema = z.object({
     .max(64 * 1024 * 1024),
 });
 
+const sizesSchema = geometrySchema.partial({ packBytes: true });
+
+/** Whether a domain can have these sizes. Readers make room by them, so that they believe no others. */
+export function areSizesOfDomain(sizes: Pick<Geometry, "chunkBytes" | "pageChunks"> & Partial<Geometry>): boolean {
+  return sizesSchema.safeParse(sizes).success;
+}
+
 const domainSchema = geometrySchema.extend({
   format: z.literal(repositoryFormat),
   hash: z.literal("sha256"),

@@ -54,6 +54,14 @@ export function jobKeys(domain: string, jobId: string) {
   };
 }
 
+/** Numbers in names have 9 digits at most. */
+const maxNameNumber = 999_999_999;
+
+/** A number of an object that becomes a part of a name. */
+export function isNameNumber(value: number): boolean {
+  return value <= maxNameNumber;
+}
+
 /** A pack's name: who wrote it, and where in that writer's output it comes. `token` is 16 hex digits, new for every invocation. */
 export interface PackName {
   readonly jobId: string;

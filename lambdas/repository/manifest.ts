@@ -5,10 +5,9 @@
 import { ByteWriter, hashBytes, seal, unseal } from "./binary.ts";
 import { branchPages } from "./branch.ts";
 import type { DomainCipher } from "./domain-cipher.ts";
-import type { Geometry } from "./domain-record.ts";
-import { formatPageName, parsePageName } from "./layout.ts";
+import { areSizesOfDomain, type Geometry } from "./domain-record.ts";
+import { formatPageName, isNameNumber, isPlainName, parsePageName } from "./layout.ts";
 import { decodeJobs, encodeJobs } from "./pack-table.ts";
-import { maxPageChunks } from "./page.ts";
 
 export interface BranchReference {
   /** Position in the volume, in branches. */
@@ -94,10 +93,11 @@ export function decodeRoot(bytes: Uint8Array, name: string, cipher?: DomainCiphe
   const reader = unseal("root", bytes, name);
   const snapshotId = reader.text();
   const jobId = reader.text();
+  if (!isPlainName(snapshotId) || !isPlainName(jobId)) throw reader.damaged("a name in it is not one");
   const sizeBytes = reader.u64();
   const chunkBytes = reader.u32();
   const pageChunks = reader.u32();
-  const makesSense = chunkBytes > 0 && pageChunks > 0 && pageChunks <= maxPageChunks && reader.u32() === branchPages;
+  const makesSense = areSizesOfDomain({ chunkBytes, pageChunks }) && reader.u32() === branchPages;
   if (!makesSense) throw reader.damaged("its sizes make no sense");
   const description = parseDescription(reader.text());
   if (!description) throw reader.damaged("its description is not one");
@@ -113,7 +113,7 @@ export function decodeRoot(bytes: Uint8Array, name: string, cipher?: DomainCiphe
     };
     const chunks = reader.u32();
     const { index, jobId: writer } = branch;
-    if (writer === undefined || index <= previous || index >= volumeBranches)
+    if (writer === undefined || !isNameNumber(branch.attempt) || index <= previous || index >= volumeBranches)
       throw reader.damaged("its list of branches makes no sense");
     previous = index;
     return { index, name: formatPageName({ ...branch, jobId: writer }), chunks };

@@ -1,6 +1,6 @@
 /** Names of packs as a short list: the writers' jobs, then each writer with runs of sequence numbers. Pages and branches begin with one. */
 import type { ByteReader, ByteWriter } from "./binary.ts";
-import { formatPackName, isPlainName, parsePackName } from "./layout.ts";
+import { formatPackName, isNameNumber, isPlainName, parsePackName } from "./layout.ts";
 
 /** One writer's packs as runs of sequence numbers. */
 interface PackGroup {
@@ -45,17 +45,20 @@ export function encodePacks(
   return new Map(groups.flatMap(({ names }) => names).map((name, number) => [name, number]));
 }
 
-/** The packs in the order of their numbers; at most `limit` of them. */
+/** The packs in the order of their numbers; at most `limit` of them, and none with a number that no name can have. */
 export function decodePacks(reader: ByteReader, jobs: readonly string[], limit: number): string[] {
   const packs: string[] = [];
   for (let groups = reader.count(minGroupBytes); groups > 0; groups--) {
     const jobId = jobs[reader.u32()];
     if (jobId === undefined) throw reader.damaged("its list of packs makes no sense");
     const writer = { jobId, attempt: reader.u32(), shard: reader.u32(), token: reader.hex(8) };
+    if (!isNameNumber(writer.attempt) || !isNameNumber(writer.shard))
+      throw reader.damaged("a name of a pack in it is not one");
     for (let runs = reader.count(8); runs > 0; runs--) {
       const first = reader.u32();
       const count = reader.u32();
       if (packs.length + count > limit) throw reader.damaged("its list of packs is too long");
+      if (!isNameNumber(first + count)) throw reader.damaged("a name of a pack in it is not one");
       for (let at = 0; at < count; at++) packs.push(formatPackName({ ...writer, sequence: first + at }));
     }
   }

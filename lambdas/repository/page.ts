@@ -20,6 +20,9 @@ export interface Page {
   readonly chunks: readonly (ChunkLocation | undefined)[];
 }
 
+/** id, pack u32, offset u32, length u32, encoding u8 */
+const storedChunkBytes = hashBytes + 4 + 4 + 4 + 1;
+
 /** Upper bound of chunks in a page of any domain. */
 export const maxPageChunks = 65_536;
 
@@ -51,7 +54,7 @@ export function decodePage(bytes: Uint8Array, name: string): Page {
   const index = reader.u32();
   const chunkCount = reader.u32();
   if (chunkCount > maxPageChunks) throw reader.damaged("it has too many chunks");
-  const packs = decodePacks(reader, decodeJobs(reader), chunkCount);
+  const packs = decodePacks(reader, decodeJobs(reader), Math.min(chunkCount, reader.room(storedChunkBytes)));
   const stored = decodeBitmap(reader.bytes(Math.ceil(chunkCount / 8)), chunkCount);
   const chunks = stored.map((isStored) => {
     if (!isStored) return undefined;

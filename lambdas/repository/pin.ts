@@ -64,19 +64,19 @@ async function writePin(target: BackupTarget, candidates: readonly string[]): Pr
 /** The bytes of the first root that exists and can be read; a damaged or forged one must not keep new backups from being made. */
 async function newestRoot(target: BackupTarget, candidates: readonly string[]): Promise<Uint8Array> {
   for (const snapshotId of candidates) {
-    const key = domainKeys(target.domain).root(snapshotId);
-    const bytes = await target.store.get(key);
-    if (bytes && (await isReadableRoot(target, bytes, key))) return bytes;
+    const bytes = await target.store.get(domainKeys(target.domain).root(snapshotId));
+    if (bytes && (await isRootOf(snapshotId, target, bytes))) return bytes;
   }
   return new Uint8Array();
 }
 
 /** Of an encrypted domain only what was written with the domain's key. */
-async function isReadableRoot(target: BackupTarget, bytes: Uint8Array, key: string): Promise<boolean> {
+async function isRootOf(snapshotId: string, target: BackupTarget, bytes: Uint8Array): Promise<boolean> {
+  const key = domainKeys(target.domain).root(snapshotId);
   try {
-    const { wrappedKey } = decodeRoot(bytes, key);
-    decodeRoot(bytes, key, await openCipher(target, wrappedKey));
-    return true;
+    const root = decodeRoot(bytes, key);
+    decodeRoot(bytes, key, await openCipher(target, root.wrappedKey));
+    return root.snapshotId === snapshotId;
   } catch (error) {
     if (unreadable.some((kind) => error instanceof kind)) return false;
     throw error;

@@ -1,5 +1,6 @@
 /** What a shard's worker leaves behind: checkpoints on the way, one result at the end. Both hold the same things. */
 import * as z from "zod";
+import { RepositoryDamaged } from "../domain/errors.ts";
 import { repositoryFormat } from "./binary.ts";
 import { parsePackName, parsePageName } from "./layout.ts";
 import { decodeRecord, encodeRecord } from "./record.ts";
@@ -50,7 +51,7 @@ export function encodeResult(result: ShardResult): Buffer {
 }
 
 export function decodeResult(object: Uint8Array, key: string): ShardResult {
-  return decodeRecord(shardStateSchema, object, key);
+  return consistent(decodeRecord(shardStateSchema, object, key), key);
 }
 
 export function encodeCheckpoint(checkpoint: Checkpoint): Buffer {
@@ -58,5 +59,15 @@ export function encodeCheckpoint(checkpoint: Checkpoint): Buffer {
 }
 
 export function decodeCheckpoint(object: Uint8Array, key: string): Checkpoint {
-  return decodeRecord(checkpointSchema, object, key);
+  return consistent(decodeRecord(checkpointSchema, object, key), key);
+}
+
+/** Every position in the state leads to something. */
+function consistent<State extends ShardResult>(state: State, key: string): State {
+  const { pages, packs, reused } = state;
+  const isWhole = pages.every(
+    (page) => page.packs.every((at) => at < packs.length) && page.reused.every((at) => at < reused.length),
+  );
+  if (isWhole) return state;
+  throw new RepositoryDamaged(`The object ${key} is damaged: a page in it lies in a pack that it does not list.`);
 }

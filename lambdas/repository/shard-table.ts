@@ -4,7 +4,7 @@
  */
 import { RepositoryDamaged } from "../domain/errors.ts";
 import { ByteReader, ByteWriter, hashBytes, seal, sha256, unseal } from "./binary.ts";
-import type { Geometry } from "./domain-record.ts";
+import { areSizesOfDomain, type Geometry } from "./domain-record.ts";
 import type { ObjectStore } from "./object-store.ts";
 import { readAgainIfDamaged } from "./reread.ts";
 
@@ -88,6 +88,7 @@ function decodeTable(bytes: Uint8Array, key: string): ShardTable {
   const reader = unseal("plan", bytes, key);
   const sizeBytes = reader.u64();
   const geometry = { chunkBytes: reader.u32(), pageChunks: reader.u32(), packBytes: reader.u32() };
+  if (!areSizesOfDomain(geometry)) throw reader.damaged("its sizes make no sense");
   const wrappedKey = Uint8Array.from(reader.bytes(reader.count(1)));
   const shape = { sizeBytes, geometry, wrappedKey, hinted: reader.u8() === 1 };
   let offset = prefixBytes + bytes.length;

@@ -19,17 +19,23 @@ export async function branchOf(
   throw new RepositoryDamaged(`The branch ${reference.name} is of another place than the root says.`);
 }
 
-/** All pages of a snapshot, ascending by index. Throws RepositoryDamaged, or passes over what is damaged. */
+/** All pages of a snapshot, ascending by index; none lies behind its end. Throws RepositoryDamaged, or passes over what is damaged. */
 export async function* pagesOf(
   source: { readonly store: ObjectStore; readonly domain: string },
   root: Root,
   options?: { readonly skipDamaged: boolean },
 ): AsyncGenerator<PageReference> {
-  const read = (reference: BranchReference) =>
-    branchOf(source, reference).catch((error: unknown) => {
+  const pages = pageCount(root.sizeBytes, root);
+  const read = async (reference: BranchReference) => {
+    try {
+      const branch = await branchOf(source, reference);
+      if (branch.pages.every(({ index }) => index < pages)) return branch;
+      throw new RepositoryDamaged(`The branch ${reference.name} has pages behind the end of the volume.`);
+    } catch (error) {
       if (options?.skipDamaged && isDamage(error)) return undefined;
       throw error;
-    });
+    }
+  };
   for await (const branch of mapAhead(root.branches, branchesAhead, read)) yield* branch?.pages ?? [];
 }
 
