@@ -6,18 +6,18 @@ import * as z from "zod";
 import { repositoryFormat } from "./binary.ts";
 import { jobKeys } from "./layout.ts";
 import type { BackupTarget } from "./pin.ts";
-import { decodeRecord, encodeRecord } from "./record.ts";
+import { decodeJobRecord, encodeJobRecord } from "./record.ts";
 
 const schema = z.object({ format: z.literal(repositoryFormat), packs: z.array(z.string()) });
 
 export async function readDistrusted(target: BackupTarget): Promise<ReadonlySet<string>> {
   const key = jobKeys(target.domain, target.jobId).distrusted;
   const object = await target.store.get(key);
-  return new Set(object && decodeRecord(schema, object, key).packs);
+  return new Set(object && decodeJobRecord(schema, object, key).packs);
 }
 
 export async function distrust(target: BackupTarget, packs: Iterable<string>): Promise<void> {
   const all = new Set([...(await readDistrusted(target)), ...packs]);
   const record = { format: repositoryFormat, packs: [...all].sort() };
-  await target.store.put(jobKeys(target.domain, target.jobId).distrusted, encodeRecord(record));
+  await target.store.put(jobKeys(target.domain, target.jobId).distrusted, encodeJobRecord(record));
 }

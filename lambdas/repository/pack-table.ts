@@ -58,7 +58,7 @@ export function decodePacks(reader: ByteReader, jobs: readonly string[], limit: 
       const first = reader.u32();
       const count = reader.u32();
       if (packs.length + count > limit) throw reader.damaged("its list of packs is too long");
-      if (!isNameNumber(first + count)) throw reader.damaged("a name of a pack in it is not one");
+      if (!isNameNumber(first + count - 1)) throw reader.damaged("a name of a pack in it is not one");
       for (let at = 0; at < count; at++) packs.push(formatPackName({ ...writer, sequence: first + at }));
     }
   }

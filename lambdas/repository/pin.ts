@@ -18,7 +18,7 @@ import { type Domain, type DomainLocation, ensureDomain, type Geometry, geometry
 import { domainKeys, jobKeys } from "./layout.ts";
 import { decodeRoot, type Root } from "./manifest.ts";
 import type { ObjectStore } from "./object-store.ts";
-import { decodeRecord, encodeRecord } from "./record.ts";
+import { decodeJobRecord, encodeJobRecord } from "./record.ts";
 
 /** A backup: whose volume, of which snapshot, by which job. Names are of [A-Za-z0-9_-]. */
 export interface BackupTarget extends DomainLocation {
@@ -92,12 +92,12 @@ async function decideBase(target: BackupTarget, pin: Pin): Promise<{ baseSnapsho
   if (known) return decisionOf(known, key);
   const base = await publishedBase(target, pin);
   const decision = { format: repositoryFormat, ...(base && { baseSnapshotId: base.snapshotId }) };
-  const outcome = await target.store.put(key, encodeRecord(decision), { ifAbsent: true });
-  return outcome === "written" ? decisionOf(encodeRecord(decision), key) : decideBase(target, pin);
+  const outcome = await target.store.put(key, encodeJobRecord(decision), { ifAbsent: true });
+  return outcome === "written" ? decisionOf(encodeJobRecord(decision), key) : decideBase(target, pin);
 }
 
 function decisionOf(bytes: Uint8Array, key: string): { baseSnapshotId?: string } {
-  const { baseSnapshotId } = decodeRecord(decisionSchema, bytes, key);
+  const { baseSnapshotId } = decodeJobRecord(decisionSchema, bytes, key);
   return baseSnapshotId === undefined ? {} : { baseSnapshotId };
 }
 

@@ -1,7 +1,10 @@
-/** Small JSON objects of a repository: written with sorted keys so that equal records are equal bytes. */
+/**
+ * Small JSON objects of a repository: written with sorted keys so that equal records are equal bytes. Those of jobs carry a checksum, since
+ * what they count and name becomes a snapshot and nothing else tells when a digit of them has changed.
+ */
 import type * as z from "zod";
 import { RepositoryDamaged, UnsupportedFormat } from "../domain/errors.ts";
-import { repositoryFormat } from "./binary.ts";
+import { repositoryFormat, sha256 } from "./binary.ts";
 
 function sortKeys(_key: string, value: unknown): unknown {
   if (value === null || typeof value !== "object" || Array.isArray(value)) return value;
@@ -12,9 +15,26 @@ export function encodeRecord(record: unknown): Buffer {
   return Buffer.from(JSON.stringify(record, sortKeys), "utf8");
 }
 
+/** With `checksum`, the SHA-256 of the record without it. */
+export function encodeJobRecord(record: object): Buffer {
+  return encodeRecord({ ...record, checksum: sha256(encodeRecord(record)) });
+}
+
 /** Throws RepositoryDamaged when the bytes are not what `schema` asks for, UnsupportedFormat when they name another format. */
 export function decodeRecord<T>(schema: z.ZodType<T>, bytes: Uint8Array, key: string): T {
+  return conforming(schema, parseJson(bytes, key), key);
+}
+
+/** As {@link decodeRecord}, of what {@link encodeJobRecord} wrote: any change of it is damage. */
+export function decodeJobRecord<T>(schema: z.ZodType<T>, bytes: Uint8Array, key: string): T {
   const value = parseJson(bytes, key);
+  const record = conforming(schema, value, key);
+  const { checksum, ...checked } = value as { readonly checksum?: unknown };
+  if (checksum === sha256(encodeRecord(checked))) return record;
+  throw new RepositoryDamaged(`The object ${key} is damaged: its checksum does not match.`);
+}
+
+function conforming<T>(schema: z.ZodType<T>, value: unknown, key: string): T {
   const format = formatOf(value);
   if (format !== undefined && format !== repositoryFormat) {
     throw new UnsupportedFormat(

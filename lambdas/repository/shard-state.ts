@@ -3,7 +3,7 @@ import * as z from "zod";
 import { RepositoryDamaged } from "../domain/errors.ts";
 import { repositoryFormat } from "./binary.ts";
 import { parsePackName, parsePageName } from "./layout.ts";
-import { decodeRecord, encodeRecord } from "./record.ts";
+import { decodeJobRecord, encodeJobRecord } from "./record.ts";
 
 const packName = z.string().refine((text) => parsePackName(text) !== undefined, "a pack has no proper name");
 const pageName = z.string().refine((text) => parsePageName(text) !== undefined, "a page has no proper name");
@@ -47,19 +47,19 @@ export type ShardResult = Omit<z.infer<typeof shardStateSchema>, "format">;
 export type Checkpoint = Omit<z.infer<typeof checkpointSchema>, "format">;
 
 export function encodeResult(result: ShardResult): Buffer {
-  return encodeRecord({ format: repositoryFormat, ...result });
+  return encodeJobRecord({ format: repositoryFormat, ...result });
 }
 
 export function decodeResult(object: Uint8Array, key: string): ShardResult {
-  return consistent(decodeRecord(shardStateSchema, object, key), key);
+  return consistent(decodeJobRecord(shardStateSchema, object, key), key);
 }
 
 export function encodeCheckpoint(checkpoint: Checkpoint): Buffer {
-  return encodeRecord({ format: repositoryFormat, ...checkpoint });
+  return encodeJobRecord({ format: repositoryFormat, ...checkpoint });
 }
 
 export function decodeCheckpoint(object: Uint8Array, key: string): Checkpoint {
-  return consistent(decodeRecord(checkpointSchema, object, key), key);
+  return consistent(decodeJobRecord(checkpointSchema, object, key), key);
 }
 
 /** Every position in the state leads to something. */

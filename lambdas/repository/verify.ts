@@ -13,7 +13,7 @@ import { attemptOfKey, domainKeys, jobKeys, originalPack, parsePageName } from "
 import { isIntact } from "./object-check.ts";
 import { type BackupTarget, readPinnedBase } from "./pin.ts";
 import { openPlan, readPlannedPages } from "./planner.ts";
-import { decodeRecord, encodeRecord } from "./record.ts";
+import { decodeJobRecord, encodeJobRecord } from "./record.ts";
 import { decodeResult, type ShardResult } from "./shard-state.ts";
 import type { ShardTable } from "./shard-table.ts";
 import { isDamage, pagesWithin } from "./tree.ts";
@@ -54,7 +54,7 @@ export async function verifyBackup(target: BackupTarget, options: VerifyOptions)
   const verification = new Verification(target, plan, options);
   const losses = await verification.run(attempts);
   if (losses.length > 0) throw await reject(target, plan, losses);
-  const record = encodeRecord({ format: repositoryFormat, planHash: options.planHash, attempts });
+  const record = encodeJobRecord({ format: repositoryFormat, planHash: options.planHash, attempts });
   const keys = jobKeys(target.domain, target.jobId);
   if (!verification.finished) await target.store.put(keys.verified, record);
   else await target.store.put(keys.selection, record, { ifAbsent: true });
@@ -66,7 +66,7 @@ export async function readSelection(target: BackupTarget, planHash: string): Pro
   const key = jobKeys(target.domain, target.jobId).selection;
   const object = await target.store.get(key);
   if (!object) return undefined;
-  const selection = decodeRecord(selectionSchema, object, key);
+  const selection = decodeJobRecord(selectionSchema, object, key);
   if (selection.planHash !== planHash)
     throw new VerificationFailed(`The selection ${key} is of another plan than ${planHash}.`);
   return selection;
@@ -75,7 +75,7 @@ export async function readSelection(target: BackupTarget, planHash: string): Pro
 async function readProgress(target: BackupTarget, planHash: string): Promise<Selection | undefined> {
   const key = jobKeys(target.domain, target.jobId).verified;
   const object = await target.store.get(key);
-  const progress = object && decodeRecord(selectionSchema, object, key);
+  const progress = object && decodeJobRecord(selectionSchema, object, key);
   return progress?.planHash === planHash ? progress : undefined;
 }
 
