@@ -11,6 +11,7 @@ import type { KeyService } from "../repository/key-service.ts";
 import type { ObjectStore } from "../repository/object-store.ts";
 import { RateLimitedStore } from "../repository/rate-limited-store.ts";
 import { createS3Client, S3ObjectStore } from "../repository/s3-object-store.ts";
+import { S3RangeReader } from "../repository/s3-range-reader.ts";
 import type { Database } from "../tables/database.ts";
 import { getStore } from "../tables/stores.ts";
 import { keyServiceOf } from "./encryption.ts";
@@ -28,7 +29,10 @@ const opened = new Map<string, { row: StoreRow; store: S3ObjectStore; until: num
 
 /** The stack's own bucket. */
 export function ownBucket(): S3ObjectStore {
-  ownStore ??= new S3ObjectStore({ client: createS3Client({}), bucket: requiredEnvironment("BACKUP_BUCKET") });
+  if (ownStore) return ownStore;
+  const client = createS3Client({});
+  const bucket = requiredEnvironment("BACKUP_BUCKET");
+  ownStore = new S3ObjectStore({ client, bucket, ranges: new S3RangeReader(client) });
   return ownStore;
 }
 
@@ -79,15 +83,17 @@ function limiterOf(database: Database, tenant: string, id: string): StoreLimiter
 export async function openStore(
   settings: Pick<StoreRow, "bucket" | "prefix" | "endpoint" | "region" | "pathStyle" | "secretId">,
 ): Promise<S3ObjectStore> {
+  const { bucket, prefix, endpoint, region, pathStyle } = settings;
+  const credentials = await readCredentials(settings.secretId);
+  const egress = endpoint === undefined ? {} : { allowedCidrs: environmentList("ALLOWED_CIDRS") };
   const client = createS3Client({
-    region: settings.region,
-    pathStyle: settings.pathStyle,
-    credentials: await readCredentials(settings.secretId),
-    ...(settings.endpoint === undefined
-      ? {}
-      : { endpoint: settings.endpoint, allowedCidrs: environmentList("ALLOWED_CIDRS") }),
+    region,
+    pathStyle,
+    credentials,
+    ...(endpoint !== undefined && { endpoint }),
+    ...egress,
   });
-  return new S3ObjectStore({ client, bucket: settings.bucket, prefix: settings.prefix });
+  return new S3ObjectStore({ client, bucket, prefix, ranges: new S3RangeReader(client, egress) });
 }
 
 /** The secret's value never leaves this function but as credentials of a client. Throws SecretUnusable with what is wrong. */

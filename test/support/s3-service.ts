@@ -9,6 +9,7 @@ import {
 } from "@aws-sdk/client-s3";
 import type { Retention } from "../../lambdas/repository/object-store.ts";
 import { createS3Client, S3ObjectStore } from "../../lambdas/repository/s3-object-store.ts";
+import { S3RangeReader } from "../../lambdas/repository/s3-range-reader.ts";
 import type { LockableStore } from "../contract/object-store.ts";
 import type { FaultyStore } from "../contract/object-store-faults.ts";
 import { startFaultProxy } from "./s3-fault-proxy.ts";
@@ -27,6 +28,7 @@ const patienceMs = 1_500;
 export async function connectS3Service({ endpoint, ...credentials }: S3Address) {
   const settings = { endpoint, region: "us-east-1", credentials, pathStyle: true, allowedCidrs: loopback };
   const client = createS3Client(settings);
+  const ranges = new S3RangeReader(client, { allowedCidrs: loopback });
   const name = `contract-${randomBytes(6).toString("hex")}`;
   const closing: (() => Promise<void> | void)[] = [];
 
@@ -50,7 +52,7 @@ export async function connectS3Service({ endpoint, ...credentials }: S3Address) 
     settings,
     client,
     bucket: plain,
-    newStore: () => new S3ObjectStore({ client, bucket: plain, prefix: newPrefix() }),
+    newStore: () => new S3ObjectStore({ client, bucket: plain, prefix: newPrefix(), ranges }),
 
     async openFaulty(): Promise<FaultyStore> {
       const proxy = await startFaultProxy(endpoint);
@@ -59,7 +61,13 @@ export async function connectS3Service({ endpoint, ...credentials }: S3Address) 
       closing.push(() => proxied.destroy());
       const prefix = newPrefix();
       return {
-        store: new S3ObjectStore({ client: proxied, bucket: plain, prefix, bodyTimeoutMs: patienceMs }),
+        store: new S3ObjectStore({
+          client: proxied,
+          bucket: plain,
+          prefix,
+          ranges: new S3RangeReader(proxied, { allowedCidrs: loopback, timeoutMs: patienceMs }),
+          bodyTimeoutMs: patienceMs,
+        }),
         direct: new S3ObjectStore({ client, bucket: plain, prefix }),
         proxy,
         countVersions: async (key) => {

@@ -35,7 +35,7 @@ function parse(url: string): URL {
   throw new ForbiddenAddress(`${JSON.stringify(url)} is not a URL.`);
 }
 
-interface ConnectionRules extends EgressRules {
+export interface ConnectionRules extends EgressRules {
   /** Whether the connection is without TLS: then only allowed addresses will do. */
   readonly plain: boolean;
 }
@@ -87,6 +87,11 @@ function refusal(check: () => void): Error | undefined {
   }
 }
 
+/** Why a literal address may not be called, if so. */
+export function literalRefusal(address: string, rules: ConnectionRules): Error | undefined {
+  return refusal(() => assertAllowed(address, [address], rules));
+}
+
 /** Agents that connect to nothing but checked addresses, literal ones too. */
 export function guardedAgents(
   allowedCidrs: readonly string[],
@@ -106,7 +111,7 @@ function guardLiterals(agent: HttpAgent, rules: ConnectionRules): void {
   const connect = agent.createConnection.bind(agent);
   agent.createConnection = (options, callback) => {
     const host = options.host ?? "localhost";
-    const failure = isIP(host) === 0 ? undefined : refusal(() => assertAllowed(host, [host], rules));
+    const failure = isIP(host) === 0 ? undefined : literalRefusal(host, rules);
     if (!failure) return connect(options, callback);
     process.nextTick(() => callback?.(failure, new Socket()));
     return undefined;

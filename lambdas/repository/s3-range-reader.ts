@@ -1,0 +1,128 @@
+/**
+ * The short way for the many ranges that a restore reads: one signature for all ranges of an object, and bodies that go from the socket into the
+ * caller's memory. It takes a third of the CPU of the SDK's way, which makes a stream and two copies of each body. Whatever is not plainly the
+ * range that was asked for is left to the SDK's way, which knows all faults and their names.
+ */
+import { GetObjectCommand, type S3Client } from "@aws-sdk/client-s3";
+import { getSignedUrl } from "@aws-sdk/s3-request-presigner";
+import type { Dispatcher } from "undici";
+import { guardedDispatcher } from "../protocols/egress/dispatcher.ts";
+
+export interface S3RangeReaderOptions {
+  /** Addresses that may be called besides public ones, where a user named the endpoint; without it the endpoint is AWS's. */
+  readonly allowedCidrs?: readonly string[];
+  /** Milliseconds for an answer with its body. */
+  readonly timeoutMs?: number;
+}
+
+interface SignedUrl {
+  readonly url: URL;
+  /** Milliseconds since the epoch. */
+  readonly until: number;
+}
+
+const connections = 64;
+const connectTimeoutMs = 5_000;
+const defaultTimeoutMs = 60_000;
+const signedSeconds = 900;
+/** Used for so long: what is asked for last must reach the store in time, by the store's clock. */
+const usedMs = 600_000;
+const mostSigned = 256;
+/** A store that refuses so many signed URLs in a row does not take them. */
+const refusalsInARow = 3;
+
+export class S3RangeReader {
+  readonly #client: S3Client;
+  readonly #dispatcher: Dispatcher;
+  readonly #timeoutMs: number;
+  readonly #signed = new Map<string, SignedUrl>();
+  #refusals = 0;
+
+  constructor(client: S3Client, { allowedCidrs, timeoutMs = defaultTimeoutMs }: S3RangeReaderOptions = {}) {
+    this.#client = client;
+    this.#timeoutMs = timeoutMs;
+    const options = { connections, connectTimeout: connectTimeoutMs, pipelining: 1 };
+    this.#dispatcher = guardedDispatcher(allowedCidrs && { allowedCidrs }, options);
+  }
+
+  /** The range, in `into`, or the part of it that the object has; undefined when that is not what came. Nothing is written to `into` afterwards. */
+  async read(
+    object: { readonly Bucket: string; readonly Key: string },
+    range: { readonly offset: number; readonly length: number },
+    into: Uint8Array,
+  ): Promise<Uint8Array | undefined> {
+    if (this.#refusals >= refusalsInARow) return undefined;
+    const url = await this.#sign(object).catch(() => undefined);
+    if (!url) return undefined;
+    const { status, bytes } = await this.#fetch(url, range, into);
+    const isRefused = status === 400 || status === 401 || status === 403;
+    this.#refusals = isRefused ? this.#refusals + 1 : 0;
+    if (isRefused) this.#signed.delete(object.Key);
+    return bytes;
+  }
+
+  async #sign(object: { readonly Bucket: string; readonly Key: string }): Promise<URL> {
+    const known = this.#signed.get(object.Key);
+    if (known && known.until > Date.now()) return known.url;
+    const url = new URL(await getSignedUrl(this.#client, new GetObjectCommand(object), { expiresIn: signedSeconds }));
+    if (this.#signed.size >= mostSigned) this.#signed.clear();
+    this.#signed.set(object.Key, { url, until: Date.now() + usedMs });
+    return url;
+  }
+
+  #fetch(
+    url: URL,
+    { offset, length }: { readonly offset: number; readonly length: number },
+    into: Uint8Array,
+  ): Promise<{ status: number | undefined; bytes: Uint8Array | undefined }> {
+    return new Promise((resolve) => {
+      let status: number | undefined;
+      let expected: number | undefined;
+      let received = 0;
+      let isOver = false;
+      let request: Dispatcher.DispatchController | undefined;
+      const end = (bytes?: Uint8Array) => {
+        if (isOver) return;
+        isOver = true;
+        clearTimeout(timer);
+        resolve({ status, bytes });
+        if (!bytes) request?.abort(new Error("The answer is not wanted any more."));
+      };
+      const timer = setTimeout(end, this.#timeoutMs);
+      const { origin, pathname, search } = url;
+      const headers = { range: `bytes=${offset}-${offset + length - 1}` };
+      this.#dispatcher.dispatch(
+        { origin, path: pathname + search, method: "GET", headers },
+        {
+          onRequestStart: (controller) => {
+            request = controller;
+            if (isOver) controller.abort(new Error("There is no time left."));
+          },
+          onResponseStart: (_, statusCode, answered) => {
+            status = statusCode;
+            expected = statusCode === 206 ? lengthOf(answered["content-range"], { offset, length }) : undefined;
+            if (expected === undefined) end();
+          },
+          onResponseData: (_, part) => {
+            if (isOver) return;
+            if (received + part.length > expected!) return end();
+            part.copy(into, received);
+            received += part.length;
+          },
+          onResponseEnd: () => end(received === expected ? into.subarray(0, received) : undefined),
+          onResponseError: () => end(),
+        },
+      );
+    });
+  }
+}
+
+/** The length of an answer to that range by its `Content-Range`; undefined when it is another one. */
+function lengthOf(
+  contentRange: string | string[] | undefined,
+  range: { readonly offset: number; readonly length: number },
+): number | undefined {
+  const [, first, last, size] = /^bytes (\d+)-(\d+)\/(\d+)$/.exec(String(contentRange)) ?? [];
+  const end = Math.min(range.offset + range.length, Number(size));
+  return Number(first) === range.offset && Number(last) === end - 1 ? end - range.offset : undefined;
+}
