@@ -5,13 +5,14 @@ import { mayBeUnencrypted, type Snapshot } from "../domain/snapshot.ts";
 import type { NewVolume } from "../hypervisors/port.ts";
 import { unpinJob } from "../repository/pin.ts";
 import { finishRestorePlan } from "../repository/reader.ts";
-import { collectJob, sweepDomain } from "../repository/sweep.ts";
+import { collectJob } from "../repository/sweep.ts";
 import type { Services } from "../services.ts";
 import { closeJob } from "../tables/jobs.ts";
 import { getSnapshot, recordPhysicalBytes, removeReader } from "../tables/snapshots.ts";
 import { deleteStoreReference, getStoreReference, writeStoreReference } from "../tables/store-references.ts";
 import { deleteRestoringVolume, getVolume } from "../tables/volumes.ts";
 import { primaryReference } from "../transactions/create-snapshot.ts";
+import { sweepBackups } from "./sweep-backups.ts";
 
 /** Key, in the stack's bucket, of the list that a Distributed Map of this job reads. */
 export function mapItemsKey(jobId: string): string {
@@ -105,7 +106,7 @@ async function cleanUpFailedBackup(
     async () => {
       const { store, domain } = await backupOf(services, snapshot, job.id);
       await collectJob({ store, domain, jobId: job.id });
-      finished = (await sweepDomain({ store, domain }, { until })).finished;
+      finished = await sweepBackups(services, snapshot, { store, domain, until });
     },
   );
   return finished;

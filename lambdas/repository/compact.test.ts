@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
 import { describe, it } from "node:test";
 import fc from "fast-check";
+import { DocumentReader } from "../../test/support/document-reader.ts";
 import { MemoryKeyService } from "../../test/support/memory-key-service.ts";
 import { MemoryObjectStore, type StoreOperation } from "../../test/support/memory-object-store.ts";
 import {
@@ -20,11 +21,14 @@ import { decodeCompactedPack, encodeCompactedPack } from "./compacted-pack.ts";
 import { ensureDomain } from "./domain-record.ts";
 import { originalPack } from "./layout.ts";
 import type { ObjectStore } from "./object-store.ts";
-import type { BackupTarget } from "./pin.ts";
-import { planRestore, restoreShard } from "./reader.ts";
+import { type BackupTarget, unpinJob } from "./pin.ts";
+import { publishRoot } from "./publish.ts";
+import { planRestore, readRoot, restoreShard } from "./reader.ts";
 import { retainSnapshot } from "./retain.ts";
 import { sampleCheck } from "./sample-check.ts";
 import { deleteBackup, type SweepOptions, sweepDomain } from "./sweep.ts";
+import { pagesOf } from "./tree.ts";
+import { verifyBackup } from "./verify.ts";
 
 /** 16 chunks to a pack. Each chunk is 5.8 % of one. */
 const geometry = { chunkBytes: 512, pageChunks: 8, packBytes: 8192 };
@@ -138,6 +142,12 @@ describe("compaction", () => {
       const overhead = encrypted ? 4 * 16 : 0;
       assert.equal(size, 4 * chunkBytes + overhead + 4 * 41 + 46);
       await stage.assertRestores(2);
+      const documented = new DocumentReader({
+        domain: "vol",
+        get: (name) => stage.store.get(name),
+        ...(encrypted && { unwrap: (wrapped) => stage.keys.unwrap(wrapped, { domain: "vol" }) }),
+      });
+      assert.ok((await documented.volume("snap2")).equals(stage.contents.get(2)!), "as the document says");
       const check = await sampleCheck(stage.job(2), { percent: 100, seed: "", until: never });
       assert.deepEqual(check.lost, []);
       assert.equal((await stage.sweep()).compactedPacks, 0);
@@ -183,10 +193,10 @@ describe("compaction", () => {
       encoding: 0 as const,
       stored: bytes.subarray(at * chunkBytes, (at + 1) * chunkBytes),
     }));
-    await stage.store.put(`${pack}.9`, encodeCompactedPack(chunks));
+    for (const form of [8, 9]) await stage.store.put(`${pack}.${form}`, encodeCompactedPack(chunks));
     await stage.store.deleteEveryVersion([pack]);
     assert.equal((await stage.sweep()).compactedPacks, 0);
-    assert.ok(stage.store.keys(packs).includes(`${pack}.9`));
+    assert.deepEqual(stage.store.keys(pack), [`${pack}.9`]);
     await stage.assertRestores(2);
   });
 
@@ -313,8 +323,9 @@ describe("compaction", () => {
 
   it("leaves packs alone to which a page refers that cannot be read", async () => {
     const stage = await sparseStage();
-    for (const page of stage.store.keys("domains/vol/pages/job2/1-"))
-      stage.store.damage(page, (body) => body.subarray(1));
+    const pages = await Array.fromAsync(pagesOf(stage.job(2), await readRoot(stage.job(2))));
+    // The second page has two of the four chunks that are left of the first pack.
+    stage.store.damage(`domains/vol/pages/${pages[1]!.name}`, (body) => body.subarray(1));
     const swept = await stage.sweep();
     assert.deepEqual([swept.compactedPacks, swept.damagedPacks], [0, []]);
     assert.equal(ofJob(stage, 1).length, 3);
@@ -379,6 +390,29 @@ describe("beside compaction", () => {
     await finishBackup(stage.job(2), plan, SparseVolume.of(later));
     stage.contents.set(2, later);
     await stage.assertRestores(2);
+  });
+
+  it("what a backup has written stays whole until its pin goes, so that it may publish again", async () => {
+    const stage = new Stage();
+    const size = 2 * chunksPerPack * chunkBytes;
+    await stage.backup(1, randomBytes(size));
+    const second = randomBytes(size);
+    stage.contents.set(2, second);
+    const plan = await planBackup(stage.job(2), SparseVolume.of(second), ["snap1"]);
+    await copyAll(stage.job(2), plan, SparseVolume.of(second));
+    await verifyBackup(stage.job(2), { planHash: plan.planHash, until: never });
+    await publishRoot(stage.job(2), plan);
+    await stage.backup(3, changed(second, [31]), 2);
+    await stage.backup(4, changed(stage.contents.get(3)!, [...range(1, 16), ...range(17, 30)]), 3);
+    await stage.delete(3);
+    await stage.delete(2);
+    assert.equal((await stage.sweep()).compactedPacks, 0);
+    await publishRoot(stage.job(2), plan);
+    await unpinJob(stage.job(2));
+    await stage.assertRestores(2);
+    await stage.delete(2);
+    assert.equal((await stage.sweep()).compactedPacks, 2);
+    await stage.assertRestores(4);
   });
 
   it("a sweep that writes its form late leaves nothing that another has to find", async () => {

@@ -46,7 +46,7 @@ const liveShare = 0.4;
 
 /** Names and forms of so many packs (320 GiB) take some 10 MB; the memory for their chunks is bounded in compact-live.ts. */
 const packsPerPass = 20_000;
-/** Names of pages that were read in a pass, some 100 bytes each. When there are more, pages may be read twice. */
+/** Names of pages that were read in a pass, some 150 bytes each: 45 MB. When there are more, pages may be read twice. */
 const rememberedPages = 300_000;
 const branchesAhead = 4;
 const pagesInFlight = 16;

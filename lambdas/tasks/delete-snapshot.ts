@@ -2,7 +2,8 @@
 import { hasEnded } from "../domain/job.ts";
 import { backupOf, removePrimary } from "../endings/clean-up.ts";
 import { endJob } from "../endings/end-job.ts";
-import { deleteBackup, sweepDomain } from "../repository/sweep.ts";
+import { sweepBackups } from "../endings/sweep-backups.ts";
+import { deleteBackup } from "../repository/sweep.ts";
 import type { Services } from "../services.ts";
 import { getJob, updateRunningJob } from "../tables/jobs.ts";
 import { getSnapshot } from "../tables/snapshots.ts";
@@ -38,8 +39,7 @@ async function DeleteBackup(
   await writeStoreReference(database, reference, "Destroying", { jobId, updatedAt });
   const { store, domain } = await backupOf(services, snapshot, jobId);
   await deleteBackup({ store, domain, snapshotId });
-  const { finished } = await sweepDomain({ store, domain }, { until });
-  return { finished };
+  return { finished: await sweepBackups(services, snapshot, { store, domain, until }) };
 }
 
 async function Complete(services: Services, { job: { tenant, jobId } }: TaskInput) {

@@ -197,13 +197,25 @@ export class DocumentReader {
       if ((stored[n >> 3]! & (1 << (n & 7))) === 0) continue;
       const [id, pack] = [page.hex(32), packs[page.u32()]!];
       const place = { id, pack, offset: page.u32(), length: page.u32(), encoding: page.take(1)[0]! };
-      readChunk(await this.#get(`packs/${pack}`), place, keys).copy(
-        volume,
-        (reference.index * pageChunks + n) * chunkBytes,
-      );
+      const { bytes } = await this.#pack(pack);
+      readChunk(bytes, place, keys).copy(volume, (reference.index * pageChunks + n) * chunkBytes);
     }
     assert.ok(page.isAtEnd());
-    for (const pack of packs) readPack(await this.#get(`packs/${pack}`), pack, keys);
+    for (const name of packs) {
+      const { bytes, places } = await this.#pack(name);
+      for (const place of places) readChunk(bytes, place, keys);
+    }
+  }
+
+  /** A pack's bytes by their offsets in it, as far as they are there, and what its index lists. */
+  async #pack(name: string): Promise<{ bytes: Buffer; places: Place[] }> {
+    const object = await this.#domain.get(this.#key(`packs/${name}`));
+    if (object) return { bytes: Buffer.from(object), places: readIndex(Buffer.from(object), name, "SNFRPACK") };
+    for (let form = 9; form > 0; form--) {
+      const compacted = await this.#domain.get(this.#key(`packs/${name}.${form}`));
+      if (compacted) return spread(Buffer.from(compacted), readIndex(Buffer.from(compacted), name, "SNFRCMPT"));
+    }
+    return { bytes: await this.#get(`packs/${name}`), places: [] };
   }
 }
 
@@ -239,21 +251,27 @@ function readChunk(object: Buffer, { id, pack, offset, length, encoding }: Place
   return chunk;
 }
 
-function readPack(object: Buffer, pack: string, keys: Keys | undefined): void {
+function readIndex(object: Buffer, pack: string, magic: string): Place[] {
   const footer = new Fields(object.subarray(-46));
   const [format, chunks, indexHash] = [footer.u16(), footer.u32(), footer.hex(32)];
-  assert.deepEqual([format, footer.take(8).toString("ascii")], [1, "SNFRPACK"]);
+  assert.deepEqual([format, footer.take(8).toString("ascii")], [1, magic]);
   const index = object.subarray(-46 - 41 * chunks, -46);
   assert.equal(sha256(index), indexHash);
   const fields = new Fields(index);
-  for (let n = 0; n < chunks; n++) {
-    const place = {
-      id: fields.hex(32),
-      pack,
-      offset: fields.u32(),
-      length: fields.u32(),
-      encoding: fields.take(1)[0]!,
-    };
-    readChunk(object, place, keys);
+  return Array.from({ length: chunks }, () => {
+    const [id, offset, length] = [fields.hex(32), fields.u32(), fields.u32()];
+    return { id, pack, offset, length, encoding: fields.take(1)[0]! };
+  });
+}
+
+/** The chunks of a compacted pack, back where they lay in the pack. */
+function spread(object: Buffer, places: Place[]): { bytes: Buffer; places: Place[] } {
+  const bytes = Buffer.alloc(Math.max(...places.map(({ offset, length }) => offset + length)));
+  let position = 0;
+  for (const { offset, length } of places) {
+    object.copy(bytes, offset, position, position + length);
+    position += length;
   }
+  assert.equal(position + 41 * places.length + 46, object.length);
+  return { bytes, places };
 }
