@@ -158,7 +158,7 @@ async function showOne(
   const shown = snapshots.find((snapshot) => snapshot.snapshotId === snapshotId);
   if (!shown) throw missing(snapshotId, options.bucket);
   terminal.out(options.json ? `${JSON.stringify(shown, null, 2)}\n` : snapshotText(shown));
-  if (shown.damage !== undefined) throw new CliError(exitCodes.damaged, shown.damage);
+  if (shown.damage !== undefined) throw new CliError(exitCodes.damaged, `${snapshotId} has a damaged root.`);
 }
 
 /** The domain that has the snapshot. Throws CliError when none has. */
@@ -196,7 +196,7 @@ function domainText(domain: string, snapshots: readonly ShownSnapshot[]): string
           bytes(snapshot.storedBytes),
           sharing(snapshot),
         ]
-      : [snapshot.snapshotId, "DAMAGED", snapshot.damage],
+      : [snapshot.snapshotId, "DAMAGED", printable(snapshot.damage)],
   );
   const head = ["ID", "NAME", "VOLUME", "CREATED", "LOGICAL", "DATA", "STORED", "SHARES"];
   const tenant = first?.description?.tenant === undefined ? "" : `, tenant ${printable(first.description.tenant)}`;
@@ -218,9 +218,9 @@ function snapshotText(snapshot: ShownSnapshot): string {
   return details([
     ["Id", snapshot.snapshotId],
     ["Domain", snapshot.domain],
-    ["Damage", snapshot.damage],
+    ["Damage", snapshot.damage && printable(snapshot.damage)],
     ["Published", snapshot.publishedAt],
-    ["Job", snapshot.jobId],
+    ["Job", snapshot.jobId && printable(snapshot.jobId)],
     ["Format", snapshot.format === undefined ? undefined : String(snapshot.format)],
     ["Encrypted", snapshot.encrypted === undefined ? undefined : snapshot.encrypted ? "yes" : "no"],
     ["Key", snapshot.keyProblem && printable(snapshot.keyProblem)],

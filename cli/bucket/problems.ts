@@ -8,6 +8,7 @@ import {
   Throttled,
 } from "../../lambdas/domain/errors.ts";
 import { CliError, type ExitCode, exitCodes } from "../exit-codes.ts";
+import { printable } from "../format.ts";
 
 const codes: readonly (readonly [abstract new (...given: never[]) => Error, ExitCode])[] = [
   [RepositoryDamaged, exitCodes.damaged],
@@ -48,7 +49,10 @@ export function bucketProblem(error: unknown, { file, ifDamaged }: ProblemContex
     const code = codes.find(([kind]) => error instanceof kind)?.[1] ?? exitCodes.failed;
     const wayOut =
       error instanceof RepositoryDamaged ? ifDamaged : waysOut.find(([kind]) => error instanceof kind)?.[1];
-    return new CliError(code, [sentence(error.message), wayOut].filter((text) => text !== undefined).join(" "));
+    return new CliError(
+      code,
+      [sentence(printable(error.message)), wayOut].filter((text) => text !== undefined).join(" "),
+    );
   }
   const fault = fileFaults[(error as NodeJS.ErrnoException | undefined)?.code ?? ""];
   if (file !== undefined && fault !== undefined)
