@@ -75,6 +75,7 @@ export function objectStoreUnderFaults(
         assert.equal(text(await store.get("a/1")), "first");
         next();
         assert.equal(text(await store.get("a/1", { offset: 1, length: 2 })), "ir");
+        assert.equal(text(await store.get("a/1", { offset: 1, length: 2, into: Buffer.alloc(2) })), "ir");
         next();
         assert.equal((await store.head("a/1"))?.size, 5);
         next();
@@ -145,8 +146,12 @@ export function objectStoreUnderFaults(
         assert.deepEqual(Buffer.from((await store.get("l/key"))!), body);
         proxy.fault = breaking(reads, fault);
         assert.deepEqual(Buffer.from((await store.get("l/key", range))!), body.subarray(100, 40_100));
+        const lent = { ...range, into: new Uint8Array(new SharedArrayBuffer(50_000)) };
+        proxy.fault = breaking(reads, fault);
+        assert.deepEqual(Buffer.from((await store.get("l/key", lent))!), body.subarray(100, 40_100));
         proxy.fault = breaking(reads, fault, always);
         await assert.rejects(store.get("l/key", range), StoreUnavailable);
+        await assert.rejects(store.get("l/key", lent), StoreUnavailable);
       });
     }
 

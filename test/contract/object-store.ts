@@ -34,6 +34,18 @@ export function objectStoreContract(
       if (head?.sha256 !== undefined) assert.equal(head.sha256, hash("sha256", body, "hex"));
     });
 
+    test("a range comes into memory that is lent, as far as the object goes, and touches nothing else", async () => {
+      const store = await makeStore();
+      await store.put("lent", Buffer.from("0123456789"));
+      const into = Buffer.alloc(8, "x");
+      const bytes = await store.get("lent", { offset: 7, length: 5, into });
+      assert.equal(Buffer.from(bytes!).toString(), "789");
+      assert.equal(into.toString(), "789xxxxx");
+      assert.equal(bytes!.buffer, into.buffer);
+      assert.equal(await store.get("nothing", { offset: 0, length: 1, into }), undefined);
+      assert.equal((await store.get("lent", { offset: 10, length: 1, into }))?.length, 0);
+    });
+
     test("a range that reaches past the end brings what is there", async () => {
       const store = await makeStore();
       await store.put("short", Buffer.from("0123456789"));
