@@ -11,6 +11,7 @@ import {
   LibvirtTimedOut,
   printable,
 } from "./errors.ts";
+import { eventId } from "./flags.ts";
 import { Keepalive } from "./keepalive.ts";
 import { frame, type Message, MessageFeed, messageStatus, messageType } from "./message.ts";
 import {
@@ -182,7 +183,7 @@ export class LibvirtConnection {
   async onBlockJob(listener: (event: BlockJobEvent) => void): Promise<() => void> {
     // Before libvirt is asked: the first event may come together with its answer.
     this.#blockJobListeners.add(listener);
-    this.#blockJobCallback ??= this.call("eventRegister", { event: blockJobEvent.id, domain: undefined }).then(
+    this.#blockJobCallback ??= this.call("eventRegister", { event: eventId.blockJob, domain: undefined }).then(
       ({ callback }) => callback,
     );
     try {

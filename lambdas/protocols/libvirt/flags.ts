@@ -1,5 +1,8 @@
 /** Flags and states of libvirt's API that a client of {@link procedures} needs, under the names of its reference. */
 
+/** Of `virDomainEventID`, for `eventRegister`. */
+export const eventId = { blockJob: 16 } as const;
+
 export const domainState = {
   running: 1,
   blocked: 2,

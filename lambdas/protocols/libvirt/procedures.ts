@@ -147,8 +147,6 @@ export type Result<P extends ProcedureName> = Value<(typeof procedures)[P]["resu
 
 /** A change of a block job. `disk` is its target, as `vda`. */
 export const blockJobEvent = {
-  /** Of `virDomainEventID`, for `eventRegister`. */
-  id: 16,
   /** The procedure number of its messages. */
   number: 339,
   message: struct({ callback: int, domain, disk: string, type: int, status: int }),

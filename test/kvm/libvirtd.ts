@@ -1,0 +1,60 @@
+/**
+ * A private libvirtd with mounts and processes of its own: it sees nothing of the machine's libvirt, its folders below /etc, /run and /var
+ * are empty at first, and when it ends its VMs end with it.
+ */
+
+import { writeFileSync } from "node:fs";
+import { connect } from "node:net";
+import { type Server, startServer, type WorkFolder } from "./processes.ts";
+
+export interface Libvirtd extends Server {
+  /** The socket for reading and writing; nobody has to log in. */
+  readonly socket: string;
+}
+
+/** Folders of libvirt that are its own here. */
+const privateFolders = ["/etc/libvirt", "/run/libvirt", "/var/lib/libvirt", "/var/log/libvirt", "/var/cache/libvirt"];
+
+/** Everything as root and without confinement: the VMs are ours. */
+const qemuSettings = [
+  'user = "root"',
+  'group = "root"',
+  "dynamic_ownership = 0",
+  'security_driver = "none"',
+  "cgroup_controllers = []",
+  "namespaces = []",
+  'stdio_handler = "file"',
+];
+
+export async function startLibvirtd(folder: WorkFolder): Promise<Libvirtd> {
+  const socket = folder.file("libvirt-sock");
+  const config = folder.file("libvirtd.conf");
+  const settings = [
+    "listen_tls = 0",
+    "listen_tcp = 0",
+    `unix_sock_dir = "${folder.path}"`,
+    'auth_unix_rw = "none"',
+    'auth_unix_ro = "none"',
+    `log_outputs = "2:file:${folder.file("libvirtd.log")}"`,
+    'host_uuid = "11111111-2222-3333-4444-555555555555"',
+    // Often, so that tests see them.
+    "keepalive_interval = 1",
+  ];
+  writeFileSync(config, `${settings.join("\n")}\n`);
+  writeFileSync(folder.file("qemu.conf"), `${qemuSettings.join("\n")}\n`);
+  const mounts = privateFolders.map((path) => `mkdir -p ${path} && mount -t tmpfs none ${path}`);
+  const daemon = `/usr/sbin/libvirtd --config ${config} --pid-file ${folder.file("libvirtd.pid")}`;
+  const prepare = [...mounts, `cp ${folder.file("qemu.conf")} /etc/libvirt/qemu.conf`].join(" && ");
+  // The shell stays: the first process of a namespace has to collect the ended ones that have lost their parents.
+  const script = `${prepare} && { ${daemon} & wait; }`;
+  const namespaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child=SIGKILL", "--mount-proc"];
+  const server = await startServer([...namespaces, "sh", "-c", script], () => accepts(socket));
+  return { ...server, socket };
+}
+
+function accepts(path: string): Promise<boolean> {
+  const { promise, resolve } = Promise.withResolvers<boolean>();
+  const socket = connect(path);
+  socket.once("connect", () => resolve(true)).once("error", () => resolve(false));
+  return promise.finally(() => socket.destroy());
+}

@@ -1,0 +1,58 @@
+/** A private OpenSSH server on the loopback interface, with keys of its own. */
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { connect } from "node:net";
+import { freePort, run, type Server, startServer, type WorkFolder } from "./processes.ts";
+
+export interface Sshd extends Server {
+  readonly port: number;
+  /** As ssh-keygen shows it. */
+  readonly fingerprint: string;
+  /** Takes {@link userKey} to log in as root. */
+  readonly userKey: string;
+}
+
+export interface SshdOptions {
+  /** Lines of `sshd_config` in front of the others. */
+  readonly settings?: readonly string[];
+  /** In front of the key in `authorized_keys`, as in `restrict,port-forwarding`. */
+  readonly keyOptions?: string;
+  /** Kind of the host's key. Default `ed25519`. */
+  readonly hostKeyType?: string;
+}
+
+export async function startSshd(folder: WorkFolder, options: SshdOptions = {}): Promise<Sshd> {
+  const port = await freePort();
+  const own = folder.file(`sshd-${port}`);
+  mkdirSync(own);
+  // Without it sshd does not start: it locks itself in there before the login.
+  mkdirSync("/run/sshd", { recursive: true });
+  const { hostKeyType = "ed25519", keyOptions = "", settings = [] } = options;
+  run("ssh-keygen", "-q", "-t", hostKeyType, "-N", "", "-f", `${own}/host`);
+  run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", `${own}/user`);
+  writeFileSync(`${own}/authorized`, `${keyOptions} ${readFileSync(`${own}/user.pub`, "utf8")}`.trimStart());
+  const lines = [
+    ...settings,
+    "ListenAddress 127.0.0.1",
+    `Port ${port}`,
+    `HostKey ${own}/host`,
+    `AuthorizedKeysFile ${own}/authorized`,
+    `PidFile ${own}/pid`,
+    "StrictModes no",
+    "PasswordAuthentication no",
+    "KbdInteractiveAuthentication no",
+    "UsePAM no",
+    "AllowStreamLocalForwarding local",
+    "AllowTcpForwarding local",
+  ];
+  writeFileSync(`${own}/config`, `${lines.join("\n")}\n`);
+  const server = await startServer(["/usr/sbin/sshd", "-D", "-e", "-f", `${own}/config`], () => accepts(port));
+  const fingerprint = run("ssh-keygen", "-l", "-f", `${own}/host.pub`).split(" ")[1]!;
+  return { ...server, port, fingerprint, userKey: readFileSync(`${own}/user`, "utf8") };
+}
+
+function accepts(port: number): Promise<boolean> {
+  const { promise, resolve } = Promise.withResolvers<boolean>();
+  const socket = connect(port, "127.0.0.1");
+  socket.once("connect", () => resolve(true)).once("error", () => resolve(false));
+  return promise.finally(() => socket.destroy());
+}
