@@ -1,7 +1,8 @@
 /**
- * The eight functions, split by what they may do:
+ * The nine functions, split by what they may do:
  *
  * - `api` and `inventory` answer HTTP requests: the first starts and stops work, the second looks at hypervisors and stores;
+ * - `import` makes rows for backups that a store holds; `inventory` calls it, which may itself read no backup;
  * - `tasks`, `copy` and `collect` are called by state machines: the steps of jobs and the checks of backups, the copying of bytes,
  *   and garbage collection, which alone may delete versions of objects;
  * - `dispatch`, `publish` and `reconcile` are called by streams and rules.
@@ -62,6 +63,12 @@ const definitions = {
     memoryMiB: 1024,
     does: "Reconciles jobs with executions and collects garbage",
   },
+  import: {
+    file: "lambdas/tasks/import-handler.ts",
+    seconds: 29,
+    memoryMiB: 512,
+    does: "Makes rows for backups that a store holds",
+  },
   dispatch: { file: "lambdas/events/dispatch.ts", seconds: 60, memoryMiB: 256, does: "Starts queued backups" },
   publish: { file: "lambdas/events/publish.ts", seconds: 60, memoryMiB: 256, does: "Publishes changes of snapshots" },
   reconcile: {
@@ -110,6 +117,7 @@ export class Functions extends Construct {
   readonly tasks: HandlerFunction;
   readonly copy: HandlerFunction;
   readonly collect: HandlerFunction;
+  readonly import: HandlerFunction;
   readonly dispatch: HandlerFunction;
   readonly publish: HandlerFunction;
   readonly reconcile: HandlerFunction;
@@ -139,6 +147,7 @@ export class Functions extends Construct {
     this.tasks = define("tasks");
     this.copy = define("copy", props.deployment.copyReservedConcurrency);
     this.collect = define("collect");
+    this.import = define("import");
     this.dispatch = define("dispatch");
     this.publish = define("publish");
     this.reconcile = define("reconcile");
@@ -173,11 +182,11 @@ export class Functions extends Construct {
       Hypervisors: "write",
       Stores: "write",
       Requests: "write",
-      Rates: "update",
     });
     this.#openHypervisorsAndStores(this.inventory);
-    backupBucket.grant(this.inventory, ["readRoots"]);
-    encryptionKey.grant(this.inventory, ["unwrap"]);
+    encryptionKey.grant(this.inventory, []);
+    allow(this.inventory.role, { actions: ["lambda:InvokeFunction"], resources: [this.import.functionArn] });
+    this.inventory.addEnvironment("IMPORT_FUNCTION", this.import.functionName);
     for (const handler of [this.api, this.inventory]) {
       if (deployment.authentication === undefined) continue;
       handler.addEnvironment("AUTH_ISSUER", deployment.authentication.issuer);
@@ -204,7 +213,17 @@ export class Functions extends Construct {
     encryptionKey.grant(this.tasks, ["generate", "unwrap"]);
     encryptionKey.grant(this.copy, ["generate", "unwrap"]);
     encryptionKey.grant(this.collect, []);
-    for (const handler of [this.tasks, this.copy, this.collect]) this.#openHypervisorsAndStores(handler);
+    tables.grant(this.import, {
+      Snapshots: "update",
+      StoreReferences: "update",
+      Volumes: "update",
+      Hypervisors: "read",
+      Stores: "read",
+      Rates: "update",
+    });
+    backupBucket.grant(this.import, ["readRoots"]);
+    encryptionKey.grant(this.import, ["unwrap"]);
+    for (const handler of [this.tasks, this.copy, this.collect, this.import]) this.#openHypervisorsAndStores(handler);
     for (const handler of [this.tasks, this.collect]) settings.grantRead(handler);
     this.#allowStart(this.collect, jobKinds);
     this.#allowOnExecutions(this.collect, "states:DescribeExecution");

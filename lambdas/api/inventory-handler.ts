@@ -2,9 +2,10 @@
 
 import { encryptionOfDeployment } from "../composition/encryption.ts";
 import { hypervisorOf } from "../composition/hypervisors.ts";
+import { importFunction } from "../composition/import-function.ts";
 import { composeServices } from "../composition/services.ts";
 import { openStore } from "../composition/stores.ts";
-import { environmentList } from "../environment.ts";
+import { environmentList, requiredEnvironment } from "../environment.ts";
 import { getJob } from "../tables/jobs.ts";
 import { apiHandler, route } from "./api-handler.ts";
 import {
@@ -26,6 +27,8 @@ const stores = {
   ...encryptionOfDeployment(),
 };
 
+const doImport = importFunction(requiredEnvironment("IMPORT_FUNCTION"));
+
 export const handler = apiHandler(
   [
     route(operations.registerHypervisor, (request) => registerHypervisor(services, hypervisorOf, request)),
@@ -37,7 +40,7 @@ export const handler = apiHandler(
     route(operations.listStores, (request) => listStores(services, stores, request)),
     route(operations.getStore, (request) => readStore(services, stores, request)),
     route(operations.changeStore, (request) => changeStore(services, stores, request)),
-    route(operations.importBackups, (request) => importBackups(services, request)),
+    route(operations.importBackups, (request) => importBackups(services, doImport, request)),
     route(operations.deleteStore, (request) => deleteStore(services, request)),
   ],
   {

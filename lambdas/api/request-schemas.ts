@@ -1,11 +1,11 @@
 /** What requests may hold. Validation, types and the OpenAPI document all come from here. */
 import * as z from "zod";
+import { parsePosition } from "../domain/backup-import.ts";
 import { type IdKind, idPattern } from "../domain/ids.ts";
 import { defaultStoreId, leastBytesPerSecond, objectLockModes, storeEncryptions } from "../domain/inventory.ts";
 import { backupVerifications, jobKinds, jobStates } from "../domain/job.ts";
 import { snapshotStates } from "../domain/snapshot.ts";
 import { decodeCursor } from "./cursor.ts";
-import { parsePosition } from "./import-position.ts";
 import { quoted } from "./problem.ts";
 
 // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what is refused.

@@ -114,13 +114,17 @@ export function insertSnapshot(database: Database, snapshot: Omit<Snapshot, "rea
   };
 }
 
-/** A snapshot whose backup is there already. It waits for its first check. */
-export function insertBackedUp(database: Database, snapshot: Omit<Snapshot, "readers">): TransactionItem {
-  const { volumeId, tenant, updatedAt } = snapshot;
+/** A snapshot whose backup is there already. It waits for its first check. An update, so that who makes it needs no right to replace rows. */
+export function insertBackedUp(
+  database: Database,
+  { tenant, id, ...snapshot }: Omit<Snapshot, "readers">,
+): TransactionItem {
+  const waiting = { volumeKey: volumeKey(tenant, snapshot.volumeId), checkQueue, checkedAt: snapshot.updatedAt };
   return {
-    Put: {
+    Update: {
       TableName: database.tables.snapshots,
-      Item: { ...snapshot, volumeKey: volumeKey(tenant, volumeId), checkQueue, checkedAt: updatedAt },
+      Key: { tenant, id },
+      ...updateExpression({ ...snapshot, ...waiting }),
       ConditionExpression: "attribute_not_exists(id)",
     },
   };

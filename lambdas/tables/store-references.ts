@@ -41,14 +41,14 @@ export async function storeReferencesOf(
   return references;
 }
 
-/** The reference to bytes that are there already. */
-export function insertStoreReference(database: Database, reference: StoreReference): TransactionItem {
+/** The reference to bytes that are there already. An update, so that who makes it needs no right to replace rows. */
+export function insertStoreReference(database: Database, { tenant, ...reference }: StoreReference): TransactionItem {
   return {
-    Put: {
+    Update: {
       TableName: database.tables.storeReferences,
-      Item: { ...rowKey(reference), ...reference },
-      ConditionExpression: "attribute_not_exists(#reference)",
-      ExpressionAttributeNames: { "#reference": "reference" },
+      Key: rowKey({ tenant, ...reference }),
+      ...updateExpression(reference),
+      ConditionExpression: "attribute_not_exists(tenant)",
     },
   };
 }

@@ -83,10 +83,15 @@ export async function markMissing(database: Database, volume: Key, discoveredAt:
   await updateIfThere(database, volume, update, "attribute_exists(id) AND attribute_not_exists(restoringJobId)", {});
 }
 
-/** The row of a volume that is known from its backups only. */
-export function insertMissingVolume(database: Database, volume: Volume): TransactionItem {
+/** The row of a volume that is known from its backups only. An update, so that who makes it needs no right to replace rows. */
+export function insertMissingVolume(database: Database, { tenant, id, ...volume }: Volume): TransactionItem {
   return {
-    Put: { TableName: database.tables.volumes, Item: volume, ConditionExpression: "attribute_not_exists(id)" },
+    Update: {
+      TableName: database.tables.volumes,
+      Key: { tenant, id },
+      ...updateExpression({ ...volume }),
+      ConditionExpression: "attribute_not_exists(id)",
+    },
   };
 }
 

@@ -65,7 +65,7 @@ test("with kms.key.arn S3 encrypts with that key, and those who use the bucket m
   );
   assert.deepEqual(
     users.map(([name]) => name),
-    ["inventory", "tasks", "copy", "collect"],
+    ["tasks", "copy", "collect", "import"],
   );
 });
 

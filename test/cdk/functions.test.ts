@@ -15,7 +15,7 @@ function environment(name: string, of: Template = template): Record<string, unkn
 }
 
 test("functions run on Node.js 24 and ARM, write JSON logs and are traced", () => {
-  assert.equal(functions.length, 8);
+  assert.equal(functions.length, 9);
   for (const { Properties } of functions) {
     assert.equal(Properties.Runtime, "nodejs24.x");
     assert.deepEqual(Properties.Architectures, ["arm64"]);
@@ -37,9 +37,9 @@ test("no log is kept for ever", () => {
 
 test("functions behind the API end before API Gateway gives up, workers before Lambda does", () => {
   const seconds = Object.fromEntries(
-    ["Api", "Inventory", "Tasks", "Copy", "Collect"].map((name) => [name, named(name).Timeout]),
+    ["Api", "Inventory", "Import", "Tasks", "Copy", "Collect"].map((name) => [name, named(name).Timeout]),
   );
-  assert.deepEqual(seconds, { Api: 29, Inventory: 29, Tasks: 900, Copy: 900, Collect: 900 });
+  assert.deepEqual(seconds, { Api: 29, Inventory: 29, Import: 29, Tasks: 900, Copy: 900, Collect: 900 });
 });
 
 test("copies have concurrency of their own: slots x shards of each", () => {
@@ -94,7 +94,7 @@ test("who may call the API is told to the functions behind it, and only to them"
     "auth.jwksUrl": "https://id.example.org/keys",
   };
   const told = templateWith(context);
-  const knowing = ["Api", "Inventory", "Tasks", "Copy", "Collect", "Dispatch", "Publish", "Reconcile"].filter(
+  const knowing = ["Api", "Inventory", "Import", "Tasks", "Copy", "Collect", "Dispatch", "Publish", "Reconcile"].filter(
     (name) => "AUTH_JWKS_URL" in environment(name, told),
   );
   assert.deepEqual(knowing, ["Api", "Inventory"]);
@@ -105,11 +105,11 @@ test("who may call the API is told to the functions behind it, and only to them"
 
 test("the key of encrypted stores is told to those who open stores, and how the default store is encrypted", () => {
   const told = templateWith({ "encryption.key": "create", "encryption.default": "client" });
-  const all = ["Api", "Inventory", "Tasks", "Copy", "Collect", "Dispatch", "Publish", "Reconcile"];
+  const all = ["Api", "Inventory", "Import", "Tasks", "Copy", "Collect", "Dispatch", "Publish", "Reconcile"];
   for (const variable of ["ENCRYPTION_KEY_ARN", "DEFAULT_STORE_ENCRYPTION"])
     assert.deepEqual(
       all.filter((name) => variable in environment(name, told)),
-      ["Inventory", "Tasks", "Copy", "Collect"],
+      ["Inventory", "Import", "Tasks", "Copy", "Collect"],
       variable,
     );
   assert.equal(environment("Copy", told).DEFAULT_STORE_ENCRYPTION, "client");
@@ -125,7 +125,7 @@ test("a file system is mounted on the functions that touch hypervisors", () => {
     "file.securityGroupIds": "sg-0123456789abcdef0",
     "file.roots": "/mnt/volumes",
   });
-  for (const name of ["Inventory", "Tasks", "Copy", "Collect"]) {
+  for (const name of ["Inventory", "Import", "Tasks", "Copy", "Collect"]) {
     const { FileSystemConfigs, VpcConfig } = named(name, mounted);
     assert.deepEqual(FileSystemConfigs, [{ Arn: accessPoint, LocalMountPath: "/mnt/volumes" }]);
     assert.deepEqual(VpcConfig, {

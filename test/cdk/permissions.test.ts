@@ -79,6 +79,14 @@ const expectedTables: Record<FunctionName, string[]> = {
   tasks: [...ofJobs, "Progress: update", "Rates: update"].sort(),
   copy: ["Hypervisors: read", "Jobs: read", "Progress: update", "Rates: update", "Snapshots: read", "Stores: read"],
   collect: [...ofJobs, "Rates: update"].sort(),
+  import: [
+    "Hypervisors: read",
+    "Rates: update",
+    "Snapshots: update",
+    "StoreReferences: update",
+    "Stores: read",
+    "Volumes: update",
+  ],
   dispatch: ["Jobs: update", "Pools: update", "Snapshots: update", "Volumes: update"],
   publish: [],
   reconcile: ofJobs.filter((grant) => !/^(Hypervisors|Stores):/.test(grant)),
@@ -124,7 +132,20 @@ test("only collect deletes backups; tasks deletes what jobs keep in the bucket w
 });
 
 test("the functions that face the network touch no backup", () => {
-  assert.deepEqual(whoMay(/^s3:/), ["tasks", "copy", "collect"]);
+  assert.deepEqual(whoMay(/^s3:/), ["tasks", "copy", "collect", "import"]);
+});
+
+test("import reads what snapshots there are, and nothing of their bytes; inventory alone calls it", () => {
+  const reading = allowing(may.import, /^s3:GetObject$/).flatMap(({ resources }) => resources);
+  assert.deepEqual(
+    reading.map((arn) => arn.replace(/^<BackupsBucket[0-9A-F]{8}\.Arn>\//, "")),
+    ["domains/*/roots/*"],
+  );
+  const actions = allowing(may.import, /^s3:/).flatMap((statement) => statement.actions);
+  assert.deepEqual(actions.sort(), ["s3:GetObject", "s3:ListBucket"]);
+  assert.deepEqual(whoMay(/^lambda:/), ["inventory"]);
+  const called = allowing(may.inventory, /^lambda:/).flatMap(({ resources }) => resources);
+  assert.match(called.join(), /^<FunctionsImport[0-9A-F]{8}\.Arn>$/);
 });
 
 test("executions are started, stopped and looked at by those whose work it is", () => {
@@ -141,7 +162,7 @@ test("executions are started, stopped and looked at by those whose work it is", 
 });
 
 test("secrets are read by those who open hypervisors and stores, below one prefix", () => {
-  assert.deepEqual(whoMay(/^secretsmanager:/), ["inventory", "tasks", "copy", "collect"]);
+  assert.deepEqual(whoMay(/^secretsmanager:/), ["inventory", "tasks", "copy", "collect", "import"]);
   for (const name of whoMay(/^secretsmanager:/))
     for (const { actions, resources } of allowing(may[name], /^secretsmanager:/)) {
       assert.deepEqual(actions, ["secretsmanager:GetSecretValue"]);
@@ -158,7 +179,7 @@ for (const [context, arn] of [
   ["create", /^<EncryptionKey[0-9A-F]{8}\.Arn>$/],
   ["arn:aws:kms:eu-central-1:111122223333:key/0123-ab", /^arn:aws:kms:eu-central-1:111122223333:key\/0123-ab$/],
 ] as const)
-  test(`encryption.key=${context} is used by those who write and read backups, and no other key is`, () => {
+  test(`encryption.key=${context} is used by those who write and read backups or their descriptions, and no other key is`, () => {
     const encrypted = templateWith({ "encryption.key": context });
     const of = (name: FunctionName) => allowing(statementsOf(encrypted, functionRoles[name]), /^kms:/);
     for (const name of names) for (const { resources } of of(name)) for (const one of resources) assert.match(one, arn);
@@ -178,6 +199,7 @@ for (const [context, arn] of [
       [
         ["tasks", ["kms:Decrypt", "kms:GenerateDataKey"]],
         ["copy", ["kms:Decrypt", "kms:GenerateDataKey"]],
+        ["import", ["kms:Decrypt"]],
       ],
     );
   });

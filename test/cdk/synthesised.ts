@@ -100,5 +100,6 @@ export const functionRoles = {
   collect: "FunctionsCollectRole",
   dispatch: "FunctionsDispatchRole",
   publish: "FunctionsPublishRole",
+  import: "FunctionsImportRole",
   reconcile: "FunctionsReconcileRole",
 } as const;
