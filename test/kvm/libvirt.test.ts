@@ -15,6 +15,8 @@ import { dialUnix, startQemuNbd } from "./nbd-servers.ts";
 import { run, workFolder } from "./processes.ts";
 import { startSshd } from "./sshd.ts";
 
+// First of all: it may take half a minute, and libvirtd hangs up on whoever does not answer its pings for that long.
+const files = guestFiles();
 const folder = workFolder();
 const libvirtd = await startLibvirtd(folder);
 const libvirt = await openLibvirt(connect(libvirtd.socket));
@@ -59,7 +61,8 @@ describe("libvirtd", () => {
     await assert.rejects(libvirt.call("domainLookupByUuid", { uuid: crypto.randomUUID() }), failsWith("NO_DOMAIN"));
     await assert.rejects(libvirt.call("poolLookupByName", { name: "gone" }), failsWith("NO_STORAGE_POOL"));
     await assert.rejects(libvirt.call("volumeLookupByPath", { path: "/gone" }), failsWith("NO_STORAGE_VOLUME"));
-    await assert.rejects(libvirt.call("domainDefineXml", { xml: "<domain>", ...none }), failsWith("XML_ERROR"));
+    await assert.rejects(libvirt.call("domainDefineXml", { xml: "<domain>", ...none }), failsWith("XML_DETAIL"));
+    await assert.rejects(libvirt.call("domainDefineXml", { xml: "<volume/>", ...none }), failsWith("XML_ERROR"));
     const wrong = openLibvirt(connect(libvirtd.socket), { uri: "no-such:///system" });
     await assert.rejects(wrong, LibvirtCallFailed);
   });
@@ -167,7 +170,7 @@ describe("a guest", () => {
 
   test("is defined and started, and its agent answers", async () => {
     makeDisk(base);
-    const xml = domainXml({ name: "vm1", files: guestFiles(), disk: base, agentSocket: file("agent.sock") });
+    const xml = domainXml({ name: "vm1", files, disk: base, agentSocket: file("agent.sock") });
     ({ domain } = await libvirt.call("domainDefineXml", { xml, ...none }));
     assert.equal(domain.id, -1);
     assert.equal((await libvirt.call("domainGetState", { domain, ...none })).state, flags.domainState.shutoff);

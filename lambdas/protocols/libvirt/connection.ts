@@ -49,7 +49,7 @@ const defaultCallTimeoutMs = 30_000;
 const defaultKeepaliveIntervalMs = 5_000;
 /** As libvirt's own clients: with 5 s each a dead peer is noticed after half a minute. */
 const keepaliveMisses = 5;
-/** Of good-byes; what does not come then is not waited for. */
+/** For each step of an orderly end; what does not come then is not waited for. */
 const closeTimeoutMs = 2_000;
 /** Serial numbers are 32 bits wide and begin anew. */
 const maxSerial = 2 ** 32 - 1;
@@ -200,7 +200,9 @@ export class LibvirtConnection {
   async close(): Promise<void> {
     if (this.#failure) return;
     await this.call("connectClose", undefined, { timeoutMs: closeTimeoutMs }).catch(() => {});
-    const closed = this.#stream.destroyed ? undefined : once(this.#stream, "close").catch(() => {});
+    if (this.#failure) return;
+    // A stream that is not a socket of this machine may never say that it is closed.
+    const closed = once(this.#stream, "close", { signal: AbortSignal.timeout(closeTimeoutMs) }).catch(() => {});
     this.#fail(new LibvirtConnectionLost("The connection to libvirt is closed."));
     await closed;
   }

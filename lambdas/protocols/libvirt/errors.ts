@@ -48,6 +48,7 @@ export const errorCodes = {
   XML_ERROR: 27,
   DOMAIN_EXISTS: 28,
   OPERATION_DENIED: 29,
+  XML_DETAIL: 35,
   SYSTEM_ERROR: 38,
   NO_DOMAIN: 42,
   AUTH_FAILED: 45,

@@ -1,4 +1,5 @@
 /** One connection to an NBD server: several requests in flight, answers in any order. */
+import { once } from "node:events";
 import type { Duplex } from "node:stream";
 import { connectionLost, onBytes, ParserFeed } from "./byte-parser.ts";
 import { NbdConnectionLost, NbdError, NbdProtocolError, NbdRequestInvalid, NbdTimedOut } from "./errors.ts";
@@ -24,7 +25,7 @@ export interface NbdOptions {
 
 const defaultHandshakeTimeoutMs = 15_000;
 const defaultRequestTimeoutMs = 60_000;
-/** How long an orderly end may take before the stream is destroyed. */
+/** How long an orderly end may take. */
 const closeTimeoutMs = 2_000;
 /** QEMU works on as many requests of a connection at once. */
 const maxInFlight = 16;
@@ -206,11 +207,11 @@ export class NbdConnection {
     const { stream } = this.#session;
     this.#write(command.disconnect, 0n, { offset: 0, length: 0 }, {});
     this.#failure = closedByUs();
-    const closed = new Promise((resolve) => stream.once("close", resolve));
-    const timer = setTimeout(() => stream.destroy(), closeTimeoutMs);
+    // A stream that is not a socket of this machine may never say that it is closed.
+    const closed = once(stream, "close", { signal: AbortSignal.timeout(closeTimeoutMs) }).catch(() => {});
     stream.end();
     await closed;
-    clearTimeout(timer);
+    stream.destroy();
   }
 
   /** Ends at once. Requests in flight fail with NbdConnectionLost. */
