@@ -57,7 +57,7 @@ const defaultExecTimeoutMs = 60_000;
 /** For the server's word that a socket is open or a command started. */
 const channelTimeoutMs = 10_000;
 const defaultMaxOutputBytes = 1024 * 1024;
-/** A host that vanished without a word is noticed within three such intervals. */
+/** A host that vanished without a word is noticed after four such intervals. */
 const keepaliveIntervalMs = 10_000;
 const keepaliveMisses = 3;
 
