@@ -25,7 +25,9 @@ import { sampleCheck } from "./sample-check.ts";
 import { collectJob, deleteBackup, sweepDomain } from "./sweep.ts";
 import { verifyBackup } from "./verify.ts";
 
-const { chunkBytes, pageChunks } = smallGeometry;
+/** 16 chunks to a pack, so that there is something to compact. */
+const geometry = { ...smallGeometry, packBytes: 8192 };
+const { chunkBytes, pageChunks } = geometry;
 const pageBytes = chunkBytes * pageChunks;
 const maxVolumeBytes = 5 * pageBytes + 99;
 const hourMs = 60 * 60 * 1000;
@@ -34,9 +36,12 @@ const blockBytes = 97;
 /** A backup that nobody kills needs two attempts: the second after a hint was found wrong. */
 const maxAttempts = 2;
 
-const death: fc.Arbitrary<Death | undefined> = fc.option(
-  fc.record({ after: fc.nat(60), tookEffect: fc.boolean() }, { noNullPrototype: true }),
-  { nil: undefined, freq: 2 },
+const death: fc.Arbitrary<Death | undefined> = fc.oneof(
+  { weight: 3, arbitrary: fc.constant(undefined) },
+  {
+    weight: 2,
+    arbitrary: fc.record({ after: fc.nat(60), tookEffect: fc.boolean() }, { noNullPrototype: true }),
+  },
 );
 
 interface BackupAct {
@@ -54,7 +59,7 @@ type Act =
   | { readonly kind: "resize"; readonly to: number }
   | BackupAct
   | { readonly kind: "delete"; readonly which: number; readonly death: Death | undefined }
-  | { readonly kind: "sweep"; readonly death: Death | undefined };
+  | { readonly kind: "sweep"; readonly compacts: boolean; readonly death: Death | undefined };
 
 const backupAct: fc.Arbitrary<BackupAct> = fc.record({
   kind: fc.constant("backup" as const),
@@ -66,13 +71,14 @@ const backupAct: fc.Arbitrary<BackupAct> = fc.record({
 });
 const writeAct: fc.Arbitrary<Act> = fc.record({
   kind: fc.constant("write" as const),
-  at: fc.nat(maxVolumeBytes),
-  length: fc.oneof(fc.integer({ min: 1, max: 3 * chunkBytes }), fc.integer({ min: 1, max: 2 * pageBytes })),
+  at: fc.oneof(fc.constant(0), fc.nat(maxVolumeBytes)),
+  length: fc.oneof(fc.integer({ min: 1, max: 3 * chunkBytes }), fc.integer({ min: 1, max: 4 * pageBytes })),
   fill: fc.nat(19),
 });
 const resizeAct: fc.Arbitrary<Act> = fc.record({ kind: fc.constant("resize" as const), to: fc.nat(maxVolumeBytes) });
+/** Mostly the oldest goes, and seldom the last one. */
 const deleteAct: fc.Arbitrary<Act> = fc.record({ kind: fc.constant("delete" as const), which: fc.nat(9), death });
-const sweepAct: fc.Arbitrary<Act> = fc.record({ kind: fc.constant("sweep" as const), death });
+const sweepAct: fc.Arbitrary<Act> = fc.record({ kind: fc.constant("sweep" as const), compacts: fc.boolean(), death });
 
 /** Acts of one step go on at once, but for what happens to the volume, which comes first. */
 const step = fc.oneof(
@@ -84,11 +90,11 @@ const step = fc.oneof(
 );
 const script = fc.record({
   isEncrypted: fc.boolean(),
-  sizeBytes: fc.nat(maxVolumeBytes),
+  sizeBytes: fc.oneof(fc.nat(maxVolumeBytes), fc.integer({ min: 2 * pageBytes, max: maxVolumeBytes })),
   isAllocatedWhole: fc.boolean(),
   startsEmpty: fc.boolean(),
   deathOfCollector: death,
-  steps: fc.array(step, { minLength: 1, maxLength: 7 }),
+  steps: fc.array(step, { minLength: 1, maxLength: 9 }),
 });
 
 interface WorldOptions {
@@ -126,6 +132,11 @@ function changesOf(before: Buffer, now: Buffer): Extent[] {
   return rangesOf(now, (start, end) => !before.subarray(start, end).equals(now.subarray(start, end)));
 }
 
+/** A pack's key, whether the pack lies there as it was written or in a compacted form. */
+function originalPackKey(key: string): string {
+  return key.replace(/^(domains\/vol\/packs\/.+)\.[1-9]$/, "$1");
+}
+
 class World {
   readonly store = new MemoryObjectStore();
   readonly #keys: MemoryKeyService | undefined;
@@ -136,6 +147,8 @@ class World {
   readonly #unsettled: BackupTarget[] = [];
   #volume: Buffer;
   #jobs = 0;
+  /** Packs that sweeps have compacted. */
+  compacted = 0;
 
   constructor(options: WorldOptions) {
     this.#options = options;
@@ -149,7 +162,7 @@ class World {
   }
 
   async open(): Promise<void> {
-    await ensureDomain(this.#target("none", "none"), { geometry: smallGeometry });
+    await ensureDomain(this.#target("none", "none"), { geometry });
   }
 
   /** Ids of the snapshots that are published, newest first. */
@@ -193,10 +206,17 @@ class World {
     if (act.kind === "backup") return this.#backUp(act);
     if (act.kind === "delete") {
       const living = this.#living();
-      const snapshotId = living[act.which % Math.max(living.length, 1)];
-      return snapshotId && deleteBackup(this.#target(snapshotId, "none", act.death));
+      const isSpared = living.length < 2 && act.which > 0;
+      const snapshotId = act.which < 5 ? living.at(-1) : living[act.which % living.length];
+      return isSpared || snapshotId === undefined
+        ? undefined
+        : deleteBackup(this.#target(snapshotId, "none", act.death));
     }
-    if (act.kind === "sweep") return sweepDomain(this.#target("none", "none", act.death), { until: never });
+    if (act.kind !== "sweep") return undefined;
+    const { compacts } = act;
+    this.compacted += (
+      await sweepDomain(this.#target("none", "none", act.death), { until: never, compacts })
+    ).compactedPacks;
     return undefined;
   }
 
@@ -283,13 +303,15 @@ class World {
 
   /** After a sweep of what nobody works on any more nothing is left that no snapshot needs, and nothing is missing. */
   async settle(): Promise<void> {
-    const swept = await sweepDomain(this.#target("none", "none"), { until: never, now: () => Date.now() + 2 * hourMs });
-    assert.ok(swept.finished);
+    const later = { until: never, compacts: true, now: () => Date.now() + 2 * hourMs };
+    const swept = await sweepDomain(this.#target("none", "none"), later);
+    assert.deepEqual([swept.finished, swept.damagedPacks], [true, []]);
+    this.compacted += swept.compactedPacks;
     const needed = new Set<string>();
     for (const snapshotId of this.#living())
       for (const key of await this.#reader().neededKeys(snapshotId)) needed.add(key);
     if (needed.size > 0) needed.add("domains/vol/domain.json");
-    assert.deepEqual(this.store.keys(), [...needed].sort());
+    assert.deepEqual(this.store.keys().map(originalPackKey).sort(), [...needed].sort());
   }
 }
 
