@@ -86,7 +86,7 @@ describe("XDR", () => {
     for (const [type, hex] of [
       [text(100), "7fffffff"],
       [text(2 ** 32), "ffffffff00"],
-      [list(int, 2 ** 32), "ffffffff00000000"],
+      [list(int, 16_384), "0000400000000000"],
       [list(int, 3), `00000004${"00000000".repeat(4)}`],
       [optional(int), "0000000200000000"],
       [uhyper, "ffffffffffffffff"],

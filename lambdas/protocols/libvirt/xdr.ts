@@ -174,7 +174,7 @@ export function optional<T>(type: XdrType<T>): XdrType<T | undefined> {
   };
 }
 
-/** At most `maxCount` values. None of them may take less than four bytes, which holds for all types but {@link nothing}. */
+/** At most `maxCount` values. */
 export function list<T>(type: XdrType<T>, maxCount: number): XdrType<readonly T[]> {
   return {
     write: (writer, values) => {
@@ -185,8 +185,7 @@ export function list<T>(type: XdrType<T>, maxCount: number): XdrType<readonly T[
     },
     read: (reader) => {
       const count = reader.takeUint();
-      if (count > maxCount || count * 4 > reader.remaining)
-        throw new LibvirtProtocolError(`libvirt sent a list of ${count}.`);
+      if (count > maxCount) throw new LibvirtProtocolError(`libvirt sent a list of ${count}.`);
       return Array.from({ length: count }, () => type.read(reader));
     },
   };

@@ -122,7 +122,8 @@ describe("reads", () => {
     );
   });
 
-  test("longer than the server takes at once go in several requests", async () => {
+  /** A peer whose server takes at most 1,000 bytes at once. */
+  async function openWithSmallPayload(script: (peer: NbdPeer) => Promise<void>): Promise<NbdConnection> {
     const { stream } = playNbdServer(async (peer) => {
       await peer.greet();
       peer.replyToOption((await peer.takeOption()).number, 1);
@@ -130,16 +131,36 @@ describe("reads", () => {
       peer.replyToOption(number, 3, Buffer.concat([u16(3), u32(1), u32(4096), u32(1000)]));
       peer.replyToOption(number, 3, Buffer.concat([u16(0), u64(size), u16(3)]));
       peer.replyToOption(number, 1);
+      await script(peer);
+    });
+    return openNbd(stream);
+  }
+
+  test("longer than the server takes at once go in several requests", async () => {
+    const connection = await openWithSmallPayload(async (peer) => {
       for (;;) {
         const { cookie, offset, length } = await peer.takeRequest();
         assert.ok(length <= 1000);
         peer.chunk(cookie, chunk.offsetData, Buffer.concat([u64(offset), part(offset, length)]), true);
       }
     });
-    const connection = await openNbd(stream);
     const target = Buffer.alloc(100_001);
     await connection.read(target, 3);
     assert.ok(target.equals(part(3, 100_001)));
+    connection.destroy();
+  });
+
+  test("of which a part fails end when nothing is written to the target any more", async () => {
+    let answered = false;
+    const connection = await openWithSmallPayload(async (peer) => {
+      const [first, second] = [await peer.takeRequest(), await peer.takeRequest()];
+      peer.chunk(first.cookie, chunk.error, Buffer.concat([u32(5), u16(0)]), true);
+      await pause(20);
+      answered = true;
+      peer.chunk(second.cookie, chunk.offsetData, Buffer.concat([u64(second.offset), part(second.offset, 500)]), true);
+    });
+    await assert.rejects(connection.read(Buffer.alloc(1500), 0), { code: "EIO" });
+    assert.ok(answered);
     connection.destroy();
   });
 
