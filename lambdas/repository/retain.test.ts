@@ -44,7 +44,7 @@ describe("the retention of a snapshot", () => {
       store.keys().filter((key) => key.includes("job1")),
       [],
     );
-    assert.deepEqual(await (await restore({ ...job(2), jobId: "restore" })).content(), content);
+    assert.ok((await (await restore({ ...job(2), jobId: "restore" })).content()).equals(content));
   });
 
   it("of a second backup extends that of the objects both share, and leaves the first one's own alone", async () => {
@@ -152,7 +152,7 @@ describe("a sweep that meets locked garbage", () => {
       store.keys().filter((key) => key.includes("/job1/")),
       locked,
     );
-    assert.deepEqual(await (await restore({ ...job(2), jobId: "restore" })).content(), kept);
+    assert.ok((await (await restore({ ...job(2), jobId: "restore" })).content()).equals(kept));
     clock.now += dayMs + 1;
     assert.equal((await sweepDomain(location, { until: never })).finished, true);
     assert.deepEqual(

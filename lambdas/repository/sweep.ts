@@ -123,7 +123,8 @@ class Sweep {
     this.#options = options;
     this.#compaction = new Compaction(location, {
       until: options.until,
-      remove: async (garbage) => this.#count(await this.#deleteBatch(garbage)),
+      // A pack that is still locked from before the store's option was switched off: both forms stay, and nobody has to wait for that.
+      remove: async (forms) => this.#count((await this.#deleteBatch(forms)).deleted),
     });
   }
 
@@ -315,7 +316,9 @@ class Sweep {
     for (let at = 0; at < garbage.length; at += deletesPerCall) {
       if (this.#options.until()) return false;
       const batch = garbage.slice(at, at + deletesPerCall);
-      this.#count(await this.#deleteBatch(batch));
+      const { deleted, locked } = await this.#deleteBatch(batch);
+      this.#count(deleted);
+      this.#locked ??= locked;
     }
     return true;
   }
@@ -326,24 +329,27 @@ class Sweep {
   }
 
   /** Answers what went: an object under a lock stays, and keeps no other from going. */
-  async #deleteBatch(batch: readonly ListedObject[]): Promise<readonly ListedObject[]> {
+  async #deleteBatch(
+    batch: readonly ListedObject[],
+  ): Promise<{ deleted: readonly ListedObject[]; locked?: ObjectLocked | undefined }> {
     try {
       await this.#store.deleteEveryVersion(batch.map(({ key }) => key));
-      return batch;
+      return { deleted: batch };
     } catch (error) {
       if (!(error instanceof ObjectLocked)) throw error;
     }
     const deleted: ListedObject[] = [];
+    let locked: ObjectLocked | undefined;
     await forEachInFlight(batch, deletesInFlight, async (object) => {
       try {
         await this.#store.deleteEveryVersion([object.key]);
         deleted.push(object);
       } catch (error) {
         if (!(error instanceof ObjectLocked)) throw error;
-        this.#locked = error;
+        locked = error;
       }
     });
-    return deleted;
+    return { deleted, locked };
   }
 
   /** Takes the notes of old deletions away and, when nothing else is left of the domain, its record. */
