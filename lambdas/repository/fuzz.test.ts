@@ -30,6 +30,7 @@ import {
 } from "../../test/support/repository.ts";
 import { RepositoryDamaged, SnapferryError, UnsupportedFormat } from "../domain/errors.ts";
 import { decodeBranch, encodeBranch } from "./branch.ts";
+import { encodeCompactedPack } from "./compacted-pack.ts";
 import { ensureDomain } from "./domain-record.ts";
 import { decodeRoot, encodeRoot } from "./manifest.ts";
 import type { ObjectStore } from "./object-store.ts";
@@ -248,7 +249,7 @@ async function useAll({ store, content }: Domain): Promise<void> {
     });
     await finishBackup(job(store, 4), plan, volume);
   });
-  await endsByName(() => sweepDomain({ store, domain: "vol" }, { until: never }));
+  await endsByName(() => sweepDomain({ store, domain: "vol" }, { until: never, compacts: true }));
 }
 
 async function copyOf(original: MemoryObjectStore): Promise<MemoryObjectStore> {
@@ -323,6 +324,46 @@ describe("a domain with crafted objects whose hashes are all right", () => {
       assert.ok(largest <= mostBytesAtOnce, `${largest} bytes at once`);
     });
   }
+});
+
+describe("a compacted pack that nobody has written", () => {
+  test("is read, backed up onto and swept without a fault", async () => {
+    const original = await newRepository();
+    const key = original.store.keys("domains/vol/packs/")[0]!;
+    const pack = (await original.store.get(key))!;
+    const chunks = (await readPackIndex(original.store, key)).map((chunk) => ({
+      ...chunk,
+      stored: pack.subarray(chunk.offset, chunk.offset + chunk.length),
+    }));
+    const whole = encodeCompactedPack(chunks);
+    const footerBytes = 46;
+    const indexAt = whole.length - footerBytes - 41 * chunks.length;
+    const withIndex = (index: Uint8Array) => {
+      const footer = Buffer.from(whole.subarray(-footerBytes));
+      hash("sha256", index, "buffer").copy(footer, 6);
+      return Buffer.concat([whole.subarray(0, indexAt), index, footer]);
+    };
+    const index = whole.subarray(indexAt, -footerBytes);
+    const hostile = fc
+      .tuple(fc.nat(index.length - 1), fc.constantFrom(...hostileNumbers))
+      .map(([at, number]) => overwritten(index, at, number));
+    const crafted = fc.oneof(fc.oneof(hostile, mutated(index)).map(withIndex), mutated(whole));
+    const replaced = async (bytes: Uint8Array) => {
+      const store = await copyOf(original.store);
+      await store.deleteEveryVersion([key]);
+      await store.put(`${key}.1`, bytes);
+      return { ...original, store };
+    };
+    const { store, content } = await replaced(whole);
+    assert.ok(content.equals(await (await restore({ ...job(store, 1), jobId: "restore" })).content()));
+    const largest = await largestBuffer(() =>
+      fc.assert(
+        fc.asyncProperty(crafted, async (bytes) => useAll(await replaced(bytes))),
+        { numRuns: 60 * effort, interruptAfterTimeLimit: 2_000 * effort, markInterruptAsFailure: false },
+      ),
+    );
+    assert.ok(largest <= mostBytesAtOnce, `${largest} bytes at once`);
+  });
 });
 
 describe("a job whose own objects were changed", () => {
