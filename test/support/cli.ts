@@ -1,6 +1,6 @@
 /** The command line as a process of its own, as people run it. */
 import { spawn } from "node:child_process";
-import { mkdtemp } from "node:fs/promises";
+import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 
@@ -34,8 +34,9 @@ export async function runCommand(args: readonly string[], { env = {}, onErr }: C
     err += text;
     onErr?.(text, () => child.kill("SIGINT"));
   });
-  return new Promise((resolve, reject) => {
+  const ended = new Promise<CliRun>((resolve, reject) => {
     child.on("error", reject);
     child.on("close", (code) => resolve({ code, out, err }));
   });
+  return ended.finally(() => rm(HOME, { recursive: true }));
 }
