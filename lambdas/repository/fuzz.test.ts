@@ -52,7 +52,7 @@ const effort = Number(process.env.SNAPFERRY_FUZZ_EFFORT ?? 1);
 /** What an honest backup or restore asks for at once: 16 MiB to unpack a range, 17 MiB for a pack. No lie may make it more. */
 const mostBytesAtOnce = 20 * MiB;
 /** For what takes milliseconds: a reader that believes a length of 2^32 takes longer. */
-const soonMs = 2_000;
+const soonMs = 10_000;
 
 function isNamedDamage(error: unknown): boolean {
   return error instanceof RepositoryDamaged || error instanceof UnsupportedFormat;
