@@ -6,7 +6,7 @@
 import { GetObjectCommand, type S3Client } from "@aws-sdk/client-s3";
 import { getSignedUrl } from "@aws-sdk/s3-request-presigner";
 import type { Dispatcher } from "undici";
-import { guardedDispatcher } from "../protocols/egress/dispatcher.ts";
+import type { EgressRules } from "../protocols/egress/endpoint.ts";
 
 export interface S3RangeReaderOptions {
   /** Addresses that may be called besides public ones, where a user named the endpoint; without it the endpoint is AWS's. */
@@ -33,16 +33,16 @@ const refusalsInARow = 3;
 
 export class S3RangeReader {
   readonly #client: S3Client;
-  readonly #dispatcher: Dispatcher;
+  readonly #rules: EgressRules | undefined;
   readonly #timeoutMs: number;
   readonly #signed = new Map<string, SignedUrl>();
   #refusals = 0;
+  #dispatcher: Promise<Dispatcher> | undefined;
 
   constructor(client: S3Client, { allowedCidrs, timeoutMs = defaultTimeoutMs }: S3RangeReaderOptions = {}) {
     this.#client = client;
     this.#timeoutMs = timeoutMs;
-    const options = { connections, connectTimeout: connectTimeoutMs, pipelining: 1 };
-    this.#dispatcher = guardedDispatcher(allowedCidrs && { allowedCidrs }, options);
+    this.#rules = allowedCidrs && { allowedCidrs };
   }
 
   /** The range, in `into`, or the part of it that the object has; undefined when that is not what came. Nothing is written to `into` afterwards. */
@@ -54,7 +54,8 @@ export class S3RangeReader {
     if (this.#refusals >= refusalsInARow) return undefined;
     const url = await this.#sign(object).catch(() => undefined);
     if (!url) return undefined;
-    const { status, bytes } = await this.#fetch(url, range, into);
+    this.#dispatcher ??= openDispatcher(this.#rules);
+    const { status, bytes } = await this.#fetch(await this.#dispatcher, { url, ...range, into });
     const isRefused = status === 400 || status === 401 || status === 403;
     this.#refusals = isRefused ? this.#refusals + 1 : 0;
     if (isRefused) this.#signed.delete(object.Key);
@@ -71,9 +72,8 @@ export class S3RangeReader {
   }
 
   #fetch(
-    url: URL,
-    { offset, length }: { readonly offset: number; readonly length: number },
-    into: Uint8Array,
+    dispatcher: Dispatcher,
+    { url, offset, length, into }: { url: URL; offset: number; length: number; into: Uint8Array },
   ): Promise<{ status: number | undefined; bytes: Uint8Array | undefined }> {
     return new Promise((resolve) => {
       let status: number | undefined;
@@ -91,7 +91,7 @@ export class S3RangeReader {
       const timer = setTimeout(end, this.#timeoutMs);
       const { origin, pathname, search } = url;
       const headers = { range: `bytes=${offset}-${offset + length - 1}` };
-      this.#dispatcher.dispatch(
+      dispatcher.dispatch(
         { origin, path: pathname + search, method: "GET", headers },
         {
           onRequestStart: (controller) => {
@@ -115,6 +115,12 @@ export class S3RangeReader {
       );
     });
   }
+}
+
+/** Loaded when it is needed: most functions read no ranges, and loading takes some 80 ms. */
+async function openDispatcher(rules: EgressRules | undefined): Promise<Dispatcher> {
+  const { guardedDispatcher } = await import("../protocols/egress/dispatcher.ts");
+  return guardedDispatcher(rules, { connections, connectTimeout: connectTimeoutMs, pipelining: 1 });
 }
 
 /** The length of an answer to that range by its `Content-Range`; undefined when it is another one. */
