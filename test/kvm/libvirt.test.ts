@@ -103,12 +103,16 @@ describe("libvirtd", () => {
   });
 
   test("keeps a connection that answers its pings, and is asked itself", async () => {
-    const quiet = await openLibvirt(connect(libvirtd.socket), { keepaliveIntervalMs: 200 });
-    // Six times libvirtd's interval of a second: without answers it hangs up after five.
+    const own = workFolder();
+    const asking = await startLibvirtd(own, 1);
+    const quiet = await openLibvirt(connect(asking.socket), { keepaliveIntervalMs: 200 });
+    // Without answers it is hung up on after six seconds.
     await pause(7_000);
     assert.equal(quiet.failure, undefined);
     await quiet.call("connectGetHostname", undefined);
     await quiet.close();
+    await asking.stop();
+    own.remove();
   });
 
   test("is spoken to through SSH, and a cut connection fails calls by name", async () => {

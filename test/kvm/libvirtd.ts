@@ -26,7 +26,8 @@ const qemuSettings = [
   'stdio_handler = "file"',
 ];
 
-export async function startLibvirtd(folder: WorkFolder): Promise<Libvirtd> {
+/** `pingSeconds`: how long a client may be silent before it is asked; it is hung up on after five questions. Default 5, as libvirtd's own. */
+export async function startLibvirtd(folder: WorkFolder, pingSeconds = 5): Promise<Libvirtd> {
   const socket = folder.file("libvirt-sock");
   const config = folder.file("libvirtd.conf");
   const settings = [
@@ -37,8 +38,7 @@ export async function startLibvirtd(folder: WorkFolder): Promise<Libvirtd> {
     'auth_unix_ro = "none"',
     `log_outputs = "2:file:${folder.file("libvirtd.log")}"`,
     'host_uuid = "11111111-2222-3333-4444-555555555555"',
-    // Often, so that tests see them.
-    "keepalive_interval = 1",
+    `keepalive_interval = ${pingSeconds}`,
   ];
   writeFileSync(config, `${settings.join("\n")}\n`);
   writeFileSync(folder.file("qemu.conf"), `${qemuSettings.join("\n")}\n`);
