@@ -18,6 +18,8 @@ const mebibyte = 1024 * 1024;
 const readBytes = 4 * mebibyte;
 /** A pack of the engine. */
 const objectBytes = 16 * mebibyte;
+/** What the engine asks for at once. */
+const rangeBytes = 2 * mebibyte;
 const objectCount = 32;
 const requestsInFlight = 8;
 /** Of zeros to compare, and of chunks to hash, compress and unpack: long enough that a hundredth of a second does not count. */
@@ -132,7 +134,7 @@ async function onAllCores(
   return { cost: measured, storedBytes };
 }
 
-/** Objects of a pack's size with the engine's own client. A write includes the SHA-256 that the store checks. */
+/** Objects of a pack's size with the engine's own client. A write includes the SHA-256 that the store checks; they are read as a restore reads. */
 async function transfers(server: S3Server): Promise<{ put: StageCost; get: StageCost }> {
   const store = openBenchStore(server.access);
   const body = randomBytes(objectBytes);
@@ -149,11 +151,13 @@ async function transfers(server: S3Server): Promise<{ put: StageCost; get: Stage
     each((key) => store.put(key, body)),
     server,
   );
-  const get = await cost(
-    bytes,
-    each((key) => store.get(key)),
-    server,
-  );
+  const read = async (key: string) => {
+    const into = Buffer.allocUnsafeSlow(rangeBytes);
+    for (let offset = 0; offset < objectBytes; offset += rangeBytes)
+      await store.get(key, { offset, length: rangeBytes, into });
+  };
+  await each(read)();
+  const get = await cost(bytes, each(read), server);
   return { put, get };
 }
 

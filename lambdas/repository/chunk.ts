@@ -11,7 +11,7 @@ export function isEncoding(value: number): value is Encoding {
 }
 
 /**
- * Level 3 makes 8 % less to store than level 1 at 60 % of its speed: the bytes are paid for every month, the second of CPU once.
+ * On chunks of 128 KiB level 2 is as fast as level 1 and half as fast again as level 3, which makes 1.4 % less of them (decision 015).
  */
 const compressionLevel = 2;
 
