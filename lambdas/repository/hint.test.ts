@@ -19,8 +19,10 @@ import { auditHint } from "./audit.ts";
 import { joinRanges } from "./damage.ts";
 import type { BackupTarget } from "./pin.ts";
 import type { Extent } from "./planner.ts";
+import { publishRoot } from "./publish.ts";
 import { readRoot } from "./reader.ts";
 import { pagesOf } from "./tree.ts";
+import { verifyBackup } from "./verify.ts";
 
 const { chunkBytes, pageChunks } = smallGeometry;
 const pageBytes = chunkBytes * pageChunks;
@@ -256,5 +258,28 @@ describe("a base that lacks a part", () => {
         await assertRestores(job(2), content);
       });
     }
+  }
+});
+
+test("a hinted plan whose base is not of the domain any more publishes nothing, and the next attempt reads everything", async () => {
+  for (const verified of [true, false]) {
+    const { store, job } = await newDomain();
+    const content = randomBytes(pageBytes * 2);
+    await backup(job(1), SparseVolume.of(content));
+    content[0]! ^= 1;
+    const volume = SparseVolume.of(content);
+    const hint = { base: "snap1", changed: [{ offset: 0, length: 1 }] };
+    const plan = await planHinted(job(2), volume, hint);
+    await copyAll(job(2), plan, volume);
+    if (verified) await verifyBackup(job(2), { planHash: plan.planHash, until: never });
+    await store.deleteEveryVersion(["domains/vol/domain.json"]);
+    await useGeometry(store, "vol", { ...smallGeometry, chunkBytes: chunkBytes * 2 });
+    const step = verified ? publishRoot(job(2), plan) : verifyBackup(job(2), { planHash: plan.planHash, until: never });
+    await assert.rejects(step, VerificationFailed);
+    assert.equal(await store.head("domains/vol/roots/snap2"), undefined);
+    const again = await planHinted(job(2), volume, hint);
+    assert.equal(again.hinted, false);
+    await finishBackup(job(2), again, volume);
+    await assertRestores(job(2), content);
   }
 });

@@ -2,8 +2,11 @@
  * What the hint of change tracking is worth. A plan that follows it leaves most of the volume unread; once that proves wrong, or the
  * base turns out to lack what the plan relies on, the plan is dropped and the job reads everything.
  */
+import { VerificationFailed } from "../domain/errors.ts";
 import { jobKeys } from "./layout.ts";
-import type { BackupTarget } from "./pin.ts";
+import type { Root } from "./manifest.ts";
+import { type BackupTarget, readPinnedBase } from "./pin.ts";
+import type { VolumeShape } from "./shard-table.ts";
 
 /** Whether the job must read everything. */
 export async function hintIsRuledOut(target: BackupTarget): Promise<boolean> {
@@ -28,4 +31,16 @@ export async function dropPlan(target: BackupTarget): Promise<void> {
     target.store.deleteEveryVersionBelow(keys.resultsOfAll),
   ]);
   await target.store.deleteEveryVersion([keys.plan]);
+}
+
+/**
+ * What a hinted plan takes over all that it leaves unread from; without it that would be zeros. Throws VerificationFailed, with the hint ruled out, when
+ * the domain's sizes or its key are no longer those of the base.
+ */
+export async function baseOfHint(target: BackupTarget, shape: VolumeShape): Promise<Root> {
+  const { base } = await readPinnedBase(target, shape);
+  if (base) return base;
+  const reason = `The base of the job ${target.jobId} is not of the domain any more`;
+  await ruleOutHint(target, reason);
+  throw new VerificationFailed(`${reason}. The next attempt reads the whole volume.`);
 }

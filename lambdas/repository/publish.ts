@@ -6,6 +6,7 @@ import { type Branch, branchAttempt, branchPages, encodeBranch, type PageReferen
 import { sealDescription } from "./description.ts";
 import { type DomainCipher, openCipher } from "./domain-cipher.ts";
 import { ensureDomain } from "./domain-record.ts";
+import { baseOfHint } from "./hint.ts";
 import { InFlight, mapAhead } from "./in-flight.ts";
 import { domainKeys, formatPageName, parsePageName } from "./layout.ts";
 import { type BranchReference, decodeRoot, encodeRoot, type Root, type SnapshotDescription } from "./manifest.ts";
@@ -29,7 +30,7 @@ export interface PublishedBackup {
 /**
  * Publishes the snapshot once; a replay finds the same bytes and succeeds. A root that an earlier job published, before its rows
  * could say so, serves as well: it was verified, and the frozen bytes are the same. Throws VerificationFailed before
- * {@link verifyBackup} has finished, RepositoryDamaged when what is published is no root of this volume.
+ * {@link verifyBackup} has finished and where a hinted plan has lost its base, RepositoryDamaged when what is published is no root of this volume.
  */
 export async function publishRoot(
   target: BackupTarget,
@@ -45,8 +46,9 @@ export async function publishRoot(
   ]);
   if (!selection) throw new VerificationFailed(`The backup by ${target.jobId} is not verified, or was collected.`);
   const results = new ShardResults(target, selection.attempts);
-  const pages =
-    plan.shape.hinted && base ? overlaid(results.pages(), pagesWithin(target, base, plan.shape)) : results.pages();
+  const pages = plan.shape.hinted
+    ? overlaid(results.pages(), pagesWithin(target, base ?? (await baseOfHint(target, plan.shape)), plan.shape))
+    : results.pages();
   const branches = new BranchWriter(target, new Map(base?.branches.map((branch) => [branch.index, branch])));
   await branches.writeAll(pages);
   const { chunkBytes, pageChunks } = geometry;

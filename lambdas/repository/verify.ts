@@ -7,11 +7,11 @@ import { ChunkCheck } from "./chunk-check.ts";
 import { distrust } from "./distrust.ts";
 import { openCipher } from "./domain-cipher.ts";
 import { Fingerprints } from "./fingerprints.ts";
-import { ruleOutHint } from "./hint.ts";
+import { baseOfHint, ruleOutHint } from "./hint.ts";
 import { forEachInFlight } from "./in-flight.ts";
 import { attemptOfKey, domainKeys, jobKeys, originalPack, parsePageName } from "./layout.ts";
 import { isIntact } from "./object-check.ts";
-import { type BackupTarget, readPinnedBase } from "./pin.ts";
+import type { BackupTarget } from "./pin.ts";
 import { openPlan, readPlannedPages } from "./planner.ts";
 import { decodeJobRecord, encodeJobRecord } from "./record.ts";
 import { decodeResult, type ShardResult } from "./shard-state.ts";
@@ -176,8 +176,7 @@ class Verification {
 
   /** The pages that a hinted plan takes over from the base without a look at the volume. */
   async #verifyUnread(present: Fingerprints): Promise<Loss | "again" | undefined> {
-    const { base } = await readPinnedBase(this.#target, this.#plan.shape);
-    if (!base) throw new VerificationFailed(`The base of the job ${this.#target.jobId} is gone.`);
+    const base = await baseOfHint(this.#target, this.#plan.shape);
     const keys = domainKeys(this.#target.domain);
     const [copied, pagesInStore] = await Promise.all([this.#plannedPages(), this.#pagesInStore()]);
     const objects: string[] = [];
