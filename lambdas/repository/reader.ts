@@ -48,7 +48,9 @@ const rangesInFlight = 4;
 const pagesAhead = 2;
 
 /** The root of a published snapshot. Throws RepositoryDamaged when it is missing or damaged. */
-export async function readRoot(source: Pick<RestoreSource, "store" | "domain" | "snapshotId" | "keys">): Promise<Root> {
+export async function readRoot(
+  source: Pick<RestoreSource, "store" | "domain" | "snapshotId" | "keys" | "mayBeUnencrypted">,
+): Promise<Root> {
   const key = domainKeys(source.domain).root(source.snapshotId);
   const object = await source.store.get(key);
   if (!object) throw new RepositoryDamaged(`The backup of ${source.snapshotId} is missing: there is no object ${key}.`);
