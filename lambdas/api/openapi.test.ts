@@ -21,6 +21,16 @@ describe("the OpenAPI document", () => {
     }
   });
 
+  test("an operation under an id of the caller's choice tells that it may be taken", () => {
+    assert.ok("409" in (paths["/hypervisors"]?.post?.responses ?? {}));
+  });
+
+  test("whoever is told to come again is told when", () => {
+    for (const methods of Object.values(paths))
+      for (const { responses } of Object.values(methods))
+        assert.ok("Retry-After" in ((responses as { "503": { headers?: object } })["503"].headers ?? {}));
+  });
+
   test("every reference leads somewhere", () => {
     const text = JSON.stringify(document);
     for (const [, name] of text.matchAll(/"#\/components\/schemas\/([^"]+)"/g))

@@ -137,6 +137,7 @@ function problemAnswer(status: number): RouteConfig["responses"][string] {
   const kinds = Object.entries(problemKinds).filter(([, kind]) => kind.status === status);
   return {
     description: kinds.map(([kind]) => `\`${kind}\``).join(", "),
+    ...(status === 503 ? { headers: { "Retry-After": header("Seconds to wait before the next try.") } } : {}),
     content: { "application/problem+json": { schema: problemSchema } },
   };
 }

@@ -215,7 +215,7 @@ export const operations = {
     query: requests.noQuery,
     body: requests.registerHypervisorBody,
     answers: { 201: { description: "Registered.", schema: responses.hypervisorSchema, location: true } },
-    problems: [422],
+    problems: [409, 422],
     idempotent: true,
   },
   listHypervisors: {
