@@ -41,14 +41,16 @@ export async function storeReferencesOf(
   return references;
 }
 
-/** The reference to bytes that are there already. An update, so that who makes it needs no right to replace rows. */
+/**
+ * The reference to bytes that are there already, for a snapshot that the same transaction makes. One that is left of a lost row of that
+ * snapshot is brought up to date. An update, so that who makes it needs no right to replace rows.
+ */
 export function insertStoreReference(database: Database, { tenant, ...reference }: StoreReference): TransactionItem {
   return {
     Update: {
       TableName: database.tables.storeReferences,
       Key: rowKey({ tenant, ...reference }),
-      ...updateExpression(reference),
-      ConditionExpression: "attribute_not_exists(tenant)",
+      ...updateExpression({ error: undefined, ...reference }),
     },
   };
 }

@@ -4,7 +4,9 @@
  */
 import type { ImportAnswer, ImportedPage, ImportPosition, ImportRequest } from "../domain/backup-import.ts";
 import { SnapferryError } from "../domain/errors.ts";
-import { defaultStoreId } from "../domain/inventory.ts";
+import { idPattern } from "../domain/ids.ts";
+import { dedupDomain, defaultStoreId } from "../domain/inventory.ts";
+import { isPassingFault } from "../domain/passing-faults.ts";
 import { type DescribedSnapshot, readDescription } from "../domain/snapshot-description.ts";
 import {
   DomainInspection,
@@ -34,7 +36,7 @@ export async function importBackups(services: Services, request: ImportRequest):
     services.logger.info("backups imported", { tenant, storeId, ...counts });
     return page;
   } catch (error) {
-    if (error instanceof SnapferryError) return { problem: error.message };
+    if (error instanceof SnapferryError || isPassingFault(error)) return { problem: error.message };
     throw error;
   }
 }
@@ -45,6 +47,8 @@ type Verdict = { readonly described: DescribedSnapshot; readonly root: Root } | 
 function judge(inspected: InspectedSnapshot): Verdict {
   if ("damage" in inspected) return { refusal: inspected.damage };
   const { root, description, domain, keyProblem = "" } = inspected;
+  if (!idPattern("snapshot").test(root.snapshotId) || !idPattern("job").test(root.jobId))
+    return { refusal: "Its id, or that of the job that made it, is none of Snapferry's." };
   if (description === undefined) return { refusal: `Its description is encrypted and cannot be read: ${keyProblem}` };
   const described = readDescription(description, domain);
   return typeof described === "string" ? { refusal: described } : { described, root };
@@ -68,27 +72,41 @@ class Import {
   }
 
   async page({ limit, after: begin }: ImportRequest): Promise<ImportedPage> {
-    const store = await this.#services.objectStore(this.#tenant, this.#storeId);
+    const deadline = Date.now() + workMilliseconds;
+    const isLate = () => Date.now() > deadline;
+    const store = await this.#services.objectStore(this.#tenant, this.#storeId, isLate);
     const keys = await this.#services.keyService(this.#tenant, this.#storeId);
     const mayBeUnencrypted = this.#storeId === defaultStoreId;
-    const deadline = Date.now() + workMilliseconds;
     let seen = 0;
     for await (const [domain, after] of domainsFrom(store, begin)) {
       let position = { domain, snapshotId: after };
-      if (Date.now() > deadline) return this.#report(position);
+      if (isLate()) return this.#report(position);
       const inspection = new DomainInspection({ store, domain, ...(keys && { keys, mayBeUnencrypted }) });
-      let isOwn = this.#storeId !== defaultStoreId;
+      let isOwn = await this.#isOwn(position);
+      const unclear: ImportedPage["refused"][number][] = [];
       for await (const listed of snapshotsIn(store, domain, after)) {
-        if (seen === limit || Date.now() > deadline) return this.#report(position);
-        const taken = await this.#take(inspection, listed);
+        if (seen === limit || isLate()) return this.#report(position);
+        const taken = await this.#take(inspection, domain, listed);
         position = { domain, snapshotId: listed.snapshotId };
         seen += 1;
         if (taken.is === "own") isOwn = true;
-        else if (isOwn) this.#refused.push({ snapshotId: listed.snapshotId, domain, reason: taken.reason });
+        else unclear.push({ snapshotId: listed.snapshotId, domain, reason: taken.reason });
+        if (isOwn) this.#refused.push(...unclear.splice(0));
         if (taken.is === "foreign") break;
       }
     }
     return this.#report(undefined);
+  }
+
+  /** Whether all of the domain is the caller's, as far as that is known before anything of it is read: by the snapshot that is behind us. */
+  async #isOwn({ domain, snapshotId }: ImportPosition): Promise<boolean> {
+    if (this.#storeId !== defaultStoreId) return true;
+    return snapshotId !== "" && this.#isKnown(domain, snapshotId);
+  }
+
+  async #isKnown(domain: string, snapshotId: string): Promise<boolean> {
+    const snapshot = await getSnapshot(this.#services.database, this.#tenant, snapshotId);
+    return snapshot !== undefined && dedupDomain(this.#tenant, snapshot.volumeId) === domain;
   }
 
   #report(next: ImportPosition | undefined): ImportedPage {
@@ -100,11 +118,11 @@ class Import {
     };
   }
 
-  async #take(inspection: DomainInspection, listed: ListedSnapshot): Promise<Taken> {
+  async #take(inspection: DomainInspection, domain: string, listed: ListedSnapshot): Promise<Taken> {
     const { database } = this.#services;
     const tenant = this.#tenant;
     const { snapshotId, publishedAt } = listed;
-    if (await getSnapshot(database, tenant, snapshotId)) {
+    if (await this.#isKnown(domain, snapshotId)) {
       this.#known += 1;
       return { is: "own" };
     }
