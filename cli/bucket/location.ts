@@ -1,7 +1,7 @@
 /** Where a repository lies, as flags of a command, and what opens it: the caller's own credentials and nothing of the service. */
 import { KMSClient } from "@aws-sdk/client-kms";
 import { KmsKeyService } from "../../lambdas/composition/kms-key-service.ts";
-import { EncryptionKeyUnavailable } from "../../lambdas/domain/errors.ts";
+import { EncryptionKeyUnavailable, SnapferryError } from "../../lambdas/domain/errors.ts";
 import type { KeyService } from "../../lambdas/repository/key-service.ts";
 import type { ObjectStore } from "../../lambdas/repository/object-store.ts";
 import { createS3Client, S3ObjectStore } from "../../lambdas/repository/s3-object-store.ts";
@@ -83,7 +83,7 @@ function kmsOf({ kmsKey, kmsProfile, profile, region, endpoint }: CredentialFlag
         try {
           return await open().unwrap(wrapped, context);
         } catch (error) {
-          if (error instanceof EncryptionKeyUnavailable) throw error;
+          if (error instanceof SnapferryError) throw error;
           const { name, message } = error as Error;
           throw new EncryptionKeyUnavailable(`KMS cannot be asked for the data key: ${name}: ${message}`, {
             cause: error,

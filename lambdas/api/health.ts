@@ -4,7 +4,7 @@ import { backupPool } from "../domain/pool.ts";
 import type { Services } from "../services.ts";
 import { getPool } from "../tables/pools.ts";
 import type { ApiResponse } from "./http.ts";
-import { Problem } from "./problem.ts";
+import { unavailable } from "./problem.ts";
 
 export const { version } = packageJson;
 
@@ -12,7 +12,7 @@ export async function readHealth(services: Pick<Services, "database">): Promise<
   try {
     await getPool(services.database, backupPool);
   } catch (cause) {
-    throw new Problem("unavailable", "The tables cannot be read.", { headers: { "Retry-After": "5" }, cause });
+    throw unavailable("The tables cannot be read.", cause);
   }
   return { status: 200, body: { status: "ok", version } };
 }

@@ -14,7 +14,7 @@ import { forgetHypervisor } from "./forgetting.ts";
 import type { ApiResponse, Caller } from "./http.ts";
 import { idempotently } from "./middleware/idempotency.ts";
 import type { operations } from "./operations.ts";
-import { invalidRequest, notFound, Problem } from "./problem.ts";
+import { invalidRequest, notFound, Problem, unavailable } from "./problem.ts";
 import { hypervisorRepresentation, pathOf } from "./representations.ts";
 
 type Operations = typeof operations;
@@ -104,7 +104,7 @@ export async function discoverVolumes(
       error instanceof PathOutsideDirectory ||
       error instanceof HypervisorUnavailable
     )
-      throw new Problem("unavailable", `${id} cannot be used now: ${error.message}`, { cause: error });
+      throw unavailable(`${id} cannot be used now: ${error.message}`, error);
     throw error;
   }
 }

@@ -95,6 +95,14 @@ export class Problem extends Error {
   }
 }
 
+/** About as long as throttling lasts once callers hold back. */
+const retryAfterSeconds = 5;
+
+/** Something that is needed does not work now: the same request may succeed after a while. `cause` goes to the log. */
+export function unavailable(detail: string, cause: unknown): Problem {
+  return new Problem("unavailable", detail, { headers: { "Retry-After": String(retryAfterSeconds) }, cause });
+}
+
 /** More wrong fields than this are counted but not listed. */
 const mostErrors = 20;
 

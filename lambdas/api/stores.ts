@@ -34,7 +34,7 @@ import { forgetStore } from "./forgetting.ts";
 import type { ApiResponse, Caller } from "./http.ts";
 import { idempotently } from "./middleware/idempotency.ts";
 import type { operations } from "./operations.ts";
-import { invalidRequest, notFound, Problem } from "./problem.ts";
+import { invalidRequest, notFound, Problem, unavailable } from "./problem.ts";
 import { defaultStoreRepresentation, pathOf, storeRepresentation } from "./representations.ts";
 import type { StoreRepresentation } from "./response-schemas.ts";
 
@@ -157,7 +157,7 @@ function isPassing(error: unknown): error is Error {
 }
 
 function unreachable(error: Error): Problem {
-  return new Problem("unavailable", `The store cannot be reached now: ${error.message}`, { cause: error });
+  return unavailable(`The store cannot be reached now: ${error.message}`, error);
 }
 
 /** The default store counts as the newest: it takes one place of the first page, and its id is the cursor when that page holds no more. */

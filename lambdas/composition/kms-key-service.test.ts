@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { createServer, type Server } from "node:http";
 import { after, before, describe, it } from "node:test";
 import { KMSClient } from "@aws-sdk/client-kms";
-import { EncryptionKeyUnavailable } from "../domain/errors.ts";
+import { EncryptionKeyUnavailable, Throttled } from "../domain/errors.ts";
 import { KmsKeyService, noKeyService } from "./kms-key-service.ts";
 
 const keyArn = "arn:aws:kms:us-east-1:000000000000:key/11111111-2222-3333-4444-555555555555";
@@ -86,7 +86,11 @@ describe("the key service", () => {
   ] as const)
     it(`leaves ${type} to another attempt`, async () => {
       answer = { status, type };
-      await assert.rejects(keys.unwrap(Uint8Array.of(1), { domain }), { name: type });
+      for (const call of [() => keys.generate({ domain }), () => keys.unwrap(Uint8Array.of(1), { domain })])
+        await assert.rejects(
+          call,
+          (error) => error instanceof Throttled && error.retryable && error.message.includes(type),
+        );
     });
 
   it("is missed where the deployment has no key, in words", async () => {

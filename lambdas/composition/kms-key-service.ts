@@ -12,10 +12,11 @@ import {
   KMSServiceException,
   NotFoundException,
 } from "@aws-sdk/client-kms";
-import { EncryptionKeyUnavailable } from "../domain/errors.ts";
+import { EncryptionKeyUnavailable, Throttled } from "../domain/errors.ts";
+import { isPassingFault } from "../domain/passing-faults.ts";
 import type { KeyContext, KeyService } from "../repository/key-service.ts";
 
-/** What another attempt cannot mend: whoever owns the key has to. All else (throttling, faults, the network) is thrown as it is. */
+/** What another attempt cannot mend: whoever owns the key has to. What else is neither throttling nor a fault of KMS is thrown as it is. */
 const refusals = [
   DisabledException,
   IncorrectKeyException,
@@ -45,7 +46,7 @@ export class KmsKeyService implements KeyService {
     this.#client = client;
   }
 
-  /** Throws EncryptionKeyUnavailable when KMS refuses. */
+  /** Throws EncryptionKeyUnavailable when KMS refuses, Throttled while it is overloaded or has a fault. */
   async generate({ domain }: KeyContext): Promise<{ plaintext: Uint8Array; wrapped: Uint8Array }> {
     const { Plaintext, CiphertextBlob } = await this.#call(() =>
       this.#client.send(
@@ -74,8 +75,11 @@ export class KmsKeyService implements KeyService {
     try {
       return await send();
     } catch (error) {
-      if (!isRefusal(error)) throw error;
-      throw new EncryptionKeyUnavailable(`${this.#name} refuses: ${error.name}: ${error.message}`, { cause: error });
+      if (isRefusal(error))
+        throw new EncryptionKeyUnavailable(`${this.#name} refuses: ${error.name}: ${error.message}`, { cause: error });
+      if (isPassingFault(error))
+        throw new Throttled(`KMS does not serve ${this.#name} now: ${error.name}: ${error.message}`, { cause: error });
+      throw error;
     }
   }
 }

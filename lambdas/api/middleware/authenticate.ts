@@ -2,7 +2,7 @@
 import type { MiddlewareObj } from "@middy/core";
 import { createRemoteJWKSet, errors, type JWTPayload, type JWTVerifyGetKey, jwtVerify } from "jose";
 import { type ApiEvent, type ApiResponse, type Caller, mayActAs, type Role, roles } from "../http.ts";
-import { Problem } from "../problem.ts";
+import { Problem, unavailable } from "../problem.ts";
 
 /** Only signatures by key pairs: with a shared secret or `none` a verifier could be talked into accepting anything. */
 const algorithms = ["ES256", "RS256", "EdDSA"];
@@ -91,10 +91,7 @@ function problemOf(error: unknown): Problem {
     return unauthorized(`The token's claim "${error.claim}" is missing or not as it must be.`, "invalid_token");
   if (tokenErrors.some((tokenError) => error instanceof tokenError))
     return unauthorized("The token is not one of the configured issuer, or was changed.", "invalid_token");
-  return new Problem("unavailable", "The token cannot be checked now: the issuer's keys cannot be fetched.", {
-    headers: { "Retry-After": "5" },
-    cause: error,
-  });
+  return unavailable("The token cannot be checked now: the issuer's keys cannot be fetched.", error);
 }
 
 function callerOf(claims: JWTPayload): Caller {

@@ -3,8 +3,9 @@ import type { Logger } from "@aws-lambda-powertools/logger";
 import type { MiddlewareObj } from "@middy/core";
 import type { APIGatewayProxyResult } from "aws-lambda";
 import { StateConflict } from "../../domain/errors.ts";
+import { isPassingFault } from "../../domain/passing-faults.ts";
 import { type ApiEvent, type ApiResponse, instanceOf, proxyResult, requestIdOf } from "../http.ts";
-import { Problem } from "../problem.ts";
+import { Problem, unavailable } from "../problem.ts";
 
 /** Turns what the routes answer or throw into what API Gateway takes, and writes one log line for each request. */
 export function problems(
@@ -41,6 +42,8 @@ export function problemOf(error: unknown): Problem {
       sentence(error.message),
       error.jobId === undefined ? {} : { members: { jobId: error.jobId } },
     );
+  if (isPassingFault(error))
+    return unavailable("A service that is needed is overloaded, or has a fault. Try again.", error);
   if (error instanceof Error && error.name === "TimeoutError")
     return new Problem("timed-out", "The answer was not ready in time; what was begun may go on.", { cause: error });
   return new Problem("internal-error", "The log has the reason under this request's id.", { cause: error });
