@@ -151,7 +151,7 @@ describe("a reader of bytes that nobody has written", () => {
       const crafted = mutated(body).map((changed) => sealedAs(object, changed));
       await fc.assert(
         fc.asyncProperty(crafted, (bytes) => readsOrIsDamaged(() => read(bytes))),
-        { numRuns: 500 * effort },
+        { numRuns: 300 * effort },
       );
       const damaged = mutated(object).filter((bytes) => !bytes.equals(object));
       await fc.assert(
@@ -180,7 +180,7 @@ describe("a reader of bytes that nobody has written", () => {
     const any = fc.oneof(mutated(body).map(planWith), mutated(objects.plan));
     await fc.assert(
       fc.asyncProperty(any, (bytes) => readsOrIsDamaged(() => readPlan(bytes))),
-      { numRuns: 500 * effort },
+      { numRuns: 300 * effort },
     );
   });
 
@@ -203,7 +203,7 @@ describe("a reader of bytes that nobody has written", () => {
     const any = fc.oneof(mutated(index).map(packWith), mutated(pack));
     await fc.assert(
       fc.asyncProperty(any, (bytes) => readsOrIsDamaged(() => readIndexOf(bytes))),
-      { numRuns: 500 * effort },
+      { numRuns: 300 * effort },
     );
   });
 
@@ -215,7 +215,7 @@ describe("a reader of bytes that nobody has written", () => {
         await store.put("domains/vol/domain.json", bytes);
         await readsOrIsDamaged(() => ensureDomain({ store, domain: "vol" }, { geometry: smallGeometry }));
       }),
-      { numRuns: 500 * effort },
+      { numRuns: 300 * effort },
     );
   });
 
@@ -318,7 +318,7 @@ describe("a domain with crafted objects whose hashes are all right", () => {
           fc.asyncProperty(fc.oneof(hostile, mutated(body)), async (changed) =>
             useAll(await craft(original, Buffer.from(changed))),
           ),
-          { numRuns: 60 * effort, interruptAfterTimeLimit: 2_000 * effort, markInterruptAsFailure: false },
+          { numRuns: 40 * effort, interruptAfterTimeLimit: 800 * effort, markInterruptAsFailure: false },
         ),
       );
       assert.ok(largest <= mostBytesAtOnce, `${largest} bytes at once`);
@@ -359,7 +359,7 @@ describe("a compacted pack that nobody has written", () => {
     const largest = await largestBuffer(() =>
       fc.assert(
         fc.asyncProperty(crafted, async (bytes) => useAll(await replaced(bytes))),
-        { numRuns: 60 * effort, interruptAfterTimeLimit: 2_000 * effort, markInterruptAsFailure: false },
+        { numRuns: 40 * effort, interruptAfterTimeLimit: 800 * effort, markInterruptAsFailure: false },
       ),
     );
     assert.ok(largest <= mostBytesAtOnce, `${largest} bytes at once`);
@@ -424,7 +424,7 @@ describe("a job whose own objects were changed", () => {
               await endsRight({ ...original, store });
             },
           ),
-          { numRuns: 60 * effort, interruptAfterTimeLimit: 2_000 * effort, markInterruptAsFailure: false },
+          { numRuns: 40 * effort, interruptAfterTimeLimit: 800 * effort, markInterruptAsFailure: false },
         );
       });
     }
