@@ -7,6 +7,7 @@ import {
   copyAll,
   never,
   planBackup,
+  planHinted,
   restore,
   SparseVolume,
   smallGeometry,
@@ -14,7 +15,9 @@ import {
 } from "../../test/support/repository.ts";
 import { RepositoryDamaged, VerificationFailed } from "../domain/errors.ts";
 import { publishRoot } from "./publish.ts";
+import { readRoot } from "./reader.ts";
 import { collectJob } from "./sweep.ts";
+import { pagesOf } from "./tree.ts";
 import { verifyBackup } from "./verify.ts";
 
 const content = randomBytes(smallGeometry.chunkBytes * smallGeometry.pageChunks * 4);
@@ -86,6 +89,57 @@ describe("verification", () => {
     assert.deepEqual(await verify(() => true), { finished: false });
     assert.deepEqual(await verify(), { finished: true });
     assert.deepEqual(await verify(() => true), { finished: true });
+  });
+});
+
+describe("a full verification that has time for a page or two", () => {
+  /** A backup that reads its whole volume, or a chunk of its first page and takes the rest over from its base. */
+  async function ofBackup(hinted: boolean) {
+    let packsRead = 0;
+    const store = new MemoryObjectStore({
+      before: (operation, key) => {
+        if (operation === "get" && key.startsWith("domains/vol/packs/")) packsRead += 1;
+      },
+    });
+    await useGeometry(store, "vol", smallGeometry);
+    const target = (n: number) => ({ store, domain: "vol", snapshotId: `snap${n}`, jobId: `job${n}` });
+    const volume = SparseVolume.of(content);
+    if (hinted) await backup(target(1), volume);
+    const hint = { base: "snap1", changed: [{ offset: 0, length: 1 }] };
+    const plan = await (hinted ? planHinted(target(2), volume, hint) : planBackup(target(2), volume));
+    await copyAll(target(2), plan, volume);
+    const verify = async (packs: number) => {
+      const before = packsRead;
+      const until = () => packsRead >= before + packs;
+      const { finished } = await verifyBackup(target(2), { planHash: plan.planHash, until, full: true });
+      return { finished, packsRead: packsRead - before };
+    };
+    return { store, target, verify };
+  }
+
+  for (const hinted of [false, true]) {
+    const what = hinted ? "what was taken over from the base" : "what was copied";
+    test(`reads back ${what} page by page, each once`, async () => {
+      const atOnce = await (await ofBackup(hinted)).verify(Number.POSITIVE_INFINITY);
+      const { verify } = await ofBackup(hinted);
+      const calls: Awaited<ReturnType<typeof verify>>[] = [];
+      while (!calls.at(-1)?.finished && calls.length < 10) calls.push(await verify(1));
+      assert.ok(calls.at(-1)?.finished && calls.length >= 4, "a call for each page");
+      const read = calls.map(({ packsRead }) => packsRead);
+      assert.equal(
+        read.reduce((sum, packs) => sum + packs),
+        atOnce.packsRead,
+      );
+    });
+  }
+
+  test("finds what is damaged in the page that it goes on with", async () => {
+    const { store, target, verify } = await ofBackup(true);
+    const pages = await Array.fromAsync(pagesOf(target(1), await readRoot(target(1))));
+    const key = `domains/vol/packs/${pages.at(-1)!.packs.at(-1)}`;
+    store.damage(key, (body) => body.fill(0, 0, 1000));
+    for (let page = 0; page < 3; page++) assert.equal((await verify(1)).finished, false);
+    await assert.rejects(verify(1), (error) => error instanceof VerificationFailed && error.message.includes(key));
   });
 });
 

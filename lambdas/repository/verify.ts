@@ -3,9 +3,7 @@ import * as z from "zod";
 import { RepositoryDamaged, VerificationFailed } from "../domain/errors.ts";
 import { repositoryFormat } from "./binary.ts";
 import type { PageReference } from "./branch.ts";
-import { ChunkCheck } from "./chunk-check.ts";
 import { distrust } from "./distrust.ts";
-import { openCipher } from "./domain-cipher.ts";
 import { Fingerprints } from "./fingerprints.ts";
 import { baseOfHint, ruleOutHint } from "./hint.ts";
 import { forEachInFlight } from "./in-flight.ts";
@@ -13,9 +11,10 @@ import { attemptOfKey, domainKeys, jobKeys, originalPack, parsePageName } from "
 import { isIntact } from "./object-check.ts";
 import type { BackupTarget } from "./pin.ts";
 import { openPlan, readPlannedPages } from "./planner.ts";
+import { type PagesReadBack, readBack } from "./read-back.ts";
 import { decodeJobRecord, encodeJobRecord } from "./record.ts";
 import { decodeResult, type ShardResult } from "./shard-state.ts";
-import type { ShardTable } from "./shard-table.ts";
+import type { ShardTable, VolumeShape } from "./shard-table.ts";
 import { isDamage, pagesWithin } from "./tree.ts";
 
 const selectionSchema = z.object({
@@ -25,6 +24,14 @@ const selectionSchema = z.object({
   attempts: z.array(z.int().min(0)),
 });
 export type Selection = Omit<z.infer<typeof selectionSchema>, "format">;
+
+const progressSchema = selectionSchema.extend({
+  /** Of shards behind those in `attempts`: the page of the volume from which on a result is still to be read back. */
+  readBack: z.array(z.object({ shard: z.int().min(0), attempt: z.int().min(0), next: z.int().min(0) })).default([]),
+  /** The same of what a hinted plan takes over from the base unread. */
+  unreadNext: z.int().min(0).default(0),
+});
+type Progress = Omit<z.infer<typeof progressSchema>, "format">;
 
 /** Shards at once, and HEAD requests of each: 64 of 20 ms give 3,200 a second, so the 26,000 packs of a full TiB take 8 s. */
 const shardsInFlight = 8;
@@ -50,14 +57,15 @@ export async function verifyBackup(target: BackupTarget, options: VerifyOptions)
     readProgress(target, options.planHash),
   ]);
   if (selection) return { finished: true };
-  const attempts = [...(known?.attempts ?? [])];
-  const verification = new Verification(target, plan, options);
-  const losses = await verification.run(attempts);
+  const progress = known ?? { planHash: options.planHash, attempts: [], readBack: [], unreadNext: 0 };
+  const verification = new Verification(target, plan, options, progress);
+  const losses = await verification.run();
   if (losses.length > 0) throw await reject(target, plan, losses);
-  const record = encodeJobRecord({ format: repositoryFormat, planHash: options.planHash, attempts });
+  const { planHash, attempts } = progress;
+  const selected = { format: repositoryFormat, planHash, attempts };
   const keys = jobKeys(target.domain, target.jobId);
-  if (!verification.finished) await target.store.put(keys.verified, record);
-  else await target.store.put(keys.selection, record, { ifAbsent: true });
+  if (verification.finished) await target.store.put(keys.selection, encodeJobRecord(selected), { ifAbsent: true });
+  else await target.store.put(keys.verified, encodeJobRecord({ ...progress, ...selected }));
   return { finished: verification.finished };
 }
 
@@ -72,10 +80,10 @@ export async function readSelection(target: BackupTarget, planHash: string): Pro
   return selection;
 }
 
-async function readProgress(target: BackupTarget, planHash: string): Promise<Selection | undefined> {
+async function readProgress(target: BackupTarget, planHash: string): Promise<Progress | undefined> {
   const key = jobKeys(target.domain, target.jobId).verified;
   const object = await target.store.get(key);
-  const progress = object && decodeJobRecord(selectionSchema, object, key);
+  const progress = object && decodeJobRecord(progressSchema, object, key);
   return progress?.planHash === planHash ? progress : undefined;
 }
 
@@ -103,37 +111,57 @@ interface Loss {
   readonly basePacks: readonly string[];
 }
 
+/** A shard that has lost nothing, as far as it was looked at. */
+interface Intact {
+  readonly shard: number;
+  readonly attempt: number;
+  readonly finished: boolean;
+  /** Where reading back goes on. */
+  readonly next: number;
+}
+
 class Verification {
   readonly #target: BackupTarget;
   readonly #plan: ShardTable;
   readonly #options: VerifyOptions;
+  readonly #progress: Progress;
   finished = false;
 
-  constructor(target: BackupTarget, plan: ShardTable, options: VerifyOptions) {
+  /** Goes on where `progress` ends, and moves that on. */
+  constructor(target: BackupTarget, plan: ShardTable, options: VerifyOptions, progress: Progress) {
     this.#target = target;
     this.#plan = plan;
     this.#options = options;
+    this.#progress = progress;
   }
 
-  /** Goes on after the shards in `attempts`, and adds to them what it finds intact. */
-  async run(attempts: number[]): Promise<Loss[]> {
+  async run(): Promise<Loss[]> {
     const [latest, present] = await Promise.all([latestResults(this.#target), this.#packsInStore()]);
+    const { attempts } = this.#progress;
     const losses: Loss[] = [];
     const shardCount = this.#plan.shards.length;
-    while (attempts.length < shardCount && !this.#options.until()) {
-      const first = attempts.length + losses.length;
+    for (let first = attempts.length; first < shardCount; first += shardsInFlight) {
+      if (this.#options.until()) return losses;
       const shards = Array.from({ length: Math.min(shardsInFlight, shardCount - first) }, (_, at) => first + at);
-      if (shards.length === 0) break;
       const verdicts = await Promise.all(shards.map((shard) => this.#verifyShard(shard, latest.get(shard), present)));
-      for (const [at, loss] of verdicts.entries()) {
-        if (loss) losses.push(loss);
-        else attempts.push(latest.get(shards[at]!)!);
-      }
+      losses.push(...verdicts.filter((verdict) => "objects" in verdict));
+      if (!this.#note(verdicts.filter((verdict) => "attempt" in verdict))) return losses;
     }
-    if (losses.length > 0 || attempts.length < shardCount || this.#options.until()) return losses;
+    if (losses.length > 0 || this.#options.until()) return losses;
     const ofBase = this.#plan.shape.hinted ? await this.#verifyUnread(present) : undefined;
     this.finished = ofBase !== "again";
     return ofBase === undefined || ofBase === "again" ? [] : [ofBase];
+  }
+
+  /** Answers whether there was time for all of them. */
+  #note(intact: readonly Intact[]): boolean {
+    const { attempts } = this.#progress;
+    this.#progress.readBack = [];
+    for (const { shard, attempt, finished, next } of intact) {
+      if (finished && shard === attempts.length) attempts.push(attempt);
+      else this.#progress.readBack.push({ shard, attempt, next });
+    }
+    return intact.every(({ finished }) => finished);
   }
 
   /** One listing instead of a request for each pack of the base; one that was compacted is there by its forms. */
@@ -144,7 +172,11 @@ class Verification {
     return keys;
   }
 
-  async #verifyShard(shard: number, attempt: number | undefined, present: Fingerprints): Promise<Loss | undefined> {
+  async #verifyShard(
+    shard: number,
+    attempt: number | undefined,
+    present: Fingerprints,
+  ): Promise<(Loss & { shard: number }) | Intact> {
     const resultKey = jobKeys(this.#target.domain, this.#target.jobId).results(shard);
     if (attempt === undefined) return { shard, objects: [`${resultKey}*`], basePacks: [] };
     const result = await readUsableResult(this.#target, shard, attempt);
@@ -157,21 +189,22 @@ class Verification {
     });
     const basePacks = result.reused.filter((pack) => !present.has(keys.pack(pack)));
     objects.push(...basePacks.map(keys.pack));
-    if (this.#options.full && objects.length === 0) {
-      const lost = await this.#readBack(result.pages.map((page) => referenceTo(page, result)));
-      objects.push(...lost);
-      basePacks.push(...result.reused.filter((pack) => lost.has(keys.pack(pack))));
-    }
-    return objects.length > 0 ? { shard, objects: objects.sort(), basePacks } : undefined;
+    const intact = { shard, attempt, finished: true, next: 0 };
+    if (objects.length > 0) return { shard, objects: objects.sort(), basePacks };
+    if (!this.#options.full) return intact;
+    const pages = result.pages.map((page) => referenceTo(page, result));
+    const before = this.#progress.readBack.find((known) => known.shard === shard && known.attempt === attempt);
+    const { lost, ...reached } = await this.#readBack(pages, before?.next ?? 0);
+    if (lost.size === 0) return { ...intact, ...reached };
+    return {
+      shard,
+      objects: [...lost].sort(),
+      basePacks: result.reused.filter((pack) => lost.has(keys.pack(pack))),
+    };
   }
 
-  /** Keys of what is missing or damaged among what these pages consist of. */
-  async #readBack(pages: readonly PageReference[]): Promise<Set<string>> {
-    const cipher = await openCipher(this.#target, this.#plan.shape.wrappedKey);
-    const { sizeBytes, geometry } = this.#plan.shape;
-    const check = new ChunkCheck(this.#target, { sizeBytes, ...geometry }, cipher);
-    for (const page of pages) await check.page(page);
-    return new Set(check.lost.map(({ object }) => object));
+  #readBack(pages: Iterable<PageReference> | AsyncIterable<PageReference>, from: number): Promise<PagesReadBack> {
+    return readBack(this.#target, this.#plan.shape, pages, { from, until: this.#options.until });
   }
 
   /** The pages that a hinted plan takes over from the base without a look at the volume. */
@@ -179,25 +212,33 @@ class Verification {
     const base = await baseOfHint(this.#target, this.#plan.shape);
     const keys = domainKeys(this.#target.domain);
     const [copied, pagesInStore] = await Promise.all([this.#plannedPages(), this.#pagesInStore()]);
-    const objects: string[] = [];
-    const unread: PageReference[] = [];
+    const unread = async function* (target: BackupTarget, shape: VolumeShape) {
+      for await (const page of pagesWithin(target, base, shape)) if (!copied.has(page.index)) yield page;
+    };
+    const objects = new Set<string>();
     try {
-      for await (const page of pagesWithin(this.#target, base, this.#plan.shape)) {
-        if (copied.has(page.index)) continue;
+      for await (const page of unread(this.#target, this.#plan.shape)) {
         if (this.#options.until()) return "again";
-        if (!pagesInStore.has(keys.page(page.name))) objects.push(keys.page(page.name));
-        objects.push(...page.packs.map(keys.pack).filter((key) => !present.has(key)));
-        unread.push(page);
+        if (!pagesInStore.has(keys.page(page.name))) objects.add(keys.page(page.name));
+        for (const key of page.packs.map(keys.pack)) if (!present.has(key)) objects.add(key);
+      }
+      if (this.#options.full && objects.size === 0) {
+        const pages = unread(this.#target, this.#plan.shape);
+        const { lost, finished, next } = await this.#readBack(pages, this.#progress.unreadNext);
+        this.#progress.unreadNext = next;
+        if (lost.size === 0 && !finished) return "again";
+        for (const key of lost) objects.add(key);
       }
     } catch (error) {
       if (!isDamage(error)) throw error;
-      objects.push(...base.branches.map(({ name }) => keys.page(name)));
+      for (const { name } of base.branches) objects.add(keys.page(name));
     }
-    if (this.#options.full && objects.length === 0) objects.push(...(await this.#readBack(unread)));
-    if (objects.length === 0) return undefined;
-    const lost = new Set(objects);
-    const basePacks = new Set(unread.flatMap(({ packs }) => packs).filter((pack) => lost.has(keys.pack(pack))));
-    return { objects: [...lost].sort(), basePacks: [...basePacks] };
+    if (objects.size === 0) return undefined;
+    const lost = [...objects].sort();
+    return {
+      objects: lost,
+      basePacks: lost.flatMap((key) => (key.startsWith(keys.packs) ? [key.slice(keys.packs.length)] : [])),
+    };
   }
 
   async #plannedPages(): Promise<Set<number>> {
