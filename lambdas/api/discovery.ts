@@ -2,8 +2,8 @@
 import { assignTenant, type HypervisorRow, type Volume, volumeIdFor } from "../domain/inventory.ts";
 import type { VolumeDescription } from "../hypervisors/port.ts";
 import type { Services } from "../services.ts";
-import { markDiscovered } from "../tables/hypervisors.ts";
-import { markMissing, recordDiscovered, volumesOnHypervisor } from "../tables/volumes.ts";
+import { getHypervisor, markDiscovered } from "../tables/hypervisors.ts";
+import { getVolume, markMissing, recordDiscovered, volumesOnHypervisor } from "../tables/volumes.ts";
 import type { Discovery } from "./response-schemas.ts";
 
 /** Rows written at once: 16 writes of some 10 ms make over 1,000 volumes a second. */
@@ -24,9 +24,8 @@ export async function discover(services: Services, hypervisor: HypervisorRow): P
     counts.found++;
     if (found.unsupported !== undefined) counts.unsupported++;
     const rows = known.get(id) ?? [];
-    if (rows.length === 0) counts.added++;
     if (rows.some((row) => row.restoringJobId !== undefined)) return;
-    await recordDiscovered(database, {
+    const written = await recordVolume(services, {
       ...ownerOf(hypervisor, found, rows),
       id,
       hypervisorId: hypervisor.id,
@@ -39,6 +38,7 @@ export async function discover(services: Services, hypervisor: HypervisorRow): P
       ...(found.unsupported === undefined ? {} : { unsupported: found.unsupported }),
       discoveredAt,
     });
+    if (written && rows.length === 0) counts.added++;
   };
   await inBatches(adapter.listVolumes(), record);
 
@@ -50,6 +50,23 @@ export async function discover(services: Services, hypervisor: HypervisorRow): P
   );
   await markDiscovered(database, hypervisor, discoveredAt);
   return counts;
+}
+
+/**
+ * Another tenant may have registered a hypervisor under the same id, and ids of volumes are made of it: rows of that one's volumes are not
+ * this one's to change, whatever tenant its rules name. They are where that other hypervisor is not registered (any more), and in the
+ * hypervisor's own tenant.
+ */
+async function recordVolume(services: Services, found: Parameters<typeof recordDiscovered>[1]): Promise<boolean> {
+  const { database, logger } = services;
+  if (await recordDiscovered(database, found)) return true;
+  const { tenant, id, hypervisorId, hypervisorTenant } = found;
+  const other = (await getVolume(database, tenant, id))?.hypervisorTenant;
+  const isFree =
+    tenant === hypervisorTenant || other === undefined || !(await getHypervisor(database, other, hypervisorId));
+  if (isFree && (await recordDiscovered(database, found, other))) return true;
+  logger.warn("a volume is on another tenant's hypervisor of the same id", { tenant, volumeId: id, hypervisorId });
+  return false;
 }
 
 /** A volume stays with the tenant that has it (one that was restored belongs to who restored it); a new one is assigned by the rules. */

@@ -59,28 +59,33 @@ export async function* volumesOnHypervisor(
   for await (const row of rows) if (row.hypervisorTenant === hypervisor.tenant) yield row as unknown as Volume;
 }
 
-/** Writes what discovery found; what Snapferry itself keeps of the volume (its counts, its restore) is left alone. */
+/**
+ * Writes what discovery found; what Snapferry itself keeps of the volume (its counts, its restore) is left alone. Answers false when
+ * the row is of the hypervisor that another tenant has under the same id, unless that tenant is `insteadOf`.
+ */
 export async function recordDiscovered(
   database: Database,
   found: Omit<Volume, "backingUp" | "restoringJobId" | "missing">,
-): Promise<void> {
+  insteadOf: string = found.hypervisorTenant,
+): Promise<boolean> {
   const { tenant, id, ...attributes } = found;
   const update = updateExpression({ allocatedBytes: undefined, unsupported: undefined, ...attributes, missing: false });
-  await database.client.send(
-    new UpdateCommand({
-      TableName: database.tables.volumes,
-      Key: { tenant, id },
+  return updateIf(
+    database,
+    { tenant, id },
+    {
       ...update,
-      UpdateExpression: `${update.UpdateExpression.replace(/^SET /, "SET backingUp = if_not_exists(backingUp, :zero), ")}`,
-      ExpressionAttributeValues: { ...update.ExpressionAttributeValues, ":zero": 0 },
-    }),
+      UpdateExpression: update.UpdateExpression.replace(/^SET /, "SET backingUp = if_not_exists(backingUp, :zero), "),
+    },
+    "attribute_not_exists(id) OR #hypervisorTenant IN (:hypervisorTenant, :insteadOf)",
+    { ":zero": 0, ":insteadOf": insteadOf },
   );
 }
 
 /** A volume that discovery did not find any more. */
 export async function markMissing(database: Database, volume: Key, discoveredAt: string): Promise<void> {
   const update = updateExpression({ missing: true, discoveredAt });
-  await updateIfThere(database, volume, update, "attribute_exists(id) AND attribute_not_exists(restoringJobId)", {});
+  await updateIf(database, volume, update, "attribute_exists(id) AND attribute_not_exists(restoringJobId)", {});
 }
 
 /** The row of a volume that is known from its backups only. An update, so that who makes it needs no right to replace rows. */
@@ -188,22 +193,23 @@ export async function* busyVolumes(database: Database): AsyncGenerator<Volume> {
 
 /** The volume is not being backed up: takes it off the list of busy ones, unless a backup has begun meanwhile. */
 export async function markIdle(database: Database, volume: Key): Promise<void> {
-  await updateIfThere(database, volume, updateExpression({ busy: undefined }), "backingUp = :zero", { ":zero": 0 });
+  await updateIf(database, volume, updateExpression({ busy: undefined }), "backingUp = :zero", { ":zero": 0 });
 }
 
 /** Sets a count that was proven wrong, only while it is still the wrong one. */
 export async function correctBackingUp(database: Database, volume: Key, wrong: number, right: number): Promise<void> {
   const update = updateExpression({ backingUp: right });
-  await updateIfThere(database, volume, update, "backingUp = :wrong", { ":wrong": wrong });
+  await updateIf(database, volume, update, "backingUp = :wrong", { ":wrong": wrong });
 }
 
-async function updateIfThere(
+/** Answers false when the condition does not hold. */
+async function updateIf(
   database: Database,
   volume: Key,
   update: ReturnType<typeof updateExpression>,
   condition: string,
   values: Row,
-): Promise<void> {
+): Promise<boolean> {
   try {
     await database.client.send(
       new UpdateCommand({
@@ -214,7 +220,9 @@ async function updateIfThere(
         ExpressionAttributeValues: { ...update.ExpressionAttributeValues, ...values },
       }),
     );
+    return true;
   } catch (error) {
-    if (!(error instanceof ConditionalCheckFailedException)) throw error;
+    if (error instanceof ConditionalCheckFailedException) return false;
+    throw error;
   }
 }
