@@ -17,6 +17,7 @@ import {
 import { HintMismatch, VerificationFailed } from "../domain/errors.ts";
 import { auditHint } from "./audit.ts";
 import { joinRanges } from "./damage.ts";
+import { ruleOutHint } from "./hint.ts";
 import type { BackupTarget } from "./pin.ts";
 import type { Extent } from "./planner.ts";
 import { publishRoot } from "./publish.ts";
@@ -282,4 +283,23 @@ test("a hinted plan whose base is not of the domain any more publishes nothing, 
     await finishBackup(job(2), again, volume);
     await assertRestores(job(2), content);
   }
+});
+
+test("a result that a worker of the dropped plan leaves behind is not taken for one of the next plan", async () => {
+  const { store, job } = await newDomain();
+  const content = randomBytes(pageBytes * 2);
+  await backup(job(1), SparseVolume.of(content));
+  content[0]! ^= 1;
+  const volume = SparseVolume.of(content);
+  const hint = { base: "snap1", changed: [{ offset: 0, length: 1 }] };
+  const plan = await planHinted(job(2), volume, hint);
+  await copyAll(job(2), plan, volume);
+  const late = (await store.get("domains/vol/jobs/job2/results/0-1"))!;
+  await ruleOutHint(job(2), "A page of the base is missing.");
+  await store.put("domains/vol/jobs/job2/results/0-1", late);
+  const again = await planHinted(job(2), volume, hint);
+  await copyAll(job(2), again, volume, 2);
+  assert.deepEqual(await verifyBackup(job(2), { planHash: again.planHash, until: never }), { finished: true });
+  await publishRoot(job(2), again);
+  await assertRestores(job(2), content);
 });

@@ -1,5 +1,5 @@
 /** Copies one shard of a volume into packs: read, compare with the base, compress, upload, all overlapped in bounded memory. */
-import { RepositoryDamaged, UnsupportedFormat, VerificationFailed } from "../domain/errors.ts";
+import { VerificationFailed } from "../domain/errors.ts";
 import { BasePages } from "./base-pages.ts";
 import { encodeChunks } from "./codec.ts";
 import type { NamedChunk } from "./codec-worker.ts";
@@ -13,8 +13,9 @@ import type { BackupTarget } from "./pin.ts";
 import { openPlan, type PlannedPage, readPlannedPages } from "./planner.ts";
 import { type Batch, readBatches, type VolumeReader } from "./shard-batches.ts";
 import { type OpenPage, partialChunks, ShardOutput } from "./shard-output.ts";
-import { type Checkpoint, decodeCheckpoint } from "./shard-state.ts";
+import { type Checkpoint, decodeCheckpoint, decodeResult } from "./shard-state.ts";
 import type { VolumeShape } from "./shard-table.ts";
+import { isDamage } from "./tree.ts";
 
 export interface ShardCopyOptions {
   readonly planHash: string;
@@ -31,8 +32,8 @@ export interface ShardCopyOptions {
 const batchesInFlight = 4;
 
 /**
- * Copies the shard, or goes on where an earlier invocation stopped. With `finished: false` call again. A shard that has a result is
- * not read again. Needs less than 256 MiB of memory.
+ * Copies the shard, or goes on where an earlier invocation stopped. With `finished: false` call again. A shard that has a result of
+ * this plan is not read again. Needs less than 256 MiB of memory.
  */
 export async function copyShard(
   target: BackupTarget,
@@ -40,7 +41,7 @@ export async function copyShard(
 ): Promise<{ finished: boolean; bytesDone: number }> {
   const plan = await openPlan(target, options.planHash);
   const [isDone, pages, cipher, distrusted] = await Promise.all([
-    hasResult(target, options.shard),
+    hasResult(target, options),
     readPlannedPages(target, plan, options.shard),
     openCipher(target, plan.shape.wrappedKey),
     readDistrusted(target),
@@ -50,9 +51,22 @@ export async function copyShard(
   return new ShardCopy(target, { ...options, shape: plan.shape, pages, cipher, resumed, distrusted }).run();
 }
 
-async function hasResult(target: BackupTarget, shard: number): Promise<boolean> {
-  for await (const _ of target.store.list(jobKeys(target.domain, target.jobId).results(shard))) return true;
+/** A worker of a plan that was dropped meanwhile may still have left one: that is of other pages. */
+async function hasResult(target: BackupTarget, { shard, planHash }: ShardCopyOptions): Promise<boolean> {
+  for await (const { key } of target.store.list(jobKeys(target.domain, target.jobId).results(shard))) {
+    const object = await target.store.get(key);
+    if (object && isResultOf(planHash, object, key)) return true;
+  }
   return false;
+}
+
+function isResultOf(planHash: string, object: Uint8Array, key: string): boolean {
+  try {
+    return decodeResult(object, key).planHash === planHash;
+  } catch (error) {
+    if (isDamage(error)) return false;
+    throw error;
+  }
 }
 
 interface Resumable {
@@ -92,7 +106,7 @@ function usableCheckpoint(
     const isOfPage = !partial || (partial.index === page?.index && partial.chunks.length === page.toRead.length);
     return isOfPlan && isOfPage ? { checkpoint, partial } : undefined;
   } catch (error) {
-    if (error instanceof RepositoryDamaged || error instanceof UnsupportedFormat) return undefined;
+    if (isDamage(error)) return undefined;
     throw error;
   }
 }
