@@ -1,18 +1,10 @@
 /** Tries a store out before it is registered or changed: endpoint, secret, bucket, and what the repository format and its options rely on. */
-import { EndpointForbidden, SecretUnusable, StoreUnavailable } from "../domain/errors.ts";
+import { EndpointForbidden, StoreUnavailable } from "../domain/errors.ts";
 import type { StoreRow } from "../domain/inventory.ts";
 import { checkEndpoint, ForbiddenAddress } from "../protocols/egress/endpoint.ts";
 import type { ObjectStore } from "../repository/object-store.ts";
 import { preflightStore } from "../repository/preflight.ts";
 import type { StoreChecks } from "./stores.ts";
-
-/** What Secrets Manager says of a secret that is there and cannot be read. */
-const unreadable: ReadonlySet<string> = new Set([
-  "AccessDeniedException",
-  "DecryptionFailure",
-  "InvalidParameterException",
-  "InvalidRequestException",
-]);
 
 export interface StoreCheckOptions {
   /** The store that settings describe, registered or not. */
@@ -25,7 +17,7 @@ export interface StoreCheckOptions {
 export function storeChecks({ open, allowedCidrs }: StoreCheckOptions): StoreChecks {
   const openAllowed = async (store: StoreRow) => {
     if (store.endpoint !== undefined) await requireAllowed(store.endpoint, allowedCidrs);
-    return openReadable(open, store);
+    return open(store);
   };
   return {
     fitness: async (store) => preflightStore(await openAllowed(store)),
@@ -39,15 +31,5 @@ async function requireAllowed(endpoint: string, allowedCidrs: readonly string[])
   } catch (error) {
     if (error instanceof ForbiddenAddress) throw new EndpointForbidden(error.message, { cause: error });
     throw new StoreUnavailable(`${new URL(endpoint).hostname} cannot be resolved`, { cause: error });
-  }
-}
-
-async function openReadable(open: StoreCheckOptions["open"], store: StoreRow): Promise<ObjectStore> {
-  try {
-    return await open(store);
-  } catch (error) {
-    if (error instanceof Error && unreadable.has(error.name))
-      throw new SecretUnusable(`the secret ${store.secretId} cannot be read: ${error.message}`, { cause: error });
-    throw error;
   }
 }

@@ -96,6 +96,14 @@ export async function openStore(
   return new S3ObjectStore({ client, bucket, prefix, ranges: new S3RangeReader(client, egress) });
 }
 
+/** What Secrets Manager says of a secret that is there and cannot be read. */
+const unreadable: ReadonlySet<string> = new Set([
+  "AccessDeniedException",
+  "DecryptionFailure",
+  "InvalidParameterException",
+  "InvalidRequestException",
+]);
+
 /** The secret's value never leaves this function but as credentials of a client. Throws SecretUnusable with what is wrong. */
 async function readCredentials(secretId: string): Promise<z.infer<typeof credentialsSchema>> {
   secrets ??= new SecretsManagerClient({ maxAttempts: 4 });
@@ -104,6 +112,8 @@ async function readCredentials(secretId: string): Promise<z.infer<typeof credent
     text = (await secrets.send(new GetSecretValueCommand({ SecretId: secretId }))).SecretString;
   } catch (error) {
     if (error instanceof ResourceNotFoundException) throw new SecretUnusable(`there is no secret ${secretId}`);
+    if (error instanceof Error && unreadable.has(error.name))
+      throw new SecretUnusable(`the secret ${secretId} cannot be read: ${error.message}`, { cause: error });
     throw error;
   }
   try {
