@@ -327,6 +327,18 @@ describe("store import", () => {
     assert.equal(stopped.code, 130);
     assert.match(stopped.err, /store import default --cursor next/);
   });
+
+  test("says what was done and how to go on when a page cannot be had", async () => {
+    const [first] = Object.entries(pages).slice(0, 1) as [[string, object]];
+    const broken = await run(["store", "import", "default"], answers(Object.fromEntries([first])));
+    assert.equal(broken.code, 1);
+    assert.match(broken.out, /^1 snapshots of 1 volumes are imported; 2 were known already\.\nsnap_x in d/);
+    assert.match(broken.err, /store import default --cursor abc\n404 not-found/);
+    const json = await run(["store", "import", "default", "--json"], answers(Object.fromEntries([first])));
+    assert.equal(JSON.parse(json.out).nextCursor, "abc");
+    assert.equal(JSON.parse(json.err).status, 404);
+    assert.equal((await run(["store", "import", "default"], () => undefined)).out, "");
+  });
 });
 
 describe("looking at a snapshot", () => {

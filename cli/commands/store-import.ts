@@ -1,7 +1,7 @@
 /** `snapferry store import`: rows for the backups that a store of the service holds, page by page. */
 import type { Command } from "commander";
-import type { ImportReport } from "../api-client.ts";
-import { type Context, command, findStore, type JsonOption } from "../context.ts";
+import type { Client, ImportReport } from "../api-client.ts";
+import { type Context, command, findStore, type JsonOption, print } from "../context.ts";
 import { CliError, exitCodes } from "../exit-codes.ts";
 import { printable } from "../format.ts";
 
@@ -14,6 +14,8 @@ interface Imported {
   readonly imported: ImportReport["imported"];
   readonly refused: ImportReport["refused"];
   known: number;
+  /** Where to go on; absent when all was looked through. */
+  nextCursor?: string;
 }
 
 export function importCommand(context: Context): Command {
@@ -26,33 +28,50 @@ export function importCommand(context: Context): Command {
     .action(async (text: string, options: ImportOptions) => {
       const client = await context.client();
       const id = await findStore(client, text);
-      const sum: Imported = { imported: [], refused: [], known: 0 };
+      const { cursor } = options;
+      const sum: Imported = {
+        imported: [],
+        refused: [],
+        known: 0,
+        ...(cursor === undefined ? {} : { nextCursor: cursor }),
+      };
       let interrupted = false;
       const stopListening = context.terminal.onInterrupt(() => {
         interrupted = true;
       });
       try {
-        for (let cursor = options.cursor, more = true; more; ) {
-          const page = await client.stores.import(id, { limit: 100, ...(cursor === undefined ? {} : { cursor }) });
-          sum.imported.push(...page.imported);
-          sum.refused.push(...page.refused);
-          sum.known += page.known;
-          cursor = page.nextCursor;
-          more = cursor !== undefined;
-          if (more && interrupted) throw stopped(id, cursor);
-        }
+        await importPages(client, id, sum, () => interrupted);
+      } catch (error) {
+        if (sum.nextCursor !== cursor) show(context, options, id, sum);
+        throw error;
       } finally {
         stopListening();
       }
-      context.terminal.out(options.json ? `${JSON.stringify(sum, null, 2)}\n` : importText(sum));
+      show(context, options, id, sum);
+      if (sum.nextCursor !== undefined) throw new CliError(exitCodes.interrupted);
       if (sum.refused.length > 0)
         throw new CliError(exitCodes.failed, `${sum.refused.length} backups were not imported.`);
     });
 }
 
-/** Each snapshot is imported whole or not at all. */
-function stopped(id: string, cursor: string | undefined): CliError {
-  return new CliError(exitCodes.interrupted, `Go on with snapferry store import ${id} --cursor ${cursor}`);
+/** Adds page by page to `sum`, which says where to go on whatever ends it. Each snapshot is imported whole or not at all. */
+async function importPages(client: Client, id: string, sum: Imported, isInterrupted: () => boolean): Promise<void> {
+  do {
+    const { nextCursor: cursor } = sum;
+    const page = await client.stores.import(id, { limit: 100, ...(cursor === undefined ? {} : { cursor }) });
+    sum.imported.push(...page.imported);
+    sum.refused.push(...page.refused);
+    sum.known += page.known;
+    if (page.nextCursor === undefined) delete sum.nextCursor;
+    else sum.nextCursor = page.nextCursor;
+  } while (sum.nextCursor !== undefined && !isInterrupted());
+}
+
+/** What was done, and how to go on where there is more. */
+function show(context: Context, options: ImportOptions, id: string, sum: Imported): void {
+  print(context, options, sum, () => importText(sum));
+  if (sum.nextCursor !== undefined && !options.json)
+    context.terminal.err(`Go on with snapferry store import ${id} --cursor ${sum.nextCursor}\n`);
 }
 
 function importText({ imported, known, refused }: Imported): string {
