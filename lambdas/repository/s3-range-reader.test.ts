@@ -4,7 +4,7 @@ import { once } from "node:events";
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { describe, it } from "node:test";
-import { createS3Client } from "./s3-object-store.ts";
+import { S3Client, type S3ClientConfig } from "@aws-sdk/client-s3";
 import { S3RangeReader, type S3RangeReaderOptions } from "./s3-range-reader.ts";
 
 type Answer = (response: ServerResponse) => void;
@@ -12,6 +12,7 @@ type Answer = (response: ServerResponse) => void;
 const object = { Bucket: "bucket", Key: "folder/key with spaces" };
 const range = { offset: 2, length: 4 };
 const timeoutMs = 300;
+const keys = { accessKeyId: "key", secretAccessKey: "secret" };
 
 const part =
   (contentRange: string, body: string): Answer =>
@@ -22,7 +23,7 @@ const whole = part("bytes 2-5/10", "2345");
 async function withServer(
   answers: readonly Answer[],
   work: (reader: S3RangeReader, requests: IncomingMessage[]) => Promise<void>,
-  options: S3RangeReaderOptions = {},
+  { credentials = keys, ...options }: S3RangeReaderOptions & Pick<S3ClientConfig, "credentials"> = {},
 ): Promise<void> {
   const requests: IncomingMessage[] = [];
   const server = createServer((request, response) => {
@@ -32,12 +33,8 @@ async function withServer(
   server.listen(0, "127.0.0.1");
   await once(server, "listening");
   const { port } = server.address() as AddressInfo;
-  const client = createS3Client({
-    endpoint: `http://127.0.0.1:${port}`,
-    region: "us-east-1",
-    credentials: { accessKeyId: "key", secretAccessKey: "secret" },
-    pathStyle: true,
-  });
+  const endpoint = `http://127.0.0.1:${port}`;
+  const client = new S3Client({ endpoint, region: "us-east-1", credentials, forcePathStyle: true });
   try {
     await work(new S3RangeReader(client, { allowedCidrs: ["127.0.0.1"], timeoutMs, ...options }), requests);
   } finally {
@@ -99,6 +96,28 @@ describe("a range", () => {
         assert.equal(await reader.read(object, range, Buffer.alloc(4)), undefined);
       assert.equal(requests.length, 3);
     });
+  });
+
+  it("is not asked for with a signature whose credentials are about to expire", async () => {
+    for (const [lifeMs, signatures] of [
+      [30_000, 2],
+      [3_600_000, 1],
+    ] as const) {
+      let issued = 0;
+      const credentials = async () => ({
+        ...keys,
+        accessKeyId: `key${issued++}`,
+        expiration: new Date(Date.now() + lifeMs),
+      });
+      await withServer(
+        [whole],
+        async (reader, requests) => {
+          for (let times = 0; times < 2; times++) await reader.read(object, range, Buffer.alloc(4));
+          assert.equal(new Set(requests.map(({ url }) => url)).size, signatures, `credentials of ${lifeMs} ms`);
+        },
+        { credentials },
+      );
+    }
   });
 
   it("is not asked for at an address that may not be called", async () => {

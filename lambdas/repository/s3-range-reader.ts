@@ -27,10 +27,13 @@ const defaultTimeoutMs = 60_000;
 const signedSeconds = 900;
 /** Used for so long: what is asked for last must reach the store in time, by the store's clock. */
 const usedMs = 600_000;
+/** A URL ends with the credentials that signed it. The SDK renews these five minutes before; by then new ones are at hand. */
+const expiryMarginMs = 60_000;
 const mostSigned = 256;
 /** A store that refuses so many signed URLs in a row does not take them. */
 const refusalsInARow = 3;
 
+/** For objects of one bucket. */
 export class S3RangeReader {
   readonly #client: S3Client;
   readonly #rules: EgressRules | undefined;
@@ -65,9 +68,11 @@ export class S3RangeReader {
   async #sign(object: { readonly Bucket: string; readonly Key: string }): Promise<URL> {
     const known = this.#signed.get(object.Key);
     if (known && known.until > Date.now()) return known.url;
+    const { expiration } = await this.#client.config.credentials();
     const url = new URL(await getSignedUrl(this.#client, new GetObjectCommand(object), { expiresIn: signedSeconds }));
     if (this.#signed.size >= mostSigned) this.#signed.clear();
-    this.#signed.set(object.Key, { url, until: Date.now() + usedMs });
+    const credentialsEnd = (expiration?.getTime() ?? Number.POSITIVE_INFINITY) - expiryMarginMs;
+    this.#signed.set(object.Key, { url, until: Math.min(Date.now() + usedMs, credentialsEnd) });
     return url;
   }
 
