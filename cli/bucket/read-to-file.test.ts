@@ -145,6 +145,19 @@ describe("a snapshot in a file", () => {
     assert.deepEqual(await readdir(directory), ["image"]);
   });
 
+  it("leaves no list of damage when the file cannot be kept in the end", async () => {
+    const file = path.join(directory, "image");
+    const from = new MemoryObjectStore({
+      before: async (_operation, key) => {
+        if (key.startsWith(domainKeys(domain).packs)) await writeFile(file, "somebody else's");
+      },
+    });
+    for await (const { key } of store.list(""))
+      if (!key.startsWith(domainKeys(domain).packs)) await from.put(key, (await store.get(key)) ?? new Uint8Array());
+    await assert.rejects(read(file, { from, salvage: true }), failsWith(1, /image is there already/));
+    assert.deepEqual(await readdir(directory), ["image"]);
+  });
+
   it("is not begun for a volume that is larger than its format holds", async () => {
     const huge = new MemoryObjectStore();
     const volume = new SparseVolume(2 ** 51 + 512);

@@ -64,6 +64,7 @@ export async function readToFile(
     const output = await OutputFile.create(path, replacing);
     if (!salvage) ifDamaged = "Nothing was kept. --salvage keeps all the rest and lists what is lost.";
     const progress = showProgress(terminal, snapshotId, bytesToRead(root));
+    let damageIsOurs = false;
     try {
       const Image = format === "raw" ? RawImage : Qcow2Image;
       const writer = new Image(output.handle, root.sizeBytes);
@@ -72,11 +73,13 @@ export async function readToFile(
       if (interrupted) throw new CliError(exitCodes.interrupted, `Interrupted: nothing was kept of ${path}.`);
       const result = { snapshotId, domain, file: path, format, sizeBytes: root.sizeBytes, lost };
       if (force) await rm(damageFile, { force: true });
-      if (lost.length > 0) await writeFile(damageFile, `${JSON.stringify(result, null, 2)}\n`);
+      damageIsOurs = lost.length > 0;
+      if (damageIsOurs) await writeFile(damageFile, `${JSON.stringify(result, null, 2)}\n`);
       await output.keep();
       return lost.length > 0 ? { ...result, damageFile } : result;
     } catch (error) {
       await output.discard();
+      if (damageIsOurs) await rm(damageFile, { force: true });
       throw error;
     } finally {
       progress.stop();
