@@ -137,6 +137,7 @@ describe("exit codes", () => {
     ["a missing option", ["snapshots", "restore", ids.snapshot], { body: {} }, 2],
     ["a limit that is no number", ["volumes", "ls", "--limit", "x"], { body: {} }, 2],
     ["a size that is none", ["stores", "set", "default", "--bytes-per-second", "10MB"], { body: {} }, 2],
+    ["a change of nothing", ["stores", "set", "default"], { body: {} }, 2],
     ["a lock without days", ["stores", "set", "default", "--object-lock", "governance"], { body: {} }, 2],
     ["a limit that is none at all", ["stores", "add", "x", "--bytes-per-second", "none"], { body: {} }, 2],
     ["a way of checking that is none", ["snapshots", "create", "x", "--verify", "twice"], { body: {} }, 2],

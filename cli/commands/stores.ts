@@ -12,6 +12,7 @@ import {
   pageOptions,
   print,
 } from "../context.ts";
+import { CliError, exitCodes } from "../exit-codes.ts";
 import { forgottenText } from "../forgotten-text.ts";
 import { ago, details, printable, table } from "../format.ts";
 import { optionDetails, type StoreOptionFlags, storeOptions, withStoreOptions } from "../store-options.ts";
@@ -126,8 +127,14 @@ function set(context: Context): Command {
   ]).argument("<store>", "name or id");
   return withStoreOptions(setting, { removable: true }).action(
     async (text: string, options: JsonOption & StoreOptionFlags<"none">) => {
+      const changes = storeOptions<"none">(options);
+      if (Object.keys(changes).length === 0)
+        throw new CliError(
+          exitCodes.usage,
+          "Say what to change: --bytes-per-second, --requests-per-second or --object-lock.",
+        );
       const client = await context.client();
-      const store = await client.stores.change(await findStore(client, text), storeOptions<"none">(options));
+      const store = await client.stores.change(await findStore(client, text), changes);
       print(context, options, store, () => details([["Id", store.id], ...optionDetails(store)]));
     },
   );
