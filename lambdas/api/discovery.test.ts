@@ -40,6 +40,8 @@ class Tables {
       const allowed = [values[":hypervisorTenant"], values[":insteadOf"]];
       if (TableName === "volumes" && ConditionExpression && row && !allowed.includes(row.hypervisorTenant))
         throw new ConditionalCheckFailedException({ message: "", $metadata: {} });
+      if (ConditionExpression === "attribute_exists(id)" && !row)
+        throw new ConditionalCheckFailedException({ message: "", $metadata: {} });
       const set = Object.entries(values).map(([name, value]) => [name.slice(1), value]);
       this.put(TableName, { ...row, ...Key, ...Object.fromEntries(set) });
       return {};
@@ -58,19 +60,25 @@ function hypervisorOf(tenant: string, pattern = "*", to = "acme"): HypervisorRow
   };
 }
 
-/** What becomes of the row of acme's volume when a hypervisor with a volume of that name is looked through. */
-async function ownerAfter(tables: Tables, hypervisor: HypervisorRow) {
-  const listVolumes = async function* () {
-    yield { externalId: "web-root", name: "web-root", sizeBytes: 512, inUse: false };
-  };
-  const warnings: string[] = [];
-  const services = {
+const listVolumes = async function* () {
+  yield { externalId: "web-root", name: "web-root", sizeBytes: 512, inUse: false };
+};
+
+function servicesOn(tables: Tables, warn: (text: string) => void = () => undefined): Services {
+  return {
     database: tables,
     hypervisor: async () => ({ listVolumes }),
-    logger: { warn: (text: string) => warnings.push(text) },
+    logger: { warn },
     now: () => new Date(0),
   } as unknown as Services;
-  const { found, added } = await discover(services, hypervisor);
+}
+
+/** What becomes of the row of acme's volume when a hypervisor with a volume of that name is looked through. */
+async function ownerAfter(tables: Tables, hypervisor: HypervisorRow) {
+  const warnings: string[] = [];
+  const services = servicesOn(tables, (text) => warnings.push(text));
+  tables.put("hypervisors", { ...hypervisor });
+  const { found, added } = (await discover(services, hypervisor)) ?? {};
   const { hypervisorTenant } = tables.get("volumes", "acme", volumeId) ?? {};
   return { hypervisorTenant, found, added, warned: warnings.length > 0 };
 }
@@ -97,6 +105,10 @@ describe("a discovery", () => {
     const tables = new Tables().put("volumes", { ...volume, hypervisorTenant: "acme", missing: true });
     const outcome = await ownerAfter(tables, hypervisorOf("provider"));
     assert.deepEqual(outcome, { hypervisorTenant: "provider", found: 1, added: 1, warned: false });
+  });
+
+  it("of a hypervisor that was forgotten meanwhile is of none", async () => {
+    assert.equal(await discover(servicesOn(new Tables()), hypervisorOf("provider")), undefined);
   });
 
   it("of a tenant's own hypervisor has the last word on that tenant's volumes", async () => {

@@ -9,8 +9,11 @@ import type { Discovery } from "./response-schemas.ts";
 /** Rows written at once: 16 writes of some 10 ms make over 1,000 volumes a second. */
 const parallelWrites = 16;
 
-/** May run at any time and any number of times; a volume that a restore is writing is left alone. */
-export async function discover(services: Services, hypervisor: HypervisorRow): Promise<Discovery> {
+/**
+ * May run at any time and any number of times; a volume that a restore is writing is left alone. Undefined: the hypervisor was forgotten
+ * meanwhile.
+ */
+export async function discover(services: Services, hypervisor: HypervisorRow): Promise<Discovery | undefined> {
   const { database } = services;
   const discoveredAt = services.now().toISOString();
   const adapter = await services.hypervisor(hypervisor.tenant, hypervisor.id);
@@ -48,8 +51,7 @@ export async function discover(services: Services, hypervisor: HypervisorRow): P
     vanished.filter((row) => !row.missing),
     (row) => markMissing(database, row, discoveredAt),
   );
-  await markDiscovered(database, hypervisor, discoveredAt);
-  return counts;
+  return (await markDiscovered(database, hypervisor, discoveredAt)) ? counts : undefined;
 }
 
 /**

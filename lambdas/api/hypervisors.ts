@@ -97,7 +97,9 @@ export async function discoverVolumes(
 ): Promise<ApiResponse> {
   const row = await requireHypervisor(services, caller, id);
   try {
-    return { status: 200, body: await discover(services, row) };
+    const found = await discover(services, row);
+    if (!found) throw notFound("hypervisor", id);
+    return { status: 200, body: found };
   } catch (error) {
     if (
       error instanceof HypervisorMisconfigured ||

@@ -1,4 +1,5 @@
 /** Hypervisor rows. */
+import { ConditionalCheckFailedException } from "@aws-sdk/client-dynamodb";
 import { DeleteCommand, UpdateCommand } from "@aws-sdk/lib-dynamodb";
 import type { HypervisorRow } from "../domain/inventory.ts";
 import { type Database, getRow, type Page, pageOfRows, type TransactionItem } from "./database.ts";
@@ -30,20 +31,27 @@ export function insertHypervisor(database: Database, hypervisor: HypervisorRow):
   };
 }
 
+/** Answers false when it is not registered (any more). */
 export async function markDiscovered(
   database: Database,
   hypervisor: Pick<HypervisorRow, "tenant" | "id">,
   discoveredAt: string,
-): Promise<void> {
-  await database.client.send(
-    new UpdateCommand({
-      TableName: database.tables.hypervisors,
-      Key: { tenant: hypervisor.tenant, id: hypervisor.id },
-      UpdateExpression: "SET discoveredAt = :at",
-      ConditionExpression: "attribute_exists(id)",
-      ExpressionAttributeValues: { ":at": discoveredAt },
-    }),
-  );
+): Promise<boolean> {
+  try {
+    await database.client.send(
+      new UpdateCommand({
+        TableName: database.tables.hypervisors,
+        Key: { tenant: hypervisor.tenant, id: hypervisor.id },
+        UpdateExpression: "SET discoveredAt = :at",
+        ConditionExpression: "attribute_exists(id)",
+        ExpressionAttributeValues: { ":at": discoveredAt },
+      }),
+    );
+    return true;
+  } catch (error) {
+    if (error instanceof ConditionalCheckFailedException) return false;
+    throw error;
+  }
 }
 
 /** Gone is success. */
