@@ -47,16 +47,19 @@ export async function auditHint(
 
 /** Answers how many bytes were compared. */
 async function auditPages(target: BackupTarget, plan: ShardTable, base: Root, options: AuditOptions): Promise<number> {
-  const planned = await plannedPages(target, plan);
+  const plannedPages = pagesOfPlan(target, plan);
   const cipher = await openCipher(target, plan.shape.wrappedKey);
+  let next = await plannedPages.next();
   let checkedBytes = 0;
   for await (const { index, name } of pagesToCompare(target, plan, base, options.extents)) {
-    const isUnread = !planned.get(index)?.toRead.every(Boolean);
+    while (!next.done && next.value.index < index) next = await plannedPages.next();
+    const planned = !next.done && next.value.index === index ? next.value : undefined;
+    const isUnread = !planned?.toRead.every(Boolean);
     const isWanted = checkedBytes === 0 || isSampled(`${target.jobId}/${index}`, options.percent);
     if (!isUnread || !isWanted) continue;
     if (options.until()) break;
     const page = name === undefined ? zeroPage(index, plan) : await readPage(target.store, target.domain, name);
-    const unread = { page, planned: planned.get(index), shape: plan.shape };
+    const unread = { page, planned, shape: plan.shape };
     checkedBytes += await comparePage(target, unread, options.reader, cipher?.chunkIdKey);
   }
   return checkedBytes;
@@ -94,12 +97,9 @@ function zeroPage(index: number, { shape }: ShardTable): Page {
   return { index, chunks: new Array<undefined>(chunks).fill(undefined) };
 }
 
-async function plannedPages(target: BackupTarget, plan: ShardTable): Promise<Map<number, PlannedPage>> {
-  const pages = new Map<number, PlannedPage>();
-  for (const shard of plan.shards.keys()) {
-    for (const page of await readPlannedPages(target, plan, shard)) pages.set(page.index, page);
-  }
-  return pages;
+/** What the plan reads, ascending by index. One shard's part is in memory: with a chunk of each page of 64 TiB all of them would take 1 GiB. */
+async function* pagesOfPlan(target: BackupTarget, plan: ShardTable): AsyncGenerator<PlannedPage> {
+  for (const shard of plan.shards.keys()) yield* await readPlannedPages(target, plan, shard);
 }
 
 interface UnreadPage {

@@ -200,6 +200,30 @@ describe("the audit of a hinted backup", () => {
   });
 });
 
+test("an audit reads no more of the plan than it compares pages", async () => {
+  let planReads = 0;
+  const store = new MemoryObjectStore({
+    before: (operation, key) => {
+      if (operation === "get" && key === "domains/vol/jobs/job2/plan") planReads += 1;
+    },
+  });
+  const large = { chunkBytes: 1024 * 1024, pageChunks: 256, packBytes: 1024 };
+  await useGeometry(store, "vol", large);
+  const target = (n: number) => ({ store, domain: "vol", snapshotId: `snap${n}`, jobId: `job${n}` });
+  const volume = new SparseVolume(large.chunkBytes * large.pageChunks * 5);
+  volume.extents.push({ offset: 0, bytes: randomBytes(1) });
+  await backup(target(1), volume);
+  const changed = [{ offset: large.chunkBytes, length: volume.sizeBytes - large.chunkBytes }];
+  const plan = await planHinted(target(2), volume, { base: "snap1", changed });
+  assert.ok(plan.shardCount > 3);
+  planReads = 0;
+  let asked = 0;
+  const options = { planHash: plan.planHash, reader: volume, percent: 100, until: () => asked++ > 0 };
+  const audited = await auditHint(target(2), { ...options, extents: volume.allocated() });
+  assert.deepEqual(audited, { finished: true, checkedBytes: large.chunkBytes });
+  assert.equal(planReads, 2, "the table and the first shard");
+});
+
 describe("a hint that was ruled out by a worker that died", () => {
   const deletions = ["selection", "results", "checkpoints", "plan"];
   for (const last of deletions) {
