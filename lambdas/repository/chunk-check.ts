@@ -3,6 +3,7 @@ import type { PageReference } from "./branch.ts";
 import type { LostRange } from "./damage.ts";
 import type { DomainCipher } from "./domain-cipher.ts";
 import { forEachInFlight } from "./in-flight.ts";
+import { Losses } from "./losses.ts";
 import type { Root } from "./manifest.ts";
 import type { ObjectStore } from "./object-store.ts";
 import { lostChunk, PackReader, planRanges, wantedChunks } from "./pack-reader.ts";
@@ -14,7 +15,7 @@ export class ChunkCheck {
   readonly #location: { readonly store: ObjectStore; readonly domain: string };
   readonly #volume: Pick<Root, "sizeBytes" | "chunkBytes" | "pageChunks">;
   readonly #packs: PackReader;
-  readonly lost: LostRange[] = [];
+  readonly #losses = new Losses();
   checkedChunks = 0;
   /** Bytes of the volume in the chunks that were read. */
   checkedBytes = 0;
@@ -29,17 +30,22 @@ export class ChunkCheck {
     this.#packs = new PackReader(location, cipher);
   }
 
+  /** In joined ranges: of a volume whose packs are all gone, one for each pack and not one for each chunk. */
+  get lost(): LostRange[] {
+    return this.#losses.list();
+  }
+
   /** Checks those chunks of the page that `isWanted` picks by their hash; all of them without it. */
   async page(reference: PageReference, isWanted: (hash: string) => boolean = () => true): Promise<void> {
     const { page, lost } = await readReferencedPage(this.#location, reference, this.#volume);
-    if (lost) this.lost.push(lost);
+    if (lost) this.#losses.add([lost]);
     if (!page) return;
     const wanted = wantedChunks(page, this.#volume).filter(({ hash }) => isWanted(hash));
     this.checkedChunks += wanted.length;
     this.checkedBytes += wanted.reduce((sum, { volumeLength }) => sum + volumeLength, 0);
     await forEachInFlight(planRanges(wanted), rangesInFlight, async (range) => {
       const missing = await this.#packs.read(range, async () => undefined);
-      this.lost.push(...missing.map((chunk) => lostChunk(this.#location.domain, chunk)));
+      this.#losses.add(missing.map((chunk) => lostChunk(this.#location.domain, chunk)));
     });
   }
 }
