@@ -4,6 +4,7 @@ import { describe, test } from "node:test";
 import { apiPage, renderApi } from "../../docs/generate-api.ts";
 import { openApiDocument } from "./openapi.ts";
 import { type Operation, operations } from "./operations.ts";
+import { problemKinds } from "./problem.ts";
 
 describe("the OpenAPI document", () => {
   const document = openApiDocument();
@@ -29,6 +30,16 @@ describe("the OpenAPI document", () => {
     for (const methods of Object.values(paths))
       for (const { responses } of Object.values(methods))
         assert.ok("Retry-After" in ((responses as { "503": { headers?: object } })["503"].headers ?? {}));
+  });
+
+  test("every problem that there is can be an answer of some operation", () => {
+    const told = new Set(
+      Object.values(paths).flatMap((methods) =>
+        Object.values(methods).flatMap(({ responses }) => Object.keys(responses)),
+      ),
+    );
+    const untold = Object.values(problemKinds).filter(({ status }) => !told.has(String(status)));
+    assert.deepEqual(untold.map(({ status }) => status).sort(), [405], "405 belongs to no operation");
   });
 
   test("every reference leads somewhere", () => {

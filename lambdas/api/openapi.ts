@@ -129,6 +129,7 @@ function problemsOf({ access, id, body, idempotent, problems }: Operation): Rout
     ...problems,
     500,
     503,
+    504,
   ]);
   return Object.fromEntries([...statuses].sort().map((status) => [status, problemAnswer(status)]));
 }
