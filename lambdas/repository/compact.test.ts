@@ -335,6 +335,22 @@ describe("compaction", () => {
 });
 
 describe("beside compaction", () => {
+  for (const encrypted of [false, true])
+    for (const [what, damage] of [
+      ["has other bytes", (pack: Buffer) => pack.fill(1, 0, pack.length - 46)],
+      ["is cut short", (pack: Buffer) => pack.subarray(0, 10)],
+    ] as const)
+      it(`a restore needs no ${encrypted ? "encrypted " : ""}pack that ${what} while a form of it is there`, async () => {
+        const stage = await sparseStage({ encrypted });
+        const before = new Map<string, Buffer>();
+        for (const key of stage.store.keys(packs)) before.set(key, Buffer.from((await stage.store.get(key))!));
+        await stage.sweep();
+        const [form = ""] = stage.store.keys(packs).filter((key) => key.endsWith(".1"));
+        const { pack } = originalPack(form);
+        await stage.store.put(pack, damage(before.get(pack)!));
+        await stage.assertRestores(2);
+      });
+
   it("a restore finds what it wants, whether the pack goes before it is read or the form does", async () => {
     const stage = await sparseStage();
     const content = changed(stage.contents.get(2)!, [0, 1, 14]);

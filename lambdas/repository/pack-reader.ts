@@ -118,15 +118,17 @@ export class PackReader {
     }
   }
 
-  /** Reads into `into` and unpacks into `output`; tells which of the chunks are there. */
+  /** Reads into `into` and unpacks into `output`; tells which of the chunks are there. Of the pack, or of what is left of it; or of that alone. */
   async #decode(
     range: PackRange,
     into: Uint8Array,
     output: Uint8Array<SharedArrayBuffer>,
+    { compacted = false } = {},
   ): Promise<{ found: boolean[]; isMissing: boolean }> {
     const key = domainKeys(this.#domain).pack(range.pack);
     const place = { offset: range.offset, length: range.length, into };
-    const stored = (await this.#store.get(key, place)) ?? (await this.#compacted.read(range.pack, place));
+    const whole = compacted ? undefined : await this.#store.get(key, place);
+    const stored = whole ?? (await this.#compacted.read(range.pack, place));
     if (!stored) return { found: range.chunks.map(() => false), isMissing: true };
     let outputOffset = 0;
     const pieces = range.chunks.map(({ offset, length, encoding, hash, volumeLength }) => {
@@ -146,13 +148,18 @@ export class PackReader {
   }
 
   /** The chunk at one place in a pack, or undefined when it is not there. */
-  async readOne(pack: string, place: PackedChunk, volumeLength: number): Promise<Uint8Array | undefined> {
+  async readOne(
+    pack: string,
+    place: PackedChunk,
+    volumeLength: number,
+    from?: { readonly compacted: boolean },
+  ): Promise<Uint8Array | undefined> {
     const { offset } = place;
     const length = Math.min(place.length, volumeLength + tagBytes);
     const stored = new Uint8Array(new SharedArrayBuffer(length));
     const unpacked = new Uint8Array(new SharedArrayBuffer(volumeLength));
     const chunk = { ...place, length, pack, volumeOffset: 0, volumeLength };
-    const { found } = await this.#decode({ pack, offset, length, chunks: [chunk] }, stored, unpacked);
+    const { found } = await this.#decode({ pack, offset, length, chunks: [chunk] }, stored, unpacked, from);
     return found[0] ? unpacked : undefined;
   }
 
@@ -162,8 +169,17 @@ export class PackReader {
       if (error instanceof RepositoryDamaged || error instanceof UnsupportedFormat) return this.#compacted.index(pack);
       throw error;
     });
-    return new Map(chunks.map((chunk) => [chunk.hash, chunk]));
+    return byHash(chunks);
   }
+
+  /** What the pack's newest compacted form says that it holds: nothing when there is none. */
+  async compactedIndex(pack: string): Promise<ReadonlyMap<string, PackedChunk>> {
+    return byHash(await this.#compacted.index(pack));
+  }
+}
+
+function byHash(chunks: readonly PackedChunk[]): ReadonlyMap<string, PackedChunk> {
+  return new Map(chunks.map((chunk) => [chunk.hash, chunk]));
 }
 
 /** Room for a range as it is stored and unpacked. Only a chunk that is larger than all that this version writes needs more than the usual. */
@@ -209,12 +225,16 @@ function* spansOf(
   if (span) yield { volumeOffset: span.volumeOffset, bytes: unpacked.subarray(span.from, span.to) };
 }
 
-/** A second look at chunks that were not what their page says: at the same place again, then where the pack's own index has them. */
+/**
+ * A second look at chunks that were not what their page says: at the same place again, then where the pack's own index has them, then in a compacted form
+ * of the pack. Both are there where a pack is still under Object Lock, or a sweep has died.
+ */
 class Recovery {
   readonly #packs: PackReader;
   readonly #pack: string;
   readonly #isMissing: boolean;
   #index: Promise<ReadonlyMap<string, PackedChunk>> | undefined;
+  #compacted: Promise<ReadonlyMap<string, PackedChunk>> | undefined;
 
   constructor(packs: PackReader, pack: string, isMissing: boolean) {
     this.#packs = packs;
@@ -227,7 +247,11 @@ class Recovery {
     if (again) return again;
     this.#index ??= this.#packs.index(this.#pack);
     const entry = (await this.#index).get(chunk.hash);
-    return entry && this.#packs.readOne(this.#pack, entry, chunk.volumeLength);
+    const moved = entry && (await this.#packs.readOne(this.#pack, entry, chunk.volumeLength));
+    if (moved || this.#isMissing) return moved;
+    this.#compacted ??= this.#packs.compactedIndex(this.#pack);
+    const left = (await this.#compacted).get(chunk.hash);
+    return left && this.#packs.readOne(this.#pack, left, chunk.volumeLength, { compacted: true });
   }
 }
 
