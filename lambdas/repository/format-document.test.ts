@@ -5,8 +5,10 @@ import { test } from "node:test";
 import { DocumentReader } from "../../test/support/document-reader.ts";
 import { MemoryKeyService } from "../../test/support/memory-key-service.ts";
 import { MemoryObjectStore } from "../../test/support/memory-object-store.ts";
-import { backup, SparseVolume, smallGeometry } from "../../test/support/repository.ts";
+import { backup, copyAll, never, planBackup, SparseVolume, smallGeometry } from "../../test/support/repository.ts";
 import { ensureDomain } from "./domain-record.ts";
+import { publishRoot } from "./publish.ts";
+import { verifyBackup } from "./verify.ts";
 
 for (const isEncrypted of [false, true]) {
   const what = isEncrypted ? "an encrypted chain" : "a chain";
@@ -34,5 +36,16 @@ for (const isEncrypted of [false, true]) {
       ...(keys && { unwrap: (wrapped) => keys.unwrap(wrapped, { domain: "vol" }) }),
     });
     for (const [n, expected] of contents.entries()) assert.deepEqual(await reader.volume(`snap${n + 1}`), expected);
+    assert.deepEqual(await reader.description("snap1"), {});
+    const told = { ...location, snapshotId: "snap4", jobId: "job4" };
+    const volume = SparseVolume.of(content);
+    const plan = await planBackup(told, volume, ["snap3"]);
+    await copyAll(told, plan, volume);
+    await verifyBackup(told, { planHash: plan.planHash, until: never });
+    const names = { volumeName: "board minutes é", "tag:a": "b" };
+    await publishRoot(told, { planHash: plan.planHash, description: names });
+    const { storedBytes, ...rest } = await reader.description("snap4");
+    assert.deepEqual(rest, names);
+    assert.match(storedBytes ?? "", /^\d+$/);
   });
 }

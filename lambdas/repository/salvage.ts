@@ -15,7 +15,7 @@ import type { Page } from "./page.ts";
 import { readReferencedPage, type VolumeWriter } from "./reader.ts";
 import { branchOf, isDamage } from "./tree.ts";
 
-/** As many as restores of the service have: at most 4 MiB each on the way, and the 16 MiB that it may unpack to. */
+/** More than a worker of the service has, which reads one of many shards. Each has 8 MiB of memory. */
 const rangesInFlight = 6;
 const branchesAhead = 2;
 const pagesAhead = 4;

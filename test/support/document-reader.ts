@@ -64,9 +64,20 @@ class Keys {
   decrypt(pack: string, offset: number, stored: Buffer): Buffer {
     const nonce = Buffer.alloc(12);
     nonce.writeBigUInt64LE(BigInt(offset));
-    const decipher = createDecipheriv("aes-256-gcm", this.#derive(`snapferry pack ${pack}`), nonce, {
-      authTagLength: 16,
-    });
+    return this.#open(`snapferry pack ${pack}`, nonce, stored);
+  }
+
+  description(snapshotId: string, sealed: string): string {
+    const bytes = Buffer.from(sealed, "base64");
+    const text = this.#open(`snapferry description ${snapshotId}`, bytes.subarray(0, 12), bytes.subarray(12));
+    const nonceKey = this.#derive(`snapferry description nonce ${snapshotId}`);
+    assert.deepEqual(createHmac("sha256", nonceKey).update(text).digest().subarray(0, 12), bytes.subarray(0, 12));
+    assert.equal(text.length % 512, 0);
+    return text.toString("utf8");
+  }
+
+  #open(info: string, nonce: Buffer, stored: Buffer): Buffer {
+    const decipher = createDecipheriv("aes-256-gcm", this.#derive(info), nonce, { authTagLength: 16 });
     decipher.setAuthTag(stored.subarray(-16));
     return Buffer.concat([decipher.update(stored.subarray(0, -16)), decipher.final()]);
   }
@@ -99,6 +110,7 @@ interface Root {
   readonly pageChunks: number;
   readonly branches: readonly BranchEntry[];
   readonly keys: Keys | undefined;
+  readonly description: Readonly<Record<string, string>>;
 }
 
 export class DocumentReader {
@@ -114,6 +126,13 @@ export class DocumentReader {
     const volume = Buffer.alloc(root.sizeBytes);
     for (const page of await this.#pages(root)) await this.#readPage(page, root, volume);
     return volume;
+  }
+
+  /** What the snapshot is of. */
+  async description(snapshotId: string): Promise<Readonly<Record<string, string>>> {
+    const { description, keys } = await this.#root(snapshotId);
+    const { sealed } = description;
+    return keys && sealed !== undefined ? JSON.parse(keys.description(snapshotId, sealed)) : description;
   }
 
   /** The keys of all objects that the snapshot needs. */
@@ -146,7 +165,7 @@ export class DocumentReader {
     root.text();
     const [sizeBytes, chunkBytes, pageChunks] = [root.u64(), root.u32(), root.u32()];
     assert.equal(root.u32(), 1024);
-    JSON.parse(root.text());
+    const description = JSON.parse(root.text());
     const jobs = root.many(root.text);
     const branches = root.many(() => ({ index: root.u32(), ...readName(root, jobs), chunks: root.u32() }));
     const wrappedKey = root.take(root.u32());
@@ -155,7 +174,7 @@ export class DocumentReader {
     const keys = unwrap && new Keys(await unwrap(wrappedKey));
     if (keys) assert.equal(keys.authentication(root.past()), root.hex(32));
     assert.ok(root.isAtEnd());
-    return { sizeBytes, chunkBytes, pageChunks, branches, keys };
+    return { sizeBytes, chunkBytes, pageChunks, branches, keys, description };
   }
 
   async #pages({ branches }: Root): Promise<PageEntry[]> {
