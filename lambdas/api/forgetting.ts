@@ -8,7 +8,7 @@ import { getJob } from "../tables/jobs.ts";
 import { forgetSnapshot, listSnapshots, snapshotsOfVolume } from "../tables/snapshots.ts";
 import { forgetStoreReference, storeReferencesOf } from "../tables/store-references.ts";
 import { deleteStore } from "../tables/stores.ts";
-import { forgetVolume, volumesOnHypervisor } from "../tables/volumes.ts";
+import { forgetVolume, markMissing, volumesOnHypervisor } from "../tables/volumes.ts";
 import { Problem, type ProblemKind } from "./problem.ts";
 import type { Forgotten } from "./response-schemas.ts";
 
@@ -22,7 +22,8 @@ const tidyingPauseMilliseconds = 200;
 
 /**
  * Forgets the hypervisor and its volumes. With `force` also what its snapshots have on primary storage: a snapshot that has a backup
- * stays, and can be restored elsewhere; one that has none goes.
+ * stays, and can be restored elsewhere; one that has none goes. The volumes take no more snapshots from the beginning, and go last: by them
+ * a repetition finds what one that died has left.
  */
 export async function forgetHypervisor(
   services: Services,
@@ -40,7 +41,8 @@ export async function forgetHypervisor(
   await requireRest(services, "hypervisor-in-use", hypervisor.id, snapshots, volumes);
   if (!options.force && snapshots.length > 0) throw inUse("hypervisor-in-use", hypervisor.id, snapshots, "on it");
 
-  for (const volume of volumes) await forgetVolume(database, volume);
+  const now = services.now().toISOString();
+  for (const volume of volumes) await markMissing(database, volume, now);
   const forgotten = emptyReport(volumes.length);
   for (const snapshot of snapshots) {
     const references = await storeReferencesOf(database, snapshot.tenant, snapshot.id);
@@ -53,6 +55,7 @@ export async function forgetHypervisor(
     for (const reference of references) await forgetStoreReference(database, reference);
     await forgetRow(services, snapshot, forgotten);
   }
+  for (const volume of volumes) await forgetVolume(database, volume);
   await deleteHypervisor(database, hypervisor.tenant, hypervisor.id);
   return forgotten;
 }
