@@ -101,12 +101,9 @@ export async function discoverVolumes(
     if (!found) throw notFound("hypervisor", id);
     return { status: 200, body: found };
   } catch (error) {
-    if (
-      error instanceof HypervisorMisconfigured ||
-      error instanceof PathOutsideDirectory ||
-      error instanceof HypervisorUnavailable
-    )
-      throw unavailable(`${id} cannot be used now: ${error.message}`, error);
+    if (error instanceof HypervisorUnavailable) throw unavailable(`${id} cannot be used now: ${error.message}`, error);
+    if (error instanceof HypervisorMisconfigured || error instanceof PathOutsideDirectory)
+      throw new Problem("conflict", `${id} cannot be used as it is: ${error.message}`);
     throw error;
   }
 }

@@ -7,7 +7,7 @@ import type { ApiRequest } from "./api-handler.ts";
 import { encodeCursor } from "./cursor.ts";
 import type { ApiResponse } from "./http.ts";
 import type { operations } from "./operations.ts";
-import { notFound, unavailable } from "./problem.ts";
+import { notFound, Problem, unavailable } from "./problem.ts";
 
 export async function importBackups(
   services: Services,
@@ -17,7 +17,10 @@ export async function importBackups(
   if (id !== defaultStoreId && !(await getStore(services.database, tenant, id))) throw notFound("store", id);
   const { limit, cursor: after } = query;
   const answer = await doImport({ tenant, storeId: id, limit, ...(after && { after }) });
-  if ("problem" in answer) throw unavailable(`${id} cannot be read now: ${answer.problem}`, answer.problem);
+  if ("problem" in answer) {
+    if (answer.passes) throw unavailable(`${id} cannot be read now: ${answer.problem}`, answer.problem);
+    throw new Problem("conflict", `${id} cannot be read as it is: ${answer.problem}`);
+  }
   const { next, ...page } = answer;
   return { status: 200, body: { ...page, ...(next && { nextCursor: encodeCursor(formatPosition(next)) }) } };
 }

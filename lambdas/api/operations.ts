@@ -262,7 +262,7 @@ export const operations = {
     query: requests.noQuery,
     body: requests.emptyBody,
     answers: { 200: { description: "What was found.", schema: responses.discoverySchema } },
-    problems: [404],
+    problems: [404, 409],
   },
   registerStore: {
     method: "POST",
@@ -325,7 +325,7 @@ export const operations = {
     query: requests.importQuery,
     body: requests.emptyBody,
     answers: { 200: { description: "What became of the backups of this page.", schema: responses.importSchema } },
-    problems: [404],
+    problems: [404, 409],
   },
   deleteStore: {
     method: "DELETE",

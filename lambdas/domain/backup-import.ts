@@ -36,5 +36,5 @@ export interface ImportedPage {
   readonly next?: ImportPosition;
 }
 
-/** `problem`: why the store cannot be read now. */
-export type ImportAnswer = ImportedPage | { readonly problem: string };
+/** `problem`: why the store cannot be read; `passes`: whether it may be later, with nothing changed. */
+export type ImportAnswer = ImportedPage | { readonly problem: string; readonly passes: boolean };

@@ -7,7 +7,7 @@ import { MemoryKeyService } from "../../test/support/memory-key-service.ts";
 import { MemoryObjectStore } from "../../test/support/memory-object-store.ts";
 import { copyAll, never, planBackup, SparseVolume } from "../../test/support/repository.ts";
 import type { ImportAnswer, ImportedPage, ImportRequest } from "../domain/backup-import.ts";
-import { Throttled } from "../domain/errors.ts";
+import { StoreRefused, Throttled } from "../domain/errors.ts";
 import { dedupDomain, volumeIdFor } from "../domain/inventory.ts";
 import type { KeyService } from "../repository/key-service.ts";
 import { domainKeys } from "../repository/layout.ts";
@@ -143,14 +143,26 @@ describe("an import", () => {
     await publish(store, first, keys);
     keys.outage = new Throttled("KMS does not serve the key now");
     const encrypted = servicesOn(store, { keyService: async () => keys });
-    assert.deepEqual(await importBackups(encrypted, ofDefault), { problem: "KMS does not serve the key now" });
+    assert.deepEqual(await importBackups(encrypted, ofDefault), {
+      problem: "KMS does not serve the key now",
+      passes: true,
+    });
     const fault = { name: "ThrottlingException", message: "Rate exceeded", $fault: "client", $metadata: {} } as const;
     const throttled = servicesOn(store, {
       objectStore: async () => {
         throw new KMSServiceException(fault);
       },
     });
-    assert.deepEqual(await importBackups(throttled, ofDefault), { problem: "Rate exceeded" });
+    assert.deepEqual(await importBackups(throttled, ofDefault), { problem: "Rate exceeded", passes: true });
+  });
+
+  it("is not possible at all where the store refuses", async () => {
+    const refusing = servicesOn(new MemoryObjectStore(), {
+      objectStore: async () => {
+        throw new StoreRefused("the bucket does not exist");
+      },
+    });
+    assert.deepEqual(await importBackups(refusing, ofDefault), { problem: "the bucket does not exist", passes: false });
   });
 
   it("is not held back by the store's limits once its time is up", async ({ mock }) => {

@@ -36,7 +36,8 @@ export async function importBackups(services: Services, request: ImportRequest):
     services.logger.info("backups imported", { tenant, storeId, ...counts });
     return page;
   } catch (error) {
-    if (error instanceof SnapferryError || isPassingFault(error)) return { problem: error.message };
+    if (error instanceof SnapferryError) return { problem: error.message, passes: error.retryable };
+    if (isPassingFault(error)) return { problem: error.message, passes: true };
     throw error;
   }
 }
