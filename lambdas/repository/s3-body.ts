@@ -4,11 +4,23 @@ import type { GetObjectCommandOutput } from "@aws-sdk/client-s3";
 import { StoreUnfit } from "../domain/errors.ts";
 import { SpoiltAnswer } from "./s3-errors.ts";
 
-/** What must come: the rest of the object when the range reaches past its end. Throws SpoiltAnswer, and StoreUnfit when the store ignores ranges. */
+/**
+ * What must come: the rest of the object when the range reaches past its end. Throws SpoiltAnswer, and StoreUnfit when the store ignores ranges;
+ * the body is dropped then, with its connection.
+ */
 export function expectedLength(
   answer: GetObjectCommandOutput,
   range: { offset: number; length: number } | undefined,
 ): number {
+  try {
+    return lengthOf(answer, range);
+  } catch (error) {
+    if (answer.Body instanceof Readable) answer.Body.destroy();
+    throw error;
+  }
+}
+
+function lengthOf(answer: GetObjectCommandOutput, range: { offset: number; length: number } | undefined): number {
   const announced = answer.ContentLength;
   if (announced === undefined) throw new SpoiltAnswer("the length of the body is unknown");
   if (!range) return announced;

@@ -156,6 +156,18 @@ describe("a get", () => {
     }
   });
 
+  test("of a range keeps no connection to a store that sends more", { timeout: 10_000 }, async () => {
+    let ended: Promise<unknown> | undefined;
+    const endless: Answer = (_, response) => {
+      ended = once(response, "close");
+      response.writeHead(200, { "content-length": 1e9 }).write(Buffer.alloc(1_000_000));
+    };
+    await withServer([endless], async (store) => {
+      await assert.rejects(store.get("key", { offset: 2, length: 4 }), StoreUnfit);
+      await ended;
+    });
+  });
+
   test("of a range that is the whole object may come without the words for it", async () => {
     await withServer([send("0123")], async (store) => {
       assert.equal(Buffer.from((await store.get("key", { offset: 0, length: 10 }))!).toString(), "0123");
