@@ -43,11 +43,14 @@ export class ApiProblem extends Error {
   override readonly name = "ApiProblem";
   readonly status: number;
   readonly problem: ProblemBody;
+  /** How long to wait before the next try, where the API says so. */
+  readonly retryAfterSeconds: number;
 
-  constructor(problem: ProblemBody) {
+  constructor(problem: ProblemBody, retryAfterSeconds = 0) {
     super(problem.detail);
     this.status = problem.status;
     this.problem = problem;
+    this.retryAfterSeconds = retryAfterSeconds;
   }
 
   /** The last part of the problem's type: `snapshot-is-backing-up`. */
@@ -161,6 +164,8 @@ export async function* everyItem<Item>(list: (page: PageOptions) => Promise<Page
 /** A request is held back for 25 s at most; API Gateway gives up after 29 s. */
 const requestMilliseconds = 35_000;
 const firstPauseMilliseconds = 200;
+/** Whoever asks for a longer pause than that is not waited for. */
+const longestRetryAfterSeconds = 10;
 /** What a gateway answers when what is behind it does not. */
 const passing: ReadonlySet<number> = new Set([429, 502, 503, 504]);
 
@@ -196,8 +201,9 @@ class Requester {
         return await attempt();
       } catch (error) {
         const worthATry = error instanceof ApiUnreachable || (error instanceof ApiProblem && passing.has(error.status));
-        if (!worthATry || tries >= this.#tries) throw error;
-        await sleep(firstPauseMilliseconds * 2 ** (tries - 1) * (0.5 + Math.random()));
+        const asked = error instanceof ApiProblem ? error.retryAfterSeconds : 0;
+        if (!worthATry || tries >= this.#tries || asked > longestRetryAfterSeconds) throw error;
+        await sleep(asked * 1000 + firstPauseMilliseconds * 2 ** (tries - 1) * (0.5 + Math.random()));
       }
     }
   }
@@ -245,8 +251,14 @@ class Requester {
 function asError(response: Response, answer: unknown, base: string): Error {
   const { type, title, detail, message } = (answer ?? {}) as Partial<Record<string, string>>;
   if (typeof type === "string" && typeof title === "string" && typeof detail === "string")
-    return new ApiProblem({ ...(answer as ProblemBody), status: response.status });
+    return new ApiProblem({ ...(answer as ProblemBody), status: response.status }, retryAfterOf(response));
   return new ApiUnreachable(`${base} answered ${response.status}${typeof message === "string" ? `: ${message}` : ""}`);
+}
+
+/** Seconds. An answer with a date in the header counts as one without. */
+function retryAfterOf({ headers }: Response): number {
+  const text = headers.get("retry-after") ?? "";
+  return /^\d{1,9}$/.test(text) ? Number(text) : 0;
 }
 
 function queryText(query: Query): string {

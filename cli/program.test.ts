@@ -487,6 +487,23 @@ describe("making a snapshot", () => {
     assert.equal(new Set(requests.map(({ headers }) => headers["idempotency-key"])).size, 1);
   });
 
+  test("is repeated when the API says, and not at all when that is long", async () => {
+    const later = (seconds: string) => {
+      const answer = problem(503, "unavailable", "Later.");
+      assert.ok(answer !== "hang-up");
+      return { ...answer, headers: { "retry-after": seconds } };
+    };
+    const begin = Date.now();
+    let tries = 0;
+    const { code } = await run(["snapshots", "create", ids.volume], () =>
+      ++tries < 2 ? later("1") : { status: 202, body: { job: job(), snapshot: snapshot() } },
+    );
+    assert.equal(code, 0);
+    assert.ok(Date.now() - begin >= 1000);
+    const busy = await run(["snapshots", "create", ids.volume], () => later("3600"));
+    assert.deepEqual([busy.code, busy.requests.length], [3, 1]);
+  });
+
   test("--watch follows the backup that an asynchronous creation has started", async () => {
     const looks: Record<string, number> = {};
     const states = (id: string, ...all: object[]) => {

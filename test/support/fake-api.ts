@@ -10,7 +10,14 @@ export interface FakeRequest {
 }
 
 /** What to answer; `"hang-up"` closes the connection without a word. */
-export type FakeAnswer = { readonly status?: number; readonly body: unknown; readonly raw?: boolean } | "hang-up";
+export type FakeAnswer =
+  | {
+      readonly status?: number;
+      readonly headers?: Readonly<Record<string, string>>;
+      readonly body: unknown;
+      readonly raw?: boolean;
+    }
+  | "hang-up";
 
 export interface FakeApi {
   readonly url: string;
@@ -35,7 +42,7 @@ export async function fakeApi(answer: (request: FakeRequest) => FakeAnswer | und
     requests.push(request);
     const given = answer(request) ?? problem(404, "not-found", "There is no such thing.");
     if (given === "hang-up") return message.socket.destroy();
-    response.writeHead(given.status ?? 200, { "content-type": "application/json" });
+    response.writeHead(given.status ?? 200, { "content-type": "application/json", ...given.headers });
     response.end(given.raw ? String(given.body) : JSON.stringify(given.body));
   });
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
