@@ -1,5 +1,5 @@
 /** Which API to talk to and as whom: the environment, or what `snapferry login` has saved. */
-import { chmod, mkdir, readFile, rename, writeFile } from "node:fs/promises";
+import { chmod, mkdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { homedir } from "node:os";
 import path from "node:path";
 import { CliError, exitCodes } from "./exit-codes.ts";
@@ -28,14 +28,22 @@ export async function findCredentials(terminal: Terminal): Promise<Credentials> 
   return token ? { url: saved.url, token } : saved;
 }
 
-/** Only the user may read the file; its place holds what was there before until the new one is complete. */
+/**
+ * Only the user may read the file; its place holds what was there before until the new one is complete. Throws CliError when it cannot be
+ * written.
+ */
 export async function saveCredentials(terminal: Terminal, credentials: Credentials): Promise<string> {
   const file = credentialsFile(terminal);
-  await mkdir(path.dirname(file), { recursive: true, mode: 0o700 });
   const unfinished = `${file}.${process.pid}`;
-  await writeFile(unfinished, `${JSON.stringify(credentials, null, 2)}\n`, { mode: 0o600 });
-  await chmod(unfinished, 0o600);
-  await rename(unfinished, file);
+  try {
+    await mkdir(path.dirname(file), { recursive: true, mode: 0o700 });
+    await writeFile(unfinished, `${JSON.stringify(credentials, null, 2)}\n`, { mode: 0o600 });
+    await chmod(unfinished, 0o600);
+    await rename(unfinished, file);
+  } catch (error) {
+    await rm(unfinished, { force: true }).catch(() => undefined);
+    throw new CliError(exitCodes.failed, `${file} cannot be written: ${(error as Error).message}`);
+  }
   return file;
 }
 
@@ -50,7 +58,7 @@ async function readSaved(terminal: Terminal): Promise<Credentials | undefined> {
     text = await readFile(file, "utf8");
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
-    throw error;
+    throw new CliError(exitCodes.usage, `${file} cannot be read (${(error as Error).message}): ${howTo}.`);
   }
   try {
     const { url, token } = JSON.parse(text) as Partial<Credentials>;

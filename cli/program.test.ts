@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
-import { mkdtemp, readFile, stat, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
-import { describe, test } from "node:test";
+import { after, before, describe, test } from "node:test";
 import { type FakeAnswer, type FakeRequest, fakeApi, problem } from "../test/support/fake-api.ts";
 import { runCli } from "./program.ts";
 import type { Terminal } from "./terminal.ts";
@@ -72,8 +72,14 @@ interface Run {
   readonly requests: readonly FakeRequest[];
 }
 
+let homes: string;
+before(async () => {
+  homes = await mkdtemp(path.join(tmpdir(), "snapferry-cli-"));
+});
+after(() => rm(homes, { recursive: true }));
+
 async function home(): Promise<string> {
-  return mkdtemp(path.join(tmpdir(), "snapferry-cli-"));
+  return mkdtemp(path.join(homes, "home-"));
 }
 
 /** Runs the command line against an API that answers like this. */
@@ -652,6 +658,17 @@ describe("credentials", () => {
     const elsewhere = await run(["volumes", "ls"], works, { env: { HOME, SNAPFERRY_TOKEN: "" } });
     assert.equal(elsewhere.code, 2);
     assert.equal(elsewhere.requests.length, 0);
+  });
+
+  test("that cannot be read or written are told in a sentence", async () => {
+    const HOME = await home();
+    const env = { HOME, SNAPFERRY_URL: "", SNAPFERRY_TOKEN: "" };
+    await mkdir(path.join(HOME, ".config/snapferry/credentials.json"), { recursive: true });
+    const unread = await run(["volumes", "ls"], works, { env });
+    assert.deepEqual([unread.code, unread.err.split("\n").length], [2, 2], unread.err);
+    const unsaved = await run(["login", "{url}", "--token", "x.y.z"], works, { env });
+    assert.deepEqual([unsaved.code, unsaved.err.split("\n").length], [1, 2], unsaved.err);
+    assert.deepEqual(await readdir(path.join(HOME, ".config/snapferry")), ["credentials.json"]);
   });
 
   test("none at all, or a damaged file, is a usage error that says what to do", async () => {
