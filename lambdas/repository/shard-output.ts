@@ -62,6 +62,8 @@ export class ShardOutput {
   #lastCheckpoint: Promise<void> = Promise.resolve();
   #position: ShardPosition;
   #partial: OpenPage | undefined;
+  /** The page that the resumed checkpoint stopped in, as long as no chunk has come in. */
+  #partialBefore: string;
   #bytesDone: number;
 
   constructor(target: BackupTarget, options: ShardOutputOptions) {
@@ -74,6 +76,7 @@ export class ShardOutput {
     this.#own = new Map(this.#packs.map((pack, at) => [pack.name, at]));
     this.#reused = new Map(resumed?.reused.map((pack, at) => [pack, at]));
     this.#position = { page: resumed?.nextPage ?? 0, chunk: resumed?.nextChunk ?? 0 };
+    this.#partialBefore = resumed?.partialPage ?? "";
     this.#bytesDone = resumed?.bytesDone ?? 0;
   }
 
@@ -101,6 +104,7 @@ export class ShardOutput {
     page.chunks[chunk.index] = chunk.location;
     this.#bytesDone += chunk.length;
     this.#partial = chunk.endsPage ? undefined : page;
+    this.#partialBefore = "";
     this.#position = chunk.endsPage
       ? { page: page.position + 1, chunk: 0 }
       : { page: page.position, chunk: chunk.index + 1 };
@@ -183,7 +187,7 @@ export class ShardOutput {
     const partial = this.#partial;
     const partialPage = partial
       ? encodePage({ index: partial.planned.index, chunks: partial.chunks }).toString("base64")
-      : "";
+      : this.#partialBefore;
     return { ...this.#result(), nextPage: this.#position.page, nextChunk: this.#position.chunk, partialPage };
   }
 

@@ -16,7 +16,7 @@ import {
 import { type BackupTarget, pinBase } from "./pin.ts";
 import { publishRoot } from "./publish.ts";
 import type { VolumeReader } from "./shard-batches.ts";
-import { decodeCheckpoint } from "./shard-state.ts";
+import { decodeCheckpoint, encodeCheckpoint } from "./shard-state.ts";
 import { verifyBackup } from "./verify.ts";
 import { copyShard } from "./writer.ts";
 
@@ -241,6 +241,30 @@ describe("a worker", () => {
     await assertRestores(target, content);
   });
 
+  for (const reason of ["its time is short", "the volume cannot be read"])
+    test(`that goes on in the middle of a page and takes in nothing, since ${reason}, loses nothing of that page`, async () => {
+      let packsPut = 0;
+      const store = new MemoryObjectStore({
+        before: (operation, key) => {
+          if (operation === "put" && key.includes("/packs/") && ++packsPut === 2) throw new Error("The store is away.");
+        },
+      });
+      const target = await smallTarget(store);
+      const content = randomBytes(pageBytes);
+      const volume = SparseVolume.of(content);
+      const plan = await planBackup(target, volume);
+      const options = { planHash: plan.planHash, shard: 0, reader: volume, until: never };
+      await assert.rejects(copyShard(target, { ...options, attempt: 1 }), /away/);
+      const [key = ""] = store.keys("domains/vol/jobs/job1/checkpoints/");
+      assert.ok(decodeCheckpoint((await store.get(key))!, key).nextChunk > 0, "it stopped in the middle of a page");
+      const unreadable = { read: () => Promise.reject(new Error("The volume cannot be read.")) };
+      if (reason === "its time is short") await copyShard(target, { ...options, attempt: 2, until: () => true });
+      else await assert.rejects(copyShard(target, { ...options, attempt: 2, reader: unreadable }), /cannot be read/);
+      assert.deepEqual(await copyShard(target, { ...options, attempt: 3 }), { finished: true, bytesDone: pageBytes });
+      await finish(target, plan);
+      await assertRestores(target, content);
+    });
+
   test("that finds a result does not read", async () => {
     const target = await smallTarget();
     const volume = SparseVolume.of(randomBytes(pageBytes));
@@ -286,6 +310,19 @@ describe("a worker", () => {
     for (const key of target.store.keys("domains/vol/jobs/job1/checkpoints/"))
       target.store.damage(key, (body) => body.fill(0));
     await copyShard(target, { ...copy, until: never, reader: volume });
+    await finish(target, { planHash });
+    await assertRestores(target, content);
+  });
+
+  test("passes over a checkpoint in the middle of a page that lacks the page", async () => {
+    const target = await smallTarget();
+    const content = randomBytes(pageBytes * 2);
+    const volume = SparseVolume.of(content);
+    const { planHash } = await planBackup(target, volume);
+    const without = { pages: [], zeroPages: [], packs: [], reused: [], bytesDone: 0, nextPage: 0, partialPage: "" };
+    const object = encodeCheckpoint({ ...without, planHash, nextChunk: 3 });
+    await target.store.put("domains/vol/jobs/job1/checkpoints/0-1", object);
+    await copyShard(target, { planHash, shard: 0, attempt: 2, until: never, reader: volume });
     await finish(target, { planHash });
     await assertRestores(target, content);
   });

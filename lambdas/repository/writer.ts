@@ -103,7 +103,9 @@ function usableCheckpoint(
     const partial = partialChunks(checkpoint, key);
     const isOfPlan = checkpoint.planHash === shard.planHash && checkpoint.nextPage <= shard.pages.length;
     const page = shard.pages[checkpoint.nextPage];
-    const isOfPage = !partial || (partial.index === page?.index && partial.chunks.length === page.toRead.length);
+    const isOfPage = partial
+      ? partial.index === page?.index && partial.chunks.length === page.toRead.length
+      : checkpoint.nextChunk === 0;
     return isOfPlan && isOfPage ? { checkpoint, partial } : undefined;
   } catch (error) {
     if (isDamage(error)) return undefined;
