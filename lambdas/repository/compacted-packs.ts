@@ -27,7 +27,7 @@ export async function compactedForms(store: ObjectStore, domain: string, pack: s
 }
 
 /** What a compacted form holds; undefined when it is gone. Throws RepositoryDamaged, UnsupportedFormat. */
-export async function readCompactedIndex(
+async function readCompactedIndex(
   store: ObjectStore,
   { key, size }: Pick<ListedObject, "key" | "size">,
 ): Promise<CompactedChunk[] | undefined> {

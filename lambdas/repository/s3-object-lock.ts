@@ -71,7 +71,7 @@ export function covers(current: Retention, wanted: Retention): boolean {
 }
 
 /** The later end and the stricter mode of both. */
-export function stricter(one: Retention, other: Retention): Retention {
+function stricter(one: Retention, other: Retention): Retention {
   return {
     mode: one.mode === "COMPLIANCE" ? "COMPLIANCE" : other.mode,
     until: new Date(Math.max(one.until.getTime(), other.until.getTime())),
