@@ -16,6 +16,7 @@ import {
 import { RepositoryDamaged, VerificationFailed } from "../domain/errors.ts";
 import { publishRoot } from "./publish.ts";
 import { readRoot } from "./reader.ts";
+import { decodeResult, encodeResult } from "./shard-state.ts";
 import { collectJob } from "./sweep.ts";
 import { pagesOf } from "./tree.ts";
 import { verifyBackup } from "./verify.ts";
@@ -62,6 +63,19 @@ describe("verification", () => {
     const { store, verify } = await copied();
     await store.deleteEveryVersionBelow("domains/vol/jobs/job1/results/");
     await assert.rejects(verify(), VerificationFailed);
+  });
+
+  test("finds that a result is of less than the shard, and the next attempt copies that", async () => {
+    const { store, target, volume, plan, verify } = await copied();
+    const key = "domains/vol/jobs/job1/results/0-1";
+    const { pages, ...result } = decodeResult((await store.get(key))!, key);
+    const cut = { ...result, pages: pages.slice(0, -1), bytesDone: result.bytesDone - 1 };
+    store.damage(key, () => encodeResult(cut));
+    await assert.rejects(verify(), (error) => error instanceof VerificationFailed && error.message.includes(key));
+    await copyAll(target, plan, volume, 2);
+    await verify();
+    await publishRoot(target, plan);
+    assert.deepEqual(await (await restore({ ...target, jobId: "job2" })).content(), content);
   });
 
   test("finds that a pack of the base is gone, and the next attempt does without it", async () => {

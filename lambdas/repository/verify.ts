@@ -180,7 +180,8 @@ class Verification {
     const resultKey = jobKeys(this.#target.domain, this.#target.jobId).results(shard);
     if (attempt === undefined) return { shard, objects: [`${resultKey}*`], basePacks: [] };
     const result = await readUsableResult(this.#target, shard, attempt);
-    if (result?.planHash !== this.#options.planHash)
+    const isWhole = result?.bytesDone === this.#plan.shards[shard]?.bytes;
+    if (result?.planHash !== this.#options.planHash || !isWhole)
       return { shard, objects: [`${resultKey}${attempt}`], basePacks: [] };
     const keys = domainKeys(this.#target.domain);
     const objects: string[] = [];
