@@ -8,7 +8,7 @@ import * as lambda from "aws-cdk-lib/aws-lambda";
 import * as logs from "aws-cdk-lib/aws-logs";
 import type { Construct } from "constructs";
 import type { MountedFileSystem } from "./deployment.ts";
-import { nodeFlags } from "./node-flags.ts";
+import { nodeEnvironment } from "./node-environment.ts";
 import { acknowledge, allow } from "./permissions.ts";
 
 /** {@link HandlerFunction} */
@@ -49,7 +49,7 @@ export class HandlerFunction extends lambda.Function {
       loggingFormat: lambda.LoggingFormat.JSON,
       tracing: lambda.Tracing.ACTIVE,
       environment: {
-        NODE_OPTIONS: nodeFlags.join(" "),
+        ...nodeEnvironment,
         POWERTOOLS_SERVICE_NAME: `snapferry-${props.service}`,
         LOG_LEVEL: "INFO",
       },

@@ -3,7 +3,7 @@ import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
-import { nodeFlags } from "../../lib/node-flags.ts";
+import { nodeEnvironment } from "../../lib/node-environment.ts";
 import { actions, type Contender, type Scene, type Task } from "../contender.ts";
 import type { EngineRequest } from "./request.ts";
 
@@ -67,8 +67,8 @@ class Engine implements Contender {
     writeFileSync(requestFile, JSON.stringify(this.#request(scene, task)));
     return {
       file: process.execPath,
-      arguments: [...this.#profileFlags(task), ...nodeFlags, this.#bundle, requestFile],
-      environment: { PATH: process.env.PATH },
+      arguments: [...this.#profileFlags(task), this.#bundle, requestFile],
+      environment: { PATH: process.env.PATH, ...nodeEnvironment },
       directory: scene.directory,
     };
   }

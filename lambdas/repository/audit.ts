@@ -1,6 +1,6 @@
 /** Whether the hint of change tracking told the truth: some of what it called unchanged is read and compared. */
 import { HintMismatch, VerificationFailed } from "../domain/errors.ts";
-import { chunkHash, isZero } from "./chunk.ts";
+import { encodeChunks } from "./codec.ts";
 import { openCipher } from "./domain-cipher.ts";
 import { ruleOutHint } from "./hint.ts";
 import { chunkLength, chunksOfPage, type Root } from "./manifest.ts";
@@ -8,7 +8,7 @@ import { type Page, readPage } from "./page.ts";
 import { type BackupTarget, readPinnedBase } from "./pin.ts";
 import { type Extent, openPlan, type PlannedPage, readPlannedPages } from "./planner.ts";
 import { isSampled } from "./sampling.ts";
-import type { VolumeReader } from "./shard-batches.ts";
+import { readBatches, type VolumeReader } from "./shard-batches.ts";
 import type { ShardTable } from "./shard-table.ts";
 import { isDamage, pagesWithin } from "./tree.ts";
 
@@ -115,21 +115,27 @@ async function comparePage(
   reader: VolumeReader,
   chunkIdKey: Uint8Array | undefined,
 ): Promise<number> {
-  const { chunkBytes, pageChunks } = shape.geometry;
-  const buffer = Buffer.alloc(chunkBytes);
+  const { sizeBytes, geometry } = shape;
+  const chunksOfVolume = chunksOfPage(page.index, { sizeBytes, ...geometry });
+  const toRead = page.chunks.map((_, at) => at < chunksOfVolume && !planned?.toRead[at]);
+  const unread = { pages: [{ index: page.index, toRead }], sizeBytes, geometry, from: { page: 0, chunk: 0 } };
   let checkedBytes = 0;
-  for (const [at, chunk] of page.chunks.entries()) {
-    const number = page.index * pageChunks + at;
-    if (planned?.toRead[at] || number * chunkBytes >= shape.sizeBytes) continue;
-    const bytes = buffer.subarray(0, chunkLength(number, { sizeBytes: shape.sizeBytes, chunkBytes }));
-    await reader.read(bytes, number * chunkBytes);
-    const isAsInBase = chunk ? chunkHash(bytes, chunkIdKey) === chunk.hash : isZero(bytes);
-    if (!isAsInBase) {
-      const reason = `Bytes ${number * chunkBytes}-${number * chunkBytes + bytes.length - 1} have changed since the base, and change tracking did not say so`;
-      await ruleOutHint(target, reason);
-      throw new HintMismatch(`${reason}. The next attempt reads the whole volume.`);
-    }
-    checkedBytes += bytes.length;
+  for await (const batch of readBatches(reader, unread, () => false)) {
+    const expected = batch.chunks.map((at) => page.chunks[at]?.hash);
+    const named = await encodeChunks({ bytes: batch.bytes, chunkBytes: geometry.chunkBytes, expected, chunkIdKey });
+    const changed = batch.chunks.find((_, at) => named[at]?.hash !== expected[at]);
+    if (changed !== undefined) throw await mismatch(target, page.index * geometry.pageChunks + changed, shape);
+    checkedBytes += batch.length;
+    batch.release();
   }
   return checkedBytes;
+}
+
+async function mismatch(target: BackupTarget, chunk: number, shape: ShardTable["shape"]): Promise<HintMismatch> {
+  const { chunkBytes } = shape.geometry;
+  const first = chunk * chunkBytes;
+  const last = first + chunkLength(chunk, { sizeBytes: shape.sizeBytes, chunkBytes }) - 1;
+  const reason = `Bytes ${first}-${last} have changed since the base, and change tracking did not say so`;
+  await ruleOutHint(target, reason);
+  return new HintMismatch(`${reason}. The next attempt reads the whole volume.`);
 }
