@@ -77,7 +77,7 @@ export async function recordDiscovered(
       ...update,
       UpdateExpression: update.UpdateExpression.replace(/^SET /, "SET backingUp = if_not_exists(backingUp, :zero), "),
     },
-    "attribute_not_exists(id) OR #hypervisorTenant IN (:hypervisorTenant, :insteadOf)",
+    "attribute_not_exists(id) OR #hypervisorTenant = :hypervisorTenant OR #hypervisorTenant = :insteadOf",
     { ":zero": 0, ":insteadOf": insteadOf },
   );
 }
