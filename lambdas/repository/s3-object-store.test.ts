@@ -257,6 +257,15 @@ describe("a listing", () => {
       await assert.rejects(names(store), StoreUnfit);
     });
   });
+
+  test("of versions ends too in a store that brings the same page for ever", { timeout: 10_000 }, async () => {
+    const again = send(
+      "<ListVersionsResult><IsTruncated>true</IsTruncated><NextKeyMarker>a</NextKeyMarker></ListVersionsResult>",
+    );
+    await withServer([again], async (store) => {
+      await assert.rejects(store.deleteEveryVersion(["b"]), StoreUnfit);
+    });
+  });
 });
 
 describe("errors", () => {

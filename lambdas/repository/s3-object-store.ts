@@ -305,7 +305,10 @@ export class S3ObjectStore implements ObjectStore {
     while (from) {
       const page: VersionPage = await this.#listVersions(prefix, from);
       yield* page.versions.filter(({ Key }) => wanted.has(Key ?? ""));
-      from = page.next;
+      const { next } = page;
+      if (next && next.KeyMarker === from.KeyMarker && next.VersionIdMarker === from.VersionIdMarker)
+        throw new StoreUnfit(`The store lists the same versions of the bucket ${this.bucket} again and again.`);
+      from = next;
     }
   }
 
@@ -344,9 +347,9 @@ export class S3ObjectStore implements ObjectStore {
 
   async #listUnversioned(Prefix: string, { KeyMarker }: VersionMarker): Promise<VersionPage> {
     const from = KeyMarker === undefined ? {} : { StartAfter: KeyMarker };
-    const page = await this.#client.send(new ListObjectsV2Command({ Bucket: this.bucket, Prefix, ...from }));
-    const versions = (page.Contents ?? []).map(({ Key }) => ({ Key }));
-    return page.IsTruncated ? { versions, next: { KeyMarker: versions.at(-1)?.Key } } : { versions };
+    const { Contents = [], NextContinuationToken } = await this.#listPage(Prefix, from);
+    const versions = Contents.map(({ Key }) => ({ Key }));
+    return NextContinuationToken === undefined ? { versions } : { versions, next: { KeyMarker: versions.at(-1)?.Key } };
   }
 
   async #delete(versions: readonly ObjectIdentifier[]): Promise<void> {
