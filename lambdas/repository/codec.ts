@@ -53,7 +53,12 @@ class CodecThread {
     if (this.#pending.size === 0) this.#worker.ref();
     return new Promise<Answer>((resolve, reject) => {
       this.#pending.set(id, { resolve: (answer) => resolve(answer as Answer), reject });
-      this.#worker.postMessage({ id, request });
+      try {
+        this.#worker.postMessage({ id, request });
+      } catch (error) {
+        this.#settle(id);
+        reject(error);
+      }
     });
   }
 }

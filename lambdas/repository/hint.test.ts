@@ -114,6 +114,30 @@ describe("a backup that follows the hint", () => {
   });
 });
 
+describe("a hint that cannot be true", () => {
+  const hints: Record<string, Extent[]> = {
+    "is out of order": [
+      { offset: pageBytes, length: 1 },
+      { offset: 0, length: 1 },
+    ],
+    "lies outside of the volume": [{ offset: pageBytes * 3, length: 1 }],
+    "is of negative length": [{ offset: pageBytes, length: -1 }],
+  };
+  for (const [what, changed] of Object.entries(hints)) {
+    test(`as it ${what} is not followed: everything is read`, async () => {
+      const { job } = await newDomain();
+      const content = randomBytes(pageBytes * 3);
+      await backup(job(1), SparseVolume.of(content));
+      content[pageBytes * 2]! ^= 1;
+      const volume = SparseVolume.of(content);
+      const plan = await planHinted(job(2), volume, { base: "snap1", changed });
+      assert.equal(plan.hinted, false);
+      await finishBackup(job(2), plan, volume);
+      await assertRestores(job(2), content);
+    });
+  }
+});
+
 describe("a hint that leaves out a change", () => {
   const lies = [
     { what: "of data", before: 1, after: 2 },

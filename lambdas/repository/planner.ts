@@ -98,7 +98,7 @@ async function makePlan(target: BackupTarget, volume: VolumeToPlan): Promise<Buf
   return encodeShardTable(shape, await cutIntoShards(withBase(pagesToRead(volume.extents, shape), basePages), shape));
 }
 
-/** Undefined when the hint must not be followed: proven wrong before, or a part of the base's tree is damaged. */
+/** Undefined when the hint must not be followed: proven wrong before, not even in order, or a part of the base's tree is damaged. */
 async function makeHintedPlan(
   target: BackupTarget,
   base: Root,
@@ -110,7 +110,7 @@ async function makeHintedPlan(
     const toRead = pagesToRead(withResizedEnd(changed, base.sizeBytes, shape), shape);
     return encodeShardTable(shape, await cutIntoShards(withBase(toRead, pagesOf(target, base)), shape));
   } catch (error) {
-    if (error instanceof RepositoryDamaged) return undefined;
+    if (error instanceof RepositoryDamaged || error instanceof ExtentOutOfPlace) return undefined;
     throw error;
   }
 }
@@ -176,10 +176,13 @@ async function* pagesToRead(extents: AsyncIterable<Extent>, shape: VolumeShape):
   if (current) yield current;
 }
 
+/** What a hypervisor says of its volume cannot be true. */
+class ExtentOutOfPlace extends RangeError {}
+
 function checkExtent(extent: Extent, position: number, sizeBytes: number): void {
   const inOrder = extent.offset >= position && extent.length >= 0;
   if (!inOrder || extent.offset + extent.length > sizeBytes) {
-    throw new RangeError(
+    throw new ExtentOutOfPlace(
       `The extent at ${extent.offset} of ${extent.length} bytes is out of order or outside of the volume.`,
     );
   }

@@ -1,0 +1,42 @@
+import assert from "node:assert/strict";
+import { randomBytes } from "node:crypto";
+import { describe, it } from "node:test";
+import { chunkHash } from "./chunk.ts";
+import { encodeChunks } from "./codec.ts";
+
+const chunkBytes = 4096;
+
+function shared(bytes: Uint8Array): Uint8Array<SharedArrayBuffer> {
+  const copy = new Uint8Array(new SharedArrayBuffer(bytes.length));
+  copy.set(bytes);
+  return copy;
+}
+
+describe("the codec", () => {
+  it("answers in order, however many requests are under way", async () => {
+    const batches = Array.from({ length: 40 }, () => shared(randomBytes(chunkBytes * 2)));
+    const answers = await Promise.all(
+      batches.map((bytes) =>
+        encodeChunks({ bytes, chunkBytes, expected: [undefined, undefined], chunkIdKey: undefined }),
+      ),
+    );
+    for (const [at, chunks] of answers.entries())
+      assert.deepEqual(
+        chunks.map((chunk) => chunk?.hash),
+        [0, 1].map((n) => chunkHash(batches[at]!.subarray(n * chunkBytes, (n + 1) * chunkBytes))),
+      );
+  });
+
+  it("goes on after requests that cannot be sent to a thread, or that fail there", async () => {
+    const request = {
+      bytes: shared(randomBytes(chunkBytes)),
+      chunkBytes,
+      expected: [undefined],
+      chunkIdKey: undefined,
+    };
+    const notToBeSent = { ...request, chunkIdKey: (() => 0) as unknown as Uint8Array };
+    const failing = { ...request, expected: 1 as unknown as undefined[] };
+    for (const wrong of [notToBeSent, failing, notToBeSent, failing]) await assert.rejects(encodeChunks(wrong));
+    assert.equal((await encodeChunks(request)).length, 1);
+  });
+});
