@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { Template } from "aws-cdk-lib/assertions";
+import { nodeEnvironment } from "../../lib/node-environment.ts";
 import { resource, resourcesOf, templateWith, written } from "./synthesised.ts";
 
 const template = templateWith();
@@ -55,7 +56,7 @@ test("copies have concurrency of their own: slots x shards of each", () => {
 });
 
 test("a function is told the names of what it may use, and of nothing else", () => {
-  const always = ["LOG_LEVEL", "NODE_OPTIONS", "POWERTOOLS_SERVICE_NAME"];
+  const always = [...Object.keys(nodeEnvironment), "LOG_LEVEL", "POWERTOOLS_SERVICE_NAME"];
   const told = (name: string) =>
     Object.keys(environment(name))
       .filter((key) => !always.includes(key))
