@@ -319,7 +319,7 @@ export const operations = {
     tag: "stores",
     summary: "Make rows for the backups that a store holds",
     description:
-      "After tables were lost, or for the bucket of an earlier deployment. Backups of the caller's tenant that have no rows get them: the snapshot as BackedUp, and its volume as missing until it is discovered. What has rows is left alone. Answers a page at a time: go on with `nextCursor` until there is none.",
+      "After tables were lost, or for the bucket of an earlier deployment. Backups of the caller's tenant that have no rows get them: the snapshot as BackedUp, and its volume as missing until it is discovered. What has rows is left alone, but for `lockedUntil` where the store's lock ends later. Answers a page at a time: go on with `nextCursor` until there is none.",
     access: "admin",
     id: "store",
     query: requests.importQuery,

@@ -114,7 +114,7 @@ export interface Snapshot {
   readonly backedUpAt?: string;
   /** Its backup was begun in an encrypted domain: what the store shows of it without encryption was put there by somebody else. */
   readonly encrypted?: true;
-  /** Until when the store refuses to delete the backup's objects (Object Lock), as it was when the backup was published. */
+  /** Until when the store refuses to delete the backup's objects (Object Lock), as it was when the backup was published, or last imported. */
   readonly lockedUntil?: string;
   /** The last check of the backup that came to its end. */
   readonly lastCheck?: BackupCheck;

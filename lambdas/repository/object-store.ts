@@ -27,6 +27,11 @@ export interface ObjectStore {
    * or weakens one: a repetition, or a shorter one, does nothing. Throws RepositoryDamaged when there is no such object, StoreUnfit without Object Lock.
    */
   retain(key: string, retention: Retention): Promise<void>;
+  /**
+   * Until when the store refuses to delete the object's current version; may be past. Undefined where nothing retains it, there is no such object, or
+   * the store has no Object Lock. Throws StoreRefused without the right to ask.
+   */
+  retainedUntil(key: string): Promise<Date | undefined>;
   /** Whether objects of the store can be retained. */
   objectLockEnabled(): Promise<boolean>;
 }

@@ -48,6 +48,7 @@ describe("a store with a limiter is charged", () => {
     ["a deletion by its pages", (s) => s.deleteEveryVersion(["key", "nothing"]), [free(2)]],
     ["a deletion of many as they went", (s) => s.deleteEveryVersionBelow("many/"), [free(2), free(4)]],
     ["a retention", (s) => s.retain("key", { mode: "GOVERNANCE", until: new Date() }), [free(2)]],
+    ["a look at a retention", (s) => s.retainedUntil("key"), [free(1)]],
     ["the question for Object Lock", (s) => s.objectLockEnabled(), [free(1)]],
   ];
   for (const [what, work, costs] of expected) {

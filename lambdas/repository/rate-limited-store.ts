@@ -69,6 +69,11 @@ export class RateLimitedStore implements ObjectStore {
     await this.#store.retain(key, retention);
   }
 
+  async retainedUntil(key: string): Promise<Date | undefined> {
+    await this.#request();
+    return this.#store.retainedUntil(key);
+  }
+
   async objectLockEnabled(): Promise<boolean> {
     await this.#request();
     return this.#store.objectLockEnabled();

@@ -15,13 +15,23 @@ export interface LockTarget {
   readonly VersionId?: string | undefined;
 }
 
+/** How stores say that a bucket was made without Object Lock, or that they know none. */
+const withoutLock = [
+  "ObjectLockConfigurationNotFoundError",
+  "NoSuchObjectLockConfiguration",
+  "NotImplemented",
+  "MethodNotAllowed",
+  "InvalidRequest",
+  "InvalidArgument",
+];
+
 /** Whether the bucket was made for Object Lock. */
 export async function isLockEnabled(client: S3Client, Bucket: string): Promise<boolean> {
   try {
     const answer = await client.send(new GetObjectLockConfigurationCommand({ Bucket }));
     return answer.ObjectLockConfiguration?.ObjectLockEnabled === "Enabled";
   } catch (error) {
-    if (isNamed(error, "ObjectLockConfigurationNotFoundError") || isNamed(error, "NotImplemented")) return false;
+    if (withoutLock.some((name) => isNamed(error, name))) return false;
     throw error;
   }
 }

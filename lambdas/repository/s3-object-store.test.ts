@@ -226,6 +226,51 @@ describe("a deletion", () => {
   });
 });
 
+describe("a look at a retention", () => {
+  const until = "2999-01-01T00:00:00.000Z";
+  const retention = send(`<Retention><Mode>GOVERNANCE</Mode><RetainUntilDate>${until}</RetainUntilDate></Retention>`);
+
+  test("tells the date, and that there is none, whatever the store has for it", async () => {
+    const answers: [Answer[], Date | undefined][] = [
+      [[retention], new Date(until)],
+      [[fail(404, "NoSuchObjectLockConfiguration")], undefined],
+      [[fail(404, "NoSuchKey")], undefined],
+      [[fail(501, "NotImplemented")], undefined],
+      [[fail(400, "InvalidRequest"), fail(404, "ObjectLockConfigurationNotFoundError")], undefined],
+    ];
+    for (const [given, expected] of answers)
+      await withServer(given, async (store) => assert.deepEqual(await store.retainedUntil("key"), expected));
+  });
+
+  test("without the right is StoreRefused, and is no answer where the bucket has Object Lock", async () => {
+    await withServer([fail(403, "AccessDenied")], (store) => assert.rejects(store.retainedUntil("key"), StoreRefused));
+    const enabled = send(
+      "<ObjectLockConfiguration><ObjectLockEnabled>Enabled</ObjectLockEnabled></ObjectLockConfiguration>",
+    );
+    await withServer([fail(400, "InvalidRequest"), enabled], (store) =>
+      assert.rejects(store.retainedUntil("key"), StoreUnavailable),
+    );
+  });
+});
+
+describe("the question for Object Lock", () => {
+  test("is answered with no by stores that do not know it, in whatever words, and not by those that refuse or fail", async () => {
+    const refusals: [number, string][] = [
+      [404, "ObjectLockConfigurationNotFoundError"],
+      [400, "InvalidRequest"],
+      [400, "InvalidArgument"],
+      [405, "MethodNotAllowed"],
+      [501, "NotImplemented"],
+    ];
+    for (const [status, code] of refusals)
+      await withServer([fail(status, code)], async (store) => assert.equal(await store.objectLockEnabled(), false));
+    await withServer([fail(403, "AccessDenied")], (store) => assert.rejects(store.objectLockEnabled(), StoreRefused));
+    await withServer([fail(500, "InternalError")], (store) =>
+      assert.rejects(store.objectLockEnabled(), StoreUnavailable),
+    );
+  });
+});
+
 describe("a listing", () => {
   const page = (keys: string[], more: string) =>
     send(

@@ -392,6 +392,19 @@ export class S3ObjectStore implements ObjectStore {
     });
   }
 
+  async retainedUntil(key: string): Promise<Date | undefined> {
+    return this.#attempt(`looking for the retention of ${this.fullKey(key)}`, async () => {
+      try {
+        const retention = await readRetention(this.#client, { Bucket: this.bucket, Key: this.fullKey(key) });
+        return retention?.until;
+      } catch (error) {
+        if (isMissing(error) || isNamed(error, "NotImplemented")) return undefined;
+        if (isNamed(error, "InvalidRequest") && !(await this.objectLockEnabled())) return undefined;
+        throw error;
+      }
+    });
+  }
+
   async objectLockEnabled(): Promise<boolean> {
     return this.#attempt("looking for Object Lock", () => isLockEnabled(this.#client, this.bucket));
   }

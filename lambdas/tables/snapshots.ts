@@ -235,6 +235,34 @@ export function recordEncrypted(
   return updateWhile(database, snapshot, { encrypted: true }, { state: "BackingUp", jobId });
 }
 
+/**
+ * Writes down a later end of the lock on the backup in that store. False when the row has one as late, is of another store, or is no longer BackedUp.
+ * `lockedUntil` is ISO 8601 in UTC with milliseconds, as rows have it: such times compare as text.
+ */
+export async function recordLongerLock(
+  database: Database,
+  { tenant, id, storeId }: Pick<Snapshot, "tenant" | "id" | "storeId">,
+  lockedUntil: string,
+): Promise<boolean> {
+  try {
+    await database.client.send(
+      new UpdateCommand({
+        TableName: database.tables.snapshots,
+        Key: { tenant, id },
+        UpdateExpression: "SET lockedUntil = :lockedUntil",
+        ConditionExpression:
+          "#state = :backedUp AND storeId = :storeId AND (attribute_not_exists(lockedUntil) OR lockedUntil < :lockedUntil)",
+        ExpressionAttributeNames: { "#state": "state" },
+        ExpressionAttributeValues: { ":lockedUntil": lockedUntil, ":backedUp": "BackedUp", ":storeId": storeId },
+      }),
+    );
+    return true;
+  } catch (error) {
+    if (error instanceof ConditionalCheckFailedException) return false;
+    throw error;
+  }
+}
+
 /** A change that is none of state, made only while the row has these values. Answers whether it was made. */
 async function updateWhile(
   database: Database,

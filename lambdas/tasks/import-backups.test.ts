@@ -1,14 +1,15 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import { TransactionCanceledException } from "@aws-sdk/client-dynamodb";
+import { ConditionalCheckFailedException, TransactionCanceledException } from "@aws-sdk/client-dynamodb";
 import { KMSServiceException } from "@aws-sdk/client-kms";
-import { GetCommand, type TransactWriteCommand } from "@aws-sdk/lib-dynamodb";
+import { GetCommand, type TransactWriteCommand, UpdateCommand } from "@aws-sdk/lib-dynamodb";
 import { MemoryKeyService } from "../../test/support/memory-key-service.ts";
-import { MemoryObjectStore } from "../../test/support/memory-object-store.ts";
+import { MemoryObjectStore, type StoreOperation } from "../../test/support/memory-object-store.ts";
 import { copyAll, never, planBackup, SparseVolume } from "../../test/support/repository.ts";
 import type { ImportAnswer, ImportedPage, ImportRequest } from "../domain/backup-import.ts";
 import { StoreRefused, Throttled } from "../domain/errors.ts";
 import { dedupDomain, volumeIdFor } from "../domain/inventory.ts";
+import type { Snapshot } from "../domain/snapshot.ts";
 import type { KeyService } from "../repository/key-service.ts";
 import { domainKeys } from "../repository/layout.ts";
 import { publishRoot } from "../repository/publish.ts";
@@ -47,9 +48,10 @@ class Tables {
   readonly rows = new Map<string, unknown>();
 
   readonly client = {
-    send: async (command: GetCommand | TransactWriteCommand) => {
+    send: async (command: GetCommand | UpdateCommand | TransactWriteCommand) => {
       if (command instanceof GetCommand)
         return { Item: this.rows.get(`${command.input.TableName} ${JSON.stringify(command.input.Key)}`) };
+      if (command instanceof UpdateCommand) return this.#extendLock(command.input);
       const updates = (command.input.TransactItems ?? []).flatMap(({ Update }) => Update ?? []);
       const CancellationReasons = updates.map(({ TableName, Key, ConditionExpression = "" }) => {
         const refused =
@@ -65,6 +67,23 @@ class Tables {
       return {};
     },
   };
+
+  /** As `recordLongerLock` asks for it. */
+  #extendLock({ TableName, Key, ExpressionAttributeValues: values = {} }: UpdateCommand["input"]): object {
+    const key = `${TableName} ${JSON.stringify(Key)}`;
+    const row = this.rows.get(key) as Record<string, string> | undefined;
+    const { ":lockedUntil": until, ":backedUp": state, ":storeId": storeId } = values;
+    const isShorter = row?.lockedUntil === undefined || row.lockedUntil < until;
+    if (row?.state !== state || row?.storeId !== storeId || !isShorter)
+      throw new ConditionalCheckFailedException({ message: "", $metadata: {} });
+    this.rows.set(key, { ...row, lockedUntil: until });
+    return {};
+  }
+
+  snapshot(id: string): Snapshot | undefined {
+    return this.rows.get(`snapshots ${JSON.stringify({ tenant: "acme", id })}`) as Snapshot | undefined;
+  }
+
   readonly tables = { snapshots: "snapshots", volumes: "volumes", storeReferences: "references" };
 }
 
@@ -73,7 +92,7 @@ function servicesOn(store: MemoryObjectStore, more: Partial<Services> = {}): Ser
     database: new Tables(),
     objectStore: async () => store,
     keyService: async () => undefined,
-    logger: { info: () => undefined },
+    logger: { info: () => undefined, warn: () => undefined },
     now: () => new Date(0),
     ...more,
   } as unknown as Services;
@@ -179,5 +198,99 @@ describe("an import", () => {
     assert.equal(isUp?.(), false);
     mock.timers.tick(20_000);
     assert.equal(isUp?.(), true);
+  });
+});
+
+describe("an import from a store with Object Lock", () => {
+  const ofVault: ImportRequest = { tenant: "acme", storeId: "store_1", limit: 100 };
+  const root = (snapshotId: string) => domainKeys(domain).root(snapshotId);
+  const retain = (store: MemoryObjectStore, snapshotId: string, until: string) =>
+    store.retain(root(snapshotId), { mode: "COMPLIANCE", until: new Date(until) });
+  const soon = "2100-01-01T00:00:00.000Z";
+  const later = "2100-02-01T00:00:00.000Z";
+
+  /** A store with backups, the rows to be, and what is asked of the store about locks and warned of. */
+  async function vault(snapshotIds: readonly string[], before: (operation: StoreOperation) => void = () => undefined) {
+    const asked: StoreOperation[] = [];
+    const warnings: object[] = [];
+    const store = new MemoryObjectStore({
+      objectLock: true,
+      before: (operation) => {
+        if (operation === "retainedUntil" || operation === "objectLockEnabled") asked.push(operation);
+        before(operation);
+      },
+    });
+    for (const snapshotId of snapshotIds) await publish(store, snapshotId);
+    const tables = new Tables();
+    const logger = { info: () => undefined, warn: (_: string, fields: object) => warnings.push(fields) };
+    const services = servicesOn(store, { database: tables, logger } as unknown as Partial<Services>);
+    return { store, tables, services, asked, warnings };
+  }
+
+  it("tells how long each backup is locked, and asks once whether the store locks at all", async () => {
+    const { store, tables, services, asked } = await vault([first, second]);
+    await retain(store, first, soon);
+    assert.equal(pageOf(await importBackups(services, ofVault)).imported.length, 2);
+    assert.equal(tables.snapshot(first)?.lockedUntil, soon);
+    assert.ok(!("lockedUntil" in tables.snapshot(second)!));
+    assert.deepEqual(asked, ["objectLockEnabled", "retainedUntil", "retainedUntil"]);
+  });
+
+  it("takes up a lock that was extended since, and never goes back", async () => {
+    const { store, tables, services } = await vault([first, second]);
+    await retain(store, second, soon);
+    await importBackups(services, ofVault);
+    for (const snapshotId of [first, second]) await retain(store, snapshotId, later);
+    assert.equal(pageOf(await importBackups(services, ofVault)).known, 2);
+    assert.deepEqual(
+      [first, second].map((id) => tables.snapshot(id)?.lockedUntil),
+      [later, later],
+    );
+    const longest = "2100-03-01T00:00:00.000Z";
+    Object.assign(tables.snapshot(first)!, { lockedUntil: longest });
+    assert.equal(pageOf(await importBackups(services, ofVault)).known, 2);
+    assert.equal(tables.snapshot(first)?.lockedUntil, longest);
+  });
+
+  it("changes no row of a backup in another store", async () => {
+    const { store, tables, services } = await vault([first]);
+    await importBackups(services, ofVault);
+    await retain(store, first, later);
+    assert.equal(pageOf(await importBackups(services, { ...ofVault, storeId: "store_2" })).known, 1);
+    assert.ok(!("lockedUntil" in tables.snapshot(first)!));
+  });
+
+  it("goes on without the right to read locks, and says so once", async () => {
+    for (const refused of ["objectLockEnabled", "retainedUntil"]) {
+      const { tables, services, asked, warnings } = await vault([first, second], (operation) => {
+        if (operation === refused) throw new StoreRefused("the credentials do not allow it");
+      });
+      assert.equal(pageOf(await importBackups(services, ofVault)).imported.length, 2);
+      assert.ok(!("lockedUntil" in tables.snapshot(first)!));
+      assert.equal(asked.filter((operation) => operation === refused).length, 1);
+      assert.equal(warnings.length, 1);
+    }
+  });
+
+  it("misses no lock where the store fails for a moment", async () => {
+    let isDown = true;
+    const { store, tables, services } = await vault([first], (operation) => {
+      if (operation === "retainedUntil" && isDown) throw new Throttled("the store asks for fewer requests");
+    });
+    await retain(store, first, soon);
+    assert.deepEqual(await importBackups(services, ofVault), {
+      problem: "the store asks for fewer requests",
+      passes: true,
+    });
+    assert.equal(tables.snapshot(first), undefined);
+    isDown = false;
+    await importBackups(services, ofVault);
+    assert.equal(tables.snapshot(first)?.lockedUntil, soon);
+  });
+
+  it("asks nothing of the stack's own bucket, where there are no locks and no right to ask", async () => {
+    const { services, asked } = await vault([first]);
+    assert.equal(pageOf(await importBackups(services, ofDefault)).imported.length, 1);
+    assert.deepEqual(asked, []);
   });
 });

@@ -18,8 +18,9 @@ import {
 import type { Root } from "../repository/manifest.ts";
 import type { ObjectStore } from "../repository/object-store.ts";
 import type { Services } from "../services.ts";
-import { getSnapshot } from "../tables/snapshots.ts";
+import { getSnapshot, recordLongerLock } from "../tables/snapshots.ts";
 import { importBackup } from "../transactions/import-snapshot.ts";
+import { ImportedLocks } from "./imported-locks.ts";
 
 /** The API that waits gives up after 29 seconds: what is left is for a cold start and the last snapshot begun. */
 const workMilliseconds = 16_000;
@@ -27,7 +28,7 @@ const workMilliseconds = 16_000;
 /** What the service names its domains by. Others are not its own. */
 const domainName = /^[0-9a-f]{32}$/;
 
-/** May be called again at any time: what has a row is left alone. */
+/** May be called again at any time: what has a row is left alone, but for a lock in the store that ends later than the row says. */
 export async function importBackups(services: Services, request: ImportRequest): Promise<ImportAnswer> {
   try {
     const page = await new Import(services, request).page(request);
@@ -77,6 +78,7 @@ class Import {
     const isLate = () => Date.now() > deadline;
     const store = await this.#services.objectStore(this.#tenant, this.#storeId, isLate);
     const keys = await this.#services.keyService(this.#tenant, this.#storeId);
+    const locks = this.#locksOf(store);
     const mayBeUnencrypted = this.#storeId === defaultStoreId;
     let seen = 0;
     for await (const [domain, after] of domainsFrom(store, begin)) {
@@ -87,7 +89,7 @@ class Import {
       const unclear: ImportedPage["refused"][number][] = [];
       for await (const listed of snapshotsIn(store, domain, after)) {
         if (seen === limit || isLate()) return this.#report(position);
-        const taken = await this.#take(inspection, domain, listed);
+        const taken = await this.#take({ inspection, locks }, domain, listed);
         position = { domain, snapshotId: listed.snapshotId };
         seen += 1;
         if (taken.is === "own") isOwn = true;
@@ -97,6 +99,15 @@ class Import {
       }
     }
     return this.#report(undefined);
+  }
+
+  /** Undefined for the stack's own bucket: it has no Object Lock, and the function no right to ask. */
+  #locksOf(store: ObjectStore): ImportedLocks | undefined {
+    const about = { tenant: this.#tenant, storeId: this.#storeId };
+    if (this.#storeId === defaultStoreId) return undefined;
+    return new ImportedLocks(store, (error) =>
+      this.#services.logger.warn("a store does not let its locks be read", { ...about, error }),
+    );
   }
 
   /** Whether all of the domain is the caller's, as far as that is known before anything of it is read: by the snapshot that is behind us. */
@@ -119,11 +130,24 @@ class Import {
     };
   }
 
-  async #take(inspection: DomainInspection, domain: string, listed: ListedSnapshot): Promise<Taken> {
+  /** What the store locks for longer than the row says: somebody has extended it. */
+  async #extendLock(locks: ImportedLocks, domain: string, snapshotId: string): Promise<void> {
+    const lockedUntil = await locks.lockedUntil(domain, snapshotId);
+    if (lockedUntil === undefined) return;
+    const row = { tenant: this.#tenant, id: snapshotId, storeId: this.#storeId };
+    await recordLongerLock(this.#services.database, row, lockedUntil);
+  }
+
+  async #take(
+    { inspection, locks }: { inspection: DomainInspection; locks: ImportedLocks | undefined },
+    domain: string,
+    listed: ListedSnapshot,
+  ): Promise<Taken> {
     const { database } = this.#services;
     const tenant = this.#tenant;
     const { snapshotId, publishedAt } = listed;
     if (await this.#isKnown(domain, snapshotId)) {
+      if (locks) await this.#extendLock(locks, domain, snapshotId);
       this.#known += 1;
       return { is: "own" };
     }
@@ -134,7 +158,9 @@ class Import {
       return { is: "foreign", reason: "It is of another tenant, as is all of its domain." };
     const { jobId, sizeBytes } = root;
     const encrypted = root.wrappedKey.length > 0;
-    const found = { tenant, storeId: this.#storeId, snapshotId, jobId, sizeBytes, encrypted, publishedAt, described };
+    const lockedUntil = await locks?.lockedUntil(domain, snapshotId);
+    const read = { snapshotId, jobId, sizeBytes, encrypted, publishedAt, lockedUntil, described };
+    const found = { tenant, storeId: this.#storeId, ...read };
     const outcome = await importBackup(database, found, this.#services.now().toISOString());
     if (outcome === "written") this.#imported.push({ snapshotId, volumeId: described.volumeId });
     else this.#known += 1;

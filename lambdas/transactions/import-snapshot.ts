@@ -20,6 +20,8 @@ export interface FoundBackup {
   readonly sizeBytes: number;
   readonly encrypted: boolean;
   readonly publishedAt: Date;
+  /** When the store's lock on it ends, ISO 8601; undefined where there is none, or the store does not tell. */
+  readonly lockedUntil?: string | undefined;
   /** Its tenant is the one above. */
   readonly described: DescribedSnapshot;
 }
@@ -66,7 +68,7 @@ function volumeOf(found: FoundBackup): Volume {
 }
 
 function snapshotOf(found: FoundBackup, volume: Volume, now: string): Omit<Snapshot, "readers"> {
-  const { tenant, storeId, snapshotId, jobId, sizeBytes, encrypted, publishedAt, described } = found;
+  const { tenant, storeId, snapshotId, jobId, sizeBytes, encrypted, publishedAt, lockedUntil, described } = found;
   const { name, description, consistency, createdOnPrimaryAt, storedBytes } = described;
   return {
     tenant,
@@ -94,6 +96,7 @@ function snapshotOf(found: FoundBackup, volume: Volume, now: string): Omit<Snaps
     ...(createdOnPrimaryAt === undefined ? {} : { createdOnPrimaryAt }),
     backedUpAt: publishedAt.toISOString(),
     ...(encrypted ? { encrypted: true } : {}),
+    ...(lockedUntil === undefined ? {} : { lockedUntil }),
   };
 }
 

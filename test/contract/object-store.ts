@@ -216,6 +216,19 @@ export function objectLockContract(name: string, makeStore: (locks: boolean) => 
       }
     });
 
+    test("tells until when an object is retained, and of nothing else that it is", async () => {
+      const { store, retentionOf } = await makeStore(true);
+      for (const key of ["t/free", "t/kept"]) await store.put(key, Buffer.from(key));
+      await store.retain("t/kept", { mode: "GOVERNANCE", until: inSeconds(5) });
+      assert.deepEqual(await store.retainedUntil("t/kept"), (await retentionOf("t/kept"))?.until);
+      assert.ok((await store.retainedUntil("t/kept")) instanceof Date);
+      assert.equal(await store.retainedUntil("t/free"), undefined);
+      assert.equal(await store.retainedUntil("t/nothing"), undefined);
+      const without = (await makeStore(false)).store;
+      await without.put("t/free", Buffer.from("value"));
+      assert.equal(await without.retainedUntil("t/free"), undefined);
+    });
+
     test("what is missing is named", async () => {
       const { store } = await makeStore(true);
       await assert.rejects(store.retain("no/such", { mode: "GOVERNANCE", until: inSeconds(5) }), (error) => {

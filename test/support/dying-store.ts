@@ -63,6 +63,10 @@ export class DyingStore implements ObjectStore {
     return this.#request(() => this.#store.retain(...request));
   }
 
+  retainedUntil(...request: Parameters<ObjectStore["retainedUntil"]>) {
+    return this.#request(() => this.#store.retainedUntil(...request));
+  }
+
   objectLockEnabled() {
     return this.#request(() => this.#store.objectLockEnabled());
   }

@@ -10,7 +10,15 @@ import type {
   Retention,
 } from "../../lambdas/repository/object-store.ts";
 
-export type StoreOperation = "put" | "get" | "head" | "list" | "delete" | "retain";
+export type StoreOperation =
+  | "put"
+  | "get"
+  | "head"
+  | "list"
+  | "delete"
+  | "retain"
+  | "retainedUntil"
+  | "objectLockEnabled";
 
 interface Version {
   readonly body: Uint8Array;
@@ -124,7 +132,13 @@ export class MemoryObjectStore implements ObjectStore {
     this.#objects.set(key, [...versions.slice(0, -1), { ...current, retention }]);
   }
 
+  async retainedUntil(key: string): Promise<Date | undefined> {
+    await this.#options.before?.("retainedUntil", key);
+    return this.retentionOf(key)?.until;
+  }
+
   async objectLockEnabled(): Promise<boolean> {
+    await this.#options.before?.("objectLockEnabled", "");
     return this.#options.objectLock ?? false;
   }
 

@@ -30,6 +30,7 @@ export function workerStore(
     },
     deleteEveryVersionBelow: async (...args) => step().then(() => store.deleteEveryVersionBelow(...args)),
     retain: async (...args) => step().then(() => store.retain(...args)),
+    retainedUntil: async (...args) => step().then(() => store.retainedUntil(...args)),
     objectLockEnabled: async () => step().then(() => store.objectLockEnabled()),
   };
   return wrapped;
