@@ -31,7 +31,7 @@ export async function isLockEnabled(client: S3Client, Bucket: string): Promise<b
     const answer = await client.send(new GetObjectLockConfigurationCommand({ Bucket }));
     return answer.ObjectLockConfiguration?.ObjectLockEnabled === "Enabled";
   } catch (error) {
-    if (withoutLock.some((name) => isNamed(error, name))) return false;
+    if (meansNoLock(error)) return false;
     throw error;
   }
 }
@@ -46,6 +46,11 @@ export async function readRetention(client: S3Client, target: LockTarget): Promi
     if (isNamed(error, "NoSuchObjectLockConfiguration")) return undefined;
     throw error;
   }
+}
+
+/** Whether the error may say that there is no Object Lock. Some of these codes have other meanings too where an object was asked for. */
+export function meansNoLock(error: unknown): boolean {
+  return withoutLock.some((name) => isNamed(error, name));
 }
 
 /** Whether the object is gone, or a delete marker is its current version. */

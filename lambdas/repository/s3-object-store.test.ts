@@ -236,6 +236,8 @@ describe("a look at a retention", () => {
       [[fail(404, "NoSuchObjectLockConfiguration")], undefined],
       [[fail(404, "NoSuchKey")], undefined],
       [[fail(501, "NotImplemented")], undefined],
+      [[fail(405, "MethodNotAllowed")], undefined],
+      [[fail(404, "ObjectLockConfigurationNotFoundError")], undefined],
       [[fail(400, "InvalidRequest"), fail(404, "ObjectLockConfigurationNotFoundError")], undefined],
     ];
     for (const [given, expected] of answers)

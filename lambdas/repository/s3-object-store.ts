@@ -20,7 +20,7 @@ import { guardedAgents } from "../protocols/egress/endpoint.ts";
 import type { ByteRange, ListedObject, ObjectHead, ObjectStore, PutOptions, Retention } from "./object-store.ts";
 import { expectedLength, readBody } from "./s3-body.ts";
 import { hasStatus, isNamed, isPassing, isWithoutAnswer, SpoiltAnswer, storeError, wasRepeated } from "./s3-errors.ts";
-import { extendRetention, isLockEnabled, isMissing, readRetention } from "./s3-object-lock.ts";
+import { extendRetention, isLockEnabled, isMissing, meansNoLock, readRetention } from "./s3-object-lock.ts";
 import type { S3RangeReader } from "./s3-range-reader.ts";
 
 export interface S3ClientOptions {
@@ -398,8 +398,8 @@ export class S3ObjectStore implements ObjectStore {
         const retention = await readRetention(this.#client, { Bucket: this.bucket, Key: this.fullKey(key) });
         return retention?.until;
       } catch (error) {
-        if (isMissing(error) || isNamed(error, "NotImplemented")) return undefined;
-        if (isNamed(error, "InvalidRequest") && !(await this.objectLockEnabled())) return undefined;
+        if (meansNoLock(error) && !(await this.objectLockEnabled())) return undefined;
+        if (isMissing(error)) return undefined;
         throw error;
       }
     });
