@@ -57,8 +57,7 @@ function width(text: string): number {
 
 /** Control characters of names that others chose must not reach the terminal. */
 export function printable(text: string): string {
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what is replaced.
-  return text.replaceAll(/[\u0000-\u001f\u007f-\u009f]/g, "�");
+  return text.replaceAll(/\p{Cc}/gu, "�");
 }
 
 /** Name and value on one line each; absent values are left out. */
