@@ -8,10 +8,8 @@ import { snapshotStates } from "../domain/snapshot.ts";
 import { decodeCursor } from "./cursor.ts";
 import { quoted } from "./problem.ts";
 
-// biome-ignore lint/suspicious/noControlCharactersInRegex: these are what is refused.
-const controlCharacters = /[\u0000-\u001f\u007f]/;
-// biome-ignore lint/suspicious/noControlCharactersInRegex: these are what is refused; tab, line feed and carriage return are not.
-const controlCharactersButLines = /[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f]/;
+const controlCharacters = /\p{Cc}/u;
+const controlCharactersButLines = /[^\P{Cc}\t\n\r]/u;
 
 interface TextBounds {
   readonly min?: number;
