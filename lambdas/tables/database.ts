@@ -1,5 +1,9 @@
 /** The DynamoDB tables: their names, one client, and transactions whose refusals say which row refused. */
-import { DynamoDBClient, TransactionCanceledException } from "@aws-sdk/client-dynamodb";
+import {
+  ConditionalCheckFailedException,
+  DynamoDBClient,
+  TransactionCanceledException,
+} from "@aws-sdk/client-dynamodb";
 import {
   DynamoDBDocumentClient,
   GetCommand,
@@ -47,6 +51,17 @@ export class WriteRefused extends Error {
   constructor(refused: readonly number[]) {
     super(`the condition of ${refused.length} item(s) of a transaction did not hold`);
     this.refused = refused;
+  }
+}
+
+/** Whether a single write was made: not when its condition did not hold. */
+export async function isMade(write: Promise<unknown>): Promise<boolean> {
+  try {
+    await write;
+    return true;
+  } catch (error) {
+    if (error instanceof ConditionalCheckFailedException) return false;
+    throw error;
   }
 }
 

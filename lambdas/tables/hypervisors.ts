@@ -1,8 +1,7 @@
 /** Hypervisor rows. */
-import { ConditionalCheckFailedException } from "@aws-sdk/client-dynamodb";
 import { DeleteCommand, UpdateCommand } from "@aws-sdk/lib-dynamodb";
 import type { HypervisorRow } from "../domain/inventory.ts";
-import { type Database, getRow, type Page, pageOfRows, type TransactionItem } from "./database.ts";
+import { type Database, getRow, isMade, type Page, pageOfRows, type TransactionItem } from "./database.ts";
 
 export async function getHypervisor(
   database: Database,
@@ -37,8 +36,8 @@ export async function markDiscovered(
   hypervisor: Pick<HypervisorRow, "tenant" | "id">,
   discoveredAt: string,
 ): Promise<boolean> {
-  try {
-    await database.client.send(
+  return isMade(
+    database.client.send(
       new UpdateCommand({
         TableName: database.tables.hypervisors,
         Key: { tenant: hypervisor.tenant, id: hypervisor.id },
@@ -46,12 +45,8 @@ export async function markDiscovered(
         ConditionExpression: "attribute_exists(id)",
         ExpressionAttributeValues: { ":at": discoveredAt },
       }),
-    );
-    return true;
-  } catch (error) {
-    if (error instanceof ConditionalCheckFailedException) return false;
-    throw error;
-  }
+    ),
+  );
 }
 
 /** Gone is success. */

@@ -1,10 +1,10 @@
 /** Job rows. A change of state is conditional on the states it may come from; the rest on the job still running. */
-import { ConditionalCheckFailedException } from "@aws-sdk/client-dynamodb";
 import { UpdateCommand } from "@aws-sdk/lib-dynamodb";
 import { type Job, type JobKind, type JobState, jobStates, jobTransitions } from "../domain/job.ts";
 import {
   type Database,
   getRow,
+  isMade,
   type Page,
   pageOfRows,
   queryRows,
@@ -142,8 +142,8 @@ export async function updateRunningJob(
   change: JobChanges & { updatedAt: string },
 ): Promise<boolean> {
   const update = updateExpression(change);
-  try {
-    await database.client.send(
+  return isMade(
+    database.client.send(
       new UpdateCommand({
         TableName: database.tables.jobs,
         Key: { tenant: job.tenant, id: job.id },
@@ -152,18 +152,14 @@ export async function updateRunningJob(
         ExpressionAttributeNames: { ...update.ExpressionAttributeNames, "#state": "state" },
         ExpressionAttributeValues: { ...update.ExpressionAttributeValues, ":running": "Running" },
       }),
-    );
-    return true;
-  } catch (error) {
-    if (error instanceof ConditionalCheckFailedException) return false;
-    throw error;
-  }
+    ),
+  );
 }
 
 /** Notes that somebody wants the job to end; an ended one is left as it is. */
 export async function requestCancel(database: Database, job: Pick<Job, "tenant" | "id">, now: string): Promise<void> {
-  try {
-    await database.client.send(
+  await isMade(
+    database.client.send(
       new UpdateCommand({
         TableName: database.tables.jobs,
         Key: { tenant: job.tenant, id: job.id },
@@ -172,10 +168,8 @@ export async function requestCancel(database: Database, job: Pick<Job, "tenant" 
         ExpressionAttributeNames: { "#state": "state" },
         ExpressionAttributeValues: { ":now": now, ":queued": "Queued", ":running": "Running" },
       }),
-    );
-  } catch (error) {
-    if (!(error instanceof ConditionalCheckFailedException)) throw error;
-  }
+    ),
+  );
 }
 
 /** Marks that nothing of an ended job is left to clean up. */

@@ -1,8 +1,7 @@
 /** One row for each pool: how many of its slots are taken. */
-import { ConditionalCheckFailedException } from "@aws-sdk/client-dynamodb";
 import { UpdateCommand } from "@aws-sdk/lib-dynamodb";
 import type { Pool } from "../domain/pool.ts";
-import { type Database, getRow, type TransactionItem } from "./database.ts";
+import { type Database, getRow, isMade, type TransactionItem } from "./database.ts";
 
 export async function getPool(database: Database, id: string): Promise<Pool | undefined> {
   return (await getRow(database, database.tables.pools, { id })) as Pool | undefined;
@@ -35,8 +34,8 @@ export function freeSlot(database: Database, id: string): TransactionItem {
 
 /** Sets a count that was proven wrong, only while it is still the wrong one. Answers whether it was. */
 export async function correctRunning(database: Database, id: string, wrong: number, right: number): Promise<boolean> {
-  try {
-    await database.client.send(
+  return isMade(
+    database.client.send(
       new UpdateCommand({
         TableName: database.tables.pools,
         Key: { id },
@@ -44,10 +43,6 @@ export async function correctRunning(database: Database, id: string, wrong: numb
         ConditionExpression: "running = :wrong",
         ExpressionAttributeValues: { ":right": right, ":wrong": wrong },
       }),
-    );
-    return true;
-  } catch (error) {
-    if (error instanceof ConditionalCheckFailedException) return false;
-    throw error;
-  }
+    ),
+  );
 }

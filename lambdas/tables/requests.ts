@@ -2,9 +2,8 @@
  * Idempotency keys. The first request with a key records the ids that it will use; whoever comes with the same key, at the same
  * moment or later, uses the same ids and so ends in the same rows. The answer is stored by the transaction that makes them.
  */
-import { ConditionalCheckFailedException } from "@aws-sdk/client-dynamodb";
 import { PutCommand } from "@aws-sdk/lib-dynamodb";
-import { type Database, getRow, type TransactionItem } from "./database.ts";
+import { type Database, getRow, isMade, type TransactionItem } from "./database.ts";
 
 const keepSeconds = 86_400;
 
@@ -25,8 +24,8 @@ export async function claimRequest(
   now: Date,
 ): Promise<IdempotentRequest> {
   const seconds = Math.floor(now.getTime() / 1000);
-  try {
-    await database.client.send(
+  const isFirst = await isMade(
+    database.client.send(
       new PutCommand({
         TableName: database.tables.requests,
         Item: { ...request, expiresAt: seconds + keepSeconds },
@@ -34,14 +33,11 @@ export async function claimRequest(
         ExpressionAttributeNames: { "#request": "request" },
         ExpressionAttributeValues: { ":now": seconds },
       }),
-    );
-    return request;
-  } catch (error) {
-    if (!(error instanceof ConditionalCheckFailedException)) throw error;
-    return (await getRow(database, database.tables.requests, {
-      request: request.request,
-    })) as unknown as IdempotentRequest;
-  }
+    ),
+  );
+  if (isFirst) return request;
+  const { request: key } = request;
+  return (await getRow(database, database.tables.requests, { request: key })) as unknown as IdempotentRequest;
 }
 
 export async function getRequest(database: Database, request: string): Promise<IdempotentRequest | undefined> {

@@ -1,5 +1,4 @@
 /** Snapshot rows. Every change of state is one conditional write on `updateCount`. */
-import { ConditionalCheckFailedException } from "@aws-sdk/client-dynamodb";
 import { DeleteCommand, UpdateCommand } from "@aws-sdk/lib-dynamodb";
 import {
   type BackupCheck,
@@ -11,6 +10,7 @@ import {
 import {
   type Database,
   getRow,
+  isMade,
   type Page,
   pageOfRows,
   queryRows,
@@ -244,8 +244,8 @@ export async function recordLongerLock(
   { tenant, id, storeId }: Pick<Snapshot, "tenant" | "id" | "storeId">,
   lockedUntil: string,
 ): Promise<boolean> {
-  try {
-    await database.client.send(
+  return isMade(
+    database.client.send(
       new UpdateCommand({
         TableName: database.tables.snapshots,
         Key: { tenant, id },
@@ -255,12 +255,8 @@ export async function recordLongerLock(
         ExpressionAttributeNames: { "#state": "state" },
         ExpressionAttributeValues: { ":lockedUntil": lockedUntil, ":backedUp": "BackedUp", ":storeId": storeId },
       }),
-    );
-    return true;
-  } catch (error) {
-    if (error instanceof ConditionalCheckFailedException) return false;
-    throw error;
-  }
+    ),
+  );
 }
 
 /** A change that is none of state, made only while the row has these values. Answers whether it was made. */
@@ -272,8 +268,8 @@ async function updateWhile(
 ): Promise<boolean> {
   const update = updateExpression(change);
   const names = Object.keys(expected);
-  try {
-    await database.client.send(
+  return isMade(
+    database.client.send(
       new UpdateCommand({
         TableName: database.tables.snapshots,
         Key: { tenant, id },
@@ -288,12 +284,8 @@ async function updateWhile(
           ...Object.fromEntries(names.map((name) => [`:while_${name}`, expected[name]])),
         },
       }),
-    );
-    return true;
-  } catch (error) {
-    if (error instanceof ConditionalCheckFailedException) return false;
-    throw error;
-  }
+    ),
+  );
 }
 
 /** Takes a reader's lease: only while the snapshot is BackedUp. */
@@ -320,8 +312,8 @@ export async function removeReader(
   snapshot: Pick<Snapshot, "tenant" | "id">,
   jobId: string,
 ): Promise<void> {
-  try {
-    await database.client.send(
+  await isMade(
+    database.client.send(
       new UpdateCommand({
         TableName: database.tables.snapshots,
         Key: { tenant: snapshot.tenant, id: snapshot.id },
@@ -329,10 +321,8 @@ export async function removeReader(
         ConditionExpression: "attribute_exists(id)",
         ExpressionAttributeValues: { ":reader": new Set([jobId]) },
       }),
-    );
-  } catch (error) {
-    if (!(error instanceof ConditionalCheckFailedException)) throw error;
-  }
+    ),
+  );
 }
 
 /** Removes a row whose hypervisor or store is forgotten: nothing can be done with the snapshot any more. Gone is success. */

@@ -2,10 +2,17 @@
  * Rows of stores that tenants registered. The default store is the stack's bucket; a tenant that has set options for it has a row with
  * nothing else.
  */
-import { ConditionalCheckFailedException } from "@aws-sdk/client-dynamodb";
 import { DeleteCommand, UpdateCommand } from "@aws-sdk/lib-dynamodb";
 import { defaultStoreId, type StoreOptions, type StoreRow } from "../domain/inventory.ts";
-import { type Database, getRow, type Page, pageOfRows, type TransactionItem, updateExpression } from "./database.ts";
+import {
+  type Database,
+  getRow,
+  isMade,
+  type Page,
+  pageOfRows,
+  type TransactionItem,
+  updateExpression,
+} from "./database.ts";
 
 /** The store that was registered under that id; the default one never was. */
 export async function getStore(database: Database, tenant: string, id: string): Promise<StoreRow | undefined> {
@@ -52,8 +59,8 @@ export async function changeStoreOptions(
 ): Promise<boolean> {
   if (Object.keys(changes).length === 0) return true;
   const { ExpressionAttributeValues: values, ...update } = updateExpression(changes);
-  try {
-    await database.client.send(
+  return isMade(
+    database.client.send(
       new UpdateCommand({
         TableName: database.tables.stores,
         Key: { tenant: store.tenant, id: store.id },
@@ -61,12 +68,8 @@ export async function changeStoreOptions(
         ...(Object.keys(values).length > 0 ? { ExpressionAttributeValues: values } : {}),
         ...(store.id === defaultStoreId ? {} : { ConditionExpression: "attribute_exists(id)" }),
       }),
-    );
-    return true;
-  } catch (error) {
-    if (error instanceof ConditionalCheckFailedException) return false;
-    throw error;
-  }
+    ),
+  );
 }
 
 /** Condition of another write: the store is still registered. */

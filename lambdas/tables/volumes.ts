@@ -1,10 +1,10 @@
 /** Volume rows. */
-import { ConditionalCheckFailedException } from "@aws-sdk/client-dynamodb";
 import { DeleteCommand, UpdateCommand } from "@aws-sdk/lib-dynamodb";
 import type { HypervisorRow, Volume } from "../domain/inventory.ts";
 import {
   type Database,
   getRow,
+  isMade,
   type Page,
   pageOfRows,
   queryRows,
@@ -135,18 +135,16 @@ export function releaseRestoredVolume(
 
 /** Removes the row of a volume whose restore failed, after its bytes are gone. Gone is success. */
 export async function deleteRestoringVolume(database: Database, volume: Key, jobId: string): Promise<void> {
-  try {
-    await database.client.send(
+  await isMade(
+    database.client.send(
       new DeleteCommand({
         TableName: database.tables.volumes,
         Key: { tenant: volume.tenant, id: volume.id },
         ConditionExpression: "attribute_not_exists(id) OR restoringJobId = :job",
         ExpressionAttributeValues: { ":job": jobId },
       }),
-    );
-  } catch (error) {
-    if (!(error instanceof ConditionalCheckFailedException)) throw error;
-  }
+    ),
+  );
 }
 
 /** Removes a row that names nothing any more (its hypervisor is forgotten). */
@@ -210,8 +208,8 @@ async function updateIf(
   condition: string,
   values: Row,
 ): Promise<boolean> {
-  try {
-    await database.client.send(
+  return isMade(
+    database.client.send(
       new UpdateCommand({
         TableName: database.tables.volumes,
         Key: { tenant: volume.tenant, id: volume.id },
@@ -219,10 +217,6 @@ async function updateIf(
         ConditionExpression: condition,
         ExpressionAttributeValues: { ...update.ExpressionAttributeValues, ...values },
       }),
-    );
-    return true;
-  } catch (error) {
-    if (error instanceof ConditionalCheckFailedException) return false;
-    throw error;
-  }
+    ),
+  );
 }
