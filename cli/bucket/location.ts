@@ -4,7 +4,8 @@ import { KmsKeyService } from "../../lambdas/composition/kms-key-service.ts";
 import { EncryptionKeyUnavailable, SnapferryError } from "../../lambdas/domain/errors.ts";
 import type { KeyService } from "../../lambdas/repository/key-service.ts";
 import type { ObjectStore } from "../../lambdas/repository/object-store.ts";
-import { createS3Client, S3ObjectStore } from "../../lambdas/repository/s3-object-store.ts";
+import { S3Connection } from "../../lambdas/repository/s3-connection.ts";
+import { S3ObjectStore } from "../../lambdas/repository/s3-object-store.ts";
 import { CliError, exitCodes } from "../exit-codes.ts";
 import type { BucketFlags, CredentialFlags } from "./flags.ts";
 
@@ -28,20 +29,20 @@ export async function openBucket(flags: BucketFlags): Promise<OpenBucket> {
   if (endpoint !== undefined && !(URL.canParse(endpoint) && /^https?:$/.test(new URL(endpoint).protocol)))
     throw new CliError(exitCodes.usage, `--endpoint: ${JSON.stringify(endpoint)} is no URL such as https://host:9000.`);
   const style = pathStyle ?? (endpoint === undefined ? undefined : true);
-  const client = createS3Client({
+  const connection = new S3Connection({
     ...(endpoint === undefined ? {} : { endpoint, allowedCidrs: anyAddress }),
     ...(region === undefined ? (endpoint === undefined ? {} : { region: anyRegion }) : { region }),
     ...(style === undefined ? {} : { pathStyle: style }),
     ...(profile === undefined ? {} : { profile }),
   });
-  await requireRegion(client);
+  await requireRegion(connection.client);
   const kms = kmsOf(flags);
   return {
-    store: new S3ObjectStore({ client, bucket, ...(prefix === undefined ? {} : { prefix }) }),
+    store: new S3ObjectStore({ connection, bucket, ...(prefix === undefined ? {} : { prefix }) }),
     keys: kms.keys,
     mayBeUnencrypted: !flags.encrypted,
     close: () => {
-      client.destroy();
+      connection.close();
       kms.close();
     },
   };

@@ -10,8 +10,8 @@ import { environmentList, requiredEnvironment } from "../environment.ts";
 import type { KeyService } from "../repository/key-service.ts";
 import type { ObjectStore } from "../repository/object-store.ts";
 import { RateLimitedStore } from "../repository/rate-limited-store.ts";
-import { createS3Client, S3ObjectStore } from "../repository/s3-object-store.ts";
-import { S3RangeReader } from "../repository/s3-range-reader.ts";
+import { S3Connection } from "../repository/s3-connection.ts";
+import { S3ObjectStore } from "../repository/s3-object-store.ts";
 import type { Database } from "../tables/database.ts";
 import { getStore } from "../tables/stores.ts";
 import { keyServiceOf } from "./encryption.ts";
@@ -29,10 +29,7 @@ const opened = new Map<string, { row: StoreRow; store: S3ObjectStore; until: num
 
 /** The stack's own bucket. */
 export function ownBucket(): S3ObjectStore {
-  if (ownStore) return ownStore;
-  const client = createS3Client({});
-  const bucket = requiredEnvironment("BACKUP_BUCKET");
-  ownStore = new S3ObjectStore({ client, bucket, ranges: new S3RangeReader(client) });
+  ownStore ??= new S3ObjectStore({ connection: new S3Connection(), bucket: requiredEnvironment("BACKUP_BUCKET") });
   return ownStore;
 }
 
@@ -85,15 +82,13 @@ export async function openStore(
 ): Promise<S3ObjectStore> {
   const { bucket, prefix, endpoint, region, pathStyle } = settings;
   const credentials = await readCredentials(settings.secretId);
-  const egress = endpoint === undefined ? {} : { allowedCidrs: environmentList("ALLOWED_CIDRS") };
-  const client = createS3Client({
+  const connection = new S3Connection({
     region,
     pathStyle,
     credentials,
-    ...(endpoint !== undefined && { endpoint }),
-    ...egress,
+    ...(endpoint !== undefined && { endpoint, allowedCidrs: environmentList("ALLOWED_CIDRS") }),
   });
-  return new S3ObjectStore({ client, bucket, prefix, ranges: new S3RangeReader(client, egress) });
+  return new S3ObjectStore({ connection, bucket, prefix });
 }
 
 /** What Secrets Manager says of a secret that is there and cannot be read. */

@@ -1,8 +1,8 @@
 /** The base's pages of a shard, fetched a few pages ahead of the copy. */
-import { RepositoryDamaged, UnsupportedFormat } from "../domain/errors.ts";
 import type { ObjectStore } from "./object-store.ts";
 import { type Page, readPage } from "./page.ts";
 import type { PlannedPage } from "./planner.ts";
+import { isDamage } from "./tree.ts";
 
 /** Sparse volumes have many pages with little in them: eight requests at once hide a round trip of 20 ms. */
 const pagesAhead = 8;
@@ -40,7 +40,7 @@ export class BasePages {
       const page = await readPage(this.#source.store, this.#source.domain, planned.base);
       return page.index === planned.index ? page : undefined;
     } catch (error) {
-      if (error instanceof RepositoryDamaged || error instanceof UnsupportedFormat) return undefined;
+      if (isDamage(error)) return undefined;
       throw error;
     }
   }

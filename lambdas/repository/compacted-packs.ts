@@ -4,6 +4,7 @@ import { type CompactedChunk, decodeCompactedPack } from "./compacted-pack.ts";
 import { domainKeys, maxGeneration, originalPack } from "./layout.ts";
 import type { ListedObject, ObjectStore } from "./object-store.ts";
 import { maxPackTailBytes } from "./pack.ts";
+import { isDamage } from "./tree.ts";
 
 /** Indexes that are kept: of 300 chunks each (16 MiB in chunks of 128 KiB that shrink by half) they take some 4 MB. */
 const keptIndexes = 64;
@@ -121,7 +122,7 @@ export class CompactedPacks {
         const chunks = await readCompactedIndex(this.#store, form);
         return chunks ? { key: form.key, chunks } : "gone";
       } catch (error) {
-        if (!(error instanceof RepositoryDamaged || error instanceof UnsupportedFormat)) throw error;
+        if (!isDamage(error)) throw error;
       }
     }
     return undefined;

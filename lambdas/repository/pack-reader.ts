@@ -1,5 +1,5 @@
 /** Reads chunks out of packs: many neighbours in one request, and by the pack's own index when a page's location is wrong. */
-import { RepositoryDamaged, UnsupportedFormat } from "../domain/errors.ts";
+import { RepositoryDamaged } from "../domain/errors.ts";
 import { decodeChunks } from "./codec.ts";
 import { CompactedPacks } from "./compacted-packs.ts";
 import type { LostRange } from "./damage.ts";
@@ -10,6 +10,7 @@ import { borrowShared, returnShared } from "./memory.ts";
 import type { ObjectStore } from "./object-store.ts";
 import { decodePackFooter, decodePackIndex, type PackedChunk, packFooterBytes } from "./pack.ts";
 import type { Page } from "./page.ts";
+import { isDamage } from "./tree.ts";
 
 /** A chunk to be read and the place in the volume that it is for. */
 export interface WantedChunk {
@@ -101,21 +102,19 @@ export class PackReader {
   /** Hands what it read to `take`, checked, in as few pieces as possible; answers the chunks that are lost. */
   async read(range: PackRange, take: (span: VolumeSpan) => Promise<void>): Promise<WantedChunk[]> {
     const { stored, unpacked, release } = memoryFor(range);
-    try {
-      const { found, isMissing } = await this.#decode(range, stored, unpacked);
-      for (const span of spansOf(range.chunks, found, unpacked)) await take(span);
-      const missing = range.chunks.filter((_, at) => !found[at]);
-      const lost: WantedChunk[] = [];
-      const recovery = new Recovery(this, range.pack, isMissing);
-      for (const chunk of missing) {
-        const bytes = await recovery.chunk(chunk);
-        if (bytes) await take({ volumeOffset: chunk.volumeOffset, bytes });
-        else lost.push(chunk);
-      }
-      return lost;
-    } finally {
-      release();
+    const { found, isMissing } = await this.#decode(range, stored, unpacked);
+    for (const span of spansOf(range.chunks, found, unpacked)) await take(span);
+    // Not after a failure: a write that was given up may still be on its way, and must not come to carry the bytes of another range.
+    release();
+    const missing = range.chunks.filter((_, at) => !found[at]);
+    const lost: WantedChunk[] = [];
+    const recovery = new Recovery(this, range.pack, isMissing);
+    for (const chunk of missing) {
+      const bytes = await recovery.chunk(chunk);
+      if (bytes) await take({ volumeOffset: chunk.volumeOffset, bytes });
+      else lost.push(chunk);
     }
+    return lost;
   }
 
   /** Reads into `into` and unpacks into `output`; tells which of the chunks are there. Of the pack, or of what is left of it; or of that alone. */
@@ -166,7 +165,7 @@ export class PackReader {
   /** What the pack, or else its newest compacted form, says that it holds: nothing when it is missing or its index is damaged. */
   async index(pack: string): Promise<ReadonlyMap<string, PackedChunk>> {
     const chunks = await readPackIndex(this.#store, domainKeys(this.#domain).pack(pack)).catch((error: unknown) => {
-      if (error instanceof RepositoryDamaged || error instanceof UnsupportedFormat) return this.#compacted.index(pack);
+      if (isDamage(error)) return this.#compacted.index(pack);
       throw error;
     });
     return byHash(chunks);

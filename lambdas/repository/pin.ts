@@ -19,6 +19,7 @@ import { domainKeys, jobKeys } from "./layout.ts";
 import { decodeRoot, type Root } from "./manifest.ts";
 import type { ObjectStore } from "./object-store.ts";
 import { decodeJobRecord, encodeJobRecord } from "./record.ts";
+import type { VolumeShape } from "./shard-table.ts";
 
 /** A backup: whose volume, of which snapshot, by which job. Names are of [A-Za-z0-9_-]. */
 export interface BackupTarget extends DomainLocation {
@@ -120,13 +121,13 @@ function baseRootOf(
 }
 
 /**
- * What the job was told by {@link pinBase}: the domain and the base's root. A lost `domain.json` is written again from the base, or
- * for a volume of `sizeBytes` bytes. Throws VerificationFailed without a pin, RepositoryDamaged when the root in it is of another
+ * What the job was told by {@link pinBase}: the domain and the base's root. A lost `domain.json` is written again as the plan has it, before there is one
+ * from the base, or for a volume of `sizeBytes` bytes. Throws VerificationFailed without a pin, RepositoryDamaged when the root in it is of another
  * snapshot than the base or was not written with the domain's key.
  */
 export async function readPinnedBase(
   target: BackupTarget,
-  volume: { readonly sizeBytes: number },
+  volume: { readonly sizeBytes: number } | VolumeShape,
 ): Promise<{ domain: Domain; base?: Root }> {
   const keys = jobKeys(target.domain, target.jobId);
   const [pin, decision] = await Promise.all([
@@ -139,7 +140,7 @@ export async function readPinnedBase(
   const base = baseSnapshotId === undefined ? undefined : baseRootOf(pin, target);
   if (base && base.snapshotId !== baseSnapshotId)
     throw new RepositoryDamaged(`The object ${keys.pin} is damaged: it has another base than ${keys.base} names.`);
-  const domain = await ensureDomain(target, lastKnown(volume.sizeBytes, base));
+  const domain = await ensureDomain(target, "geometry" in volume ? volume : lastKnown(volume.sizeBytes, base));
   const { geometry, encryption } = domain;
   const fits =
     base?.chunkBytes === geometry.chunkBytes &&

@@ -5,11 +5,11 @@ import { sha256 } from "./binary.ts";
 import { type Branch, branchAttempt, branchPages, encodeBranch, type PageReference } from "./branch.ts";
 import { sealDescription } from "./description.ts";
 import { type DomainCipher, openCipher } from "./domain-cipher.ts";
-import { ensureDomain } from "./domain-record.ts";
 import { baseOfHint } from "./hint.ts";
 import { InFlight, mapAhead } from "./in-flight.ts";
 import { domainKeys, formatPageName, parsePageName } from "./layout.ts";
 import { type BranchReference, decodeRoot, encodeRoot, type Root, type SnapshotDescription } from "./manifest.ts";
+import { isIntact } from "./object-check.ts";
 import { type BackupTarget, readPinnedBase } from "./pin.ts";
 import { openPlan } from "./planner.ts";
 import { pagesWithin } from "./tree.ts";
@@ -42,7 +42,6 @@ export async function publishRoot(
     readSelection(target, options.planHash),
     readPinnedBase(target, plan.shape),
     openCipher(target, wrappedKey),
-    ensureDomain(target, { geometry, wrappedKey }),
   ]);
   if (!selection) throw new VerificationFailed(`The backup by ${target.jobId} is not verified, or was collected.`);
   const results = new ShardResults(target, selection.attempts);
@@ -172,8 +171,7 @@ class BranchWriter {
   async #upload(name: string, object: Buffer, hash: string): Promise<void> {
     const key = domainKeys(this.#target.domain).page(name);
     await this.#target.store.put(key, object, { sha256: hash });
-    const head = await this.#target.store.head(key);
-    if (head?.size !== object.length || (head.sha256 !== undefined && head.sha256 !== hash))
+    if (!(await isIntact(this.#target.store, { key, size: object.length, sha256: hash })))
       throw new VerificationFailed(`The object ${key} is missing or damaged right after it was written.`);
   }
 }

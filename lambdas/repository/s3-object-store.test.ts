@@ -15,8 +15,9 @@ import {
   Throttled,
 } from "../domain/errors.ts";
 import { ForbiddenAddress } from "../protocols/egress/endpoint.ts";
+import { S3Connection } from "./s3-connection.ts";
 import { storeError } from "./s3-errors.ts";
-import { createS3Client, S3ObjectStore } from "./s3-object-store.ts";
+import { S3ObjectStore } from "./s3-object-store.ts";
 
 type Answer = (request: IncomingMessage, response: ServerResponse) => void;
 
@@ -34,7 +35,7 @@ async function withServer(
   server.listen(0, "127.0.0.1");
   await once(server, "listening");
   const { port } = server.address() as AddressInfo;
-  const client = createS3Client({
+  const connection = new S3Connection({
     endpoint: `http://127.0.0.1:${port}`,
     region: "us-east-1",
     credentials: { accessKeyId: "key", secretAccessKey: "secret" },
@@ -42,9 +43,9 @@ async function withServer(
     allowedCidrs: ["127.0.0.1"],
   });
   try {
-    await work(new S3ObjectStore({ client, bucket: "bucket" }), requests);
+    await work(new S3ObjectStore({ connection, bucket: "bucket" }), requests);
   } finally {
-    client.destroy();
+    connection.close();
     server.closeAllConnections();
     server.close();
   }

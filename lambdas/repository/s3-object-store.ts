@@ -1,7 +1,5 @@
 /** The object store on any S3-compatible service. */
 import { hash } from "node:crypto";
-import { Agent as HttpAgent } from "node:http";
-import { Agent as HttpsAgent } from "node:https";
 import {
   AbortMultipartUploadCommand,
   DeleteObjectsCommand,
@@ -13,80 +11,20 @@ import {
   ListObjectVersionsCommand,
   type ObjectIdentifier,
   PutObjectCommand,
-  S3Client,
+  type S3Client,
 } from "@aws-sdk/client-s3";
 import { ObjectLocked, RepositoryDamaged, StoreUnfit } from "../domain/errors.ts";
-import { guardedAgents } from "../protocols/egress/endpoint.ts";
 import type { ByteRange, ListedObject, ObjectHead, ObjectStore, PutOptions, Retention } from "./object-store.ts";
 import { expectedLength, readBody } from "./s3-body.ts";
+import type { S3Connection } from "./s3-connection.ts";
 import { hasStatus, isNamed, isPassing, isWithoutAnswer, SpoiltAnswer, storeError, wasRepeated } from "./s3-errors.ts";
 import { extendRetention, isLockEnabled, isMissing, meansNoLock, readRetention } from "./s3-object-lock.ts";
-import type { S3RangeReader } from "./s3-range-reader.ts";
-
-export interface S3ClientOptions {
-  /** Of a store that a user named; without it AWS, or what the environment says. */
-  readonly endpoint?: string;
-  readonly region?: string;
-  readonly credentials?: {
-    readonly accessKeyId: string;
-    readonly secretAccessKey: string;
-    readonly sessionToken?: string;
-  };
-  /** Of the AWS configuration files: whose credentials and region are used where none are given here. */
-  readonly profile?: string;
-  /** `https://host/bucket/key` instead of `https://bucket.host/key`. */
-  readonly pathStyle?: boolean;
-  /** Addresses that a user-given endpoint may have besides public ones. */
-  readonly allowedCidrs?: readonly string[];
-  /** Milliseconds for a request with its body, until the answer begins. */
-  readonly requestTimeoutMs?: number;
-}
-
-/** Enough for verification's 64 HEAD requests at once. */
-const agentOptions = { keepAlive: true, maxSockets: 64 };
-const connectionTimeoutMs = 5_000;
-/** A pack of 16 MiB at 300 KB/s. */
-const defaultTimeoutMs = 60_000;
-const sdkAttempts = 3;
-
-/** A client that calls user-given endpoints only at addresses that may be called. */
-export function createS3Client(options: S3ClientOptions): S3Client {
-  const requestTimeoutMs = options.requestTimeoutMs ?? defaultTimeoutMs;
-  const agents =
-    options.endpoint === undefined ? plainAgents() : guardedAgents(options.allowedCidrs ?? [], agentOptions);
-  return new S3Client({
-    ...(options.endpoint !== undefined && { endpoint: options.endpoint }),
-    ...(options.region !== undefined && { region: options.region }),
-    ...(options.credentials && { credentials: options.credentials }),
-    ...(options.profile !== undefined && { profile: options.profile }),
-    ...(options.pathStyle !== undefined && { forcePathStyle: options.pathStyle }),
-    maxAttempts: sdkAttempts,
-    retryMode: "standard",
-    requestChecksumCalculation: "WHEN_REQUIRED",
-    responseChecksumValidation: "WHEN_REQUIRED",
-    requestHandler: {
-      ...agents,
-      connectionTimeout: connectionTimeoutMs,
-      requestTimeout: requestTimeoutMs,
-      throwOnRequestTimeout: true,
-      socketTimeout: requestTimeoutMs,
-    },
-  });
-}
-
-function plainAgents(): { httpAgent: HttpAgent; httpsAgent: HttpsAgent } {
-  return { httpAgent: new HttpAgent(agentOptions), httpsAgent: new HttpsAgent(agentOptions) };
-}
 
 export interface S3ObjectStoreOptions {
-  readonly client: S3Client;
+  readonly connection: S3Connection;
   readonly bucket: string;
   /** Put in front of every key; ends in `/` unless empty. */
   readonly prefix?: string;
-  /** For ranges that are read into memory of the caller. */
-  readonly ranges?: S3RangeReader;
-  /** Milliseconds for the body of an answer, from its beginning to its end. */
-  readonly bodyTimeoutMs?: number;
 }
 
 const deletesPerCall = 1000;
@@ -111,18 +49,15 @@ interface VersionPage {
 
 export class S3ObjectStore implements ObjectStore {
   readonly bucket: string;
+  readonly #connection: S3Connection;
   readonly #client: S3Client;
-  readonly #ranges: S3RangeReader | undefined;
   readonly #prefix: string;
-  readonly #bodyTimeoutMs: number;
 
-  constructor(options: S3ObjectStoreOptions) {
-    this.bucket = options.bucket;
-    this.#client = options.client;
-    this.#ranges = options.ranges;
-    const prefix = options.prefix ?? "";
+  constructor({ connection, bucket, prefix = "" }: S3ObjectStoreOptions) {
+    this.bucket = bucket;
+    this.#connection = connection;
+    this.#client = connection.client;
     this.#prefix = prefix === "" || prefix.endsWith("/") ? prefix : `${prefix}/`;
-    this.#bodyTimeoutMs = options.bodyTimeoutMs ?? defaultTimeoutMs;
   }
 
   /** The key in the bucket. */
@@ -208,8 +143,8 @@ export class S3ObjectStore implements ObjectStore {
 
   async get(key: string, range?: ByteRange): Promise<Uint8Array | undefined> {
     if (range?.length === 0) return (await this.head(key)) && new Uint8Array();
-    const quick =
-      range?.into && (await this.#ranges?.read({ Bucket: this.bucket, Key: this.fullKey(key) }, range, range.into));
+    const object = { Bucket: this.bucket, Key: this.fullKey(key) };
+    const quick = range?.into && (await this.#connection.ranges.read(object, range, range.into));
     if (quick) return quick;
     let spoilt = false;
     return this.#attempt(`reading ${this.fullKey(key)}`, async () => {
@@ -235,7 +170,7 @@ export class S3ObjectStore implements ObjectStore {
     const answer = await this.#client.send(command);
     const expected = expectedLength(answer, range);
     const target = range?.into?.subarray(0, expected) ?? Buffer.allocUnsafeSlow(expected);
-    const bytes = await readBody(answer, target, this.#bodyTimeoutMs);
+    const bytes = await readBody(answer, target, this.#connection.timeoutMs);
     return { bytes, sha256: range ? undefined : hexChecksum(answer.ChecksumSHA256) };
   }
 

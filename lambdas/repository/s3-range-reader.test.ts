@@ -23,7 +23,7 @@ const whole = part("bytes 2-5/10", "2345");
 async function withServer(
   answers: readonly Answer[],
   work: (reader: S3RangeReader, requests: IncomingMessage[]) => Promise<void>,
-  { credentials = keys, ...options }: S3RangeReaderOptions & Pick<S3ClientConfig, "credentials"> = {},
+  { credentials = keys, ...options }: Partial<S3RangeReaderOptions> & Pick<S3ClientConfig, "credentials"> = {},
 ): Promise<void> {
   const requests: IncomingMessage[] = [];
   const server = createServer((request, response) => {
@@ -36,7 +36,7 @@ async function withServer(
   const endpoint = `http://127.0.0.1:${port}`;
   const client = new S3Client({ endpoint, region: "us-east-1", credentials, forcePathStyle: true });
   try {
-    await work(new S3RangeReader(client, { allowedCidrs: ["127.0.0.1"], timeoutMs, ...options }), requests);
+    await work(new S3RangeReader(client, { rules: { allowedCidrs: ["127.0.0.1"] }, timeoutMs, ...options }), requests);
   } finally {
     client.destroy();
     server.closeAllConnections();
@@ -127,7 +127,7 @@ describe("a range", () => {
         assert.equal(await reader.read(object, range, Buffer.alloc(4)), undefined);
         assert.equal(requests.length, 0);
       },
-      { allowedCidrs: [] },
+      { rules: { allowedCidrs: [] } },
     );
   });
 });

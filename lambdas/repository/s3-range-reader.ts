@@ -9,10 +9,19 @@ import type { Dispatcher } from "undici";
 import type { EgressRules } from "../protocols/egress/endpoint.ts";
 
 export interface S3RangeReaderOptions {
-  /** Addresses that may be called besides public ones, where a user named the endpoint; without it the endpoint is AWS's. */
-  readonly allowedCidrs?: readonly string[];
+  /** What may be called where a user named the endpoint; undefined where it is AWS's. */
+  readonly rules: EgressRules | undefined;
   /** Milliseconds for an answer with its body. */
-  readonly timeoutMs?: number;
+  readonly timeoutMs: number;
+}
+
+interface S3Object {
+  readonly Bucket: string;
+  readonly Key: string;
+}
+
+function nameOf({ Bucket, Key }: S3Object): string {
+  return `${Bucket}/${Key}`;
 }
 
 interface SignedUrl {
@@ -23,7 +32,6 @@ interface SignedUrl {
 
 const connections = 64;
 const connectTimeoutMs = 5_000;
-const defaultTimeoutMs = 60_000;
 const signedSeconds = 900;
 /** Used for so long: what is asked for last must reach the store in time, by the store's clock. */
 const usedMs = 600_000;
@@ -33,7 +41,6 @@ const mostSigned = 256;
 /** A store that refuses so many signed URLs in a row does not take them. */
 const refusalsInARow = 3;
 
-/** For objects of one bucket. */
 export class S3RangeReader {
   readonly #client: S3Client;
   readonly #rules: EgressRules | undefined;
@@ -42,15 +49,21 @@ export class S3RangeReader {
   #refusals = 0;
   #dispatcher: Promise<Dispatcher> | undefined;
 
-  constructor(client: S3Client, { allowedCidrs, timeoutMs = defaultTimeoutMs }: S3RangeReaderOptions = {}) {
+  constructor(client: S3Client, { rules, timeoutMs }: S3RangeReaderOptions) {
     this.#client = client;
+    this.#rules = rules;
     this.#timeoutMs = timeoutMs;
-    this.#rules = allowedCidrs && { allowedCidrs };
+  }
+
+  /** Ends the connections; what is under way is left to others. */
+  close(): void {
+    void this.#dispatcher?.then((dispatcher) => dispatcher.destroy());
+    this.#dispatcher = undefined;
   }
 
   /** The range, in `into`, or the part of it that the object has; undefined when that is not what came. Nothing is written to `into` afterwards. */
   async read(
-    object: { readonly Bucket: string; readonly Key: string },
+    object: S3Object,
     range: { readonly offset: number; readonly length: number },
     into: Uint8Array,
   ): Promise<Uint8Array | undefined> {
@@ -61,18 +74,18 @@ export class S3RangeReader {
     const { status, bytes } = await this.#fetch(await this.#dispatcher, { url, ...range, into });
     const isRefused = status === 400 || status === 401 || status === 403;
     this.#refusals = isRefused ? this.#refusals + 1 : 0;
-    if (isRefused) this.#signed.delete(object.Key);
+    if (isRefused) this.#signed.delete(nameOf(object));
     return bytes;
   }
 
-  async #sign(object: { readonly Bucket: string; readonly Key: string }): Promise<URL> {
-    const known = this.#signed.get(object.Key);
+  async #sign(object: S3Object): Promise<URL> {
+    const known = this.#signed.get(nameOf(object));
     if (known && known.until > Date.now()) return known.url;
     const { expiration } = await this.#client.config.credentials();
     const url = new URL(await getSignedUrl(this.#client, new GetObjectCommand(object), { expiresIn: signedSeconds }));
     if (this.#signed.size >= mostSigned) this.#signed.clear();
     const credentialsEnd = (expiration?.getTime() ?? Number.POSITIVE_INFINITY) - expiryMarginMs;
-    this.#signed.set(object.Key, { url, until: Math.min(Date.now() + usedMs, credentialsEnd) });
+    this.#signed.set(nameOf(object), { url, until: Math.min(Date.now() + usedMs, credentialsEnd) });
     return url;
   }
 
@@ -125,7 +138,7 @@ export class S3RangeReader {
 /** Loaded when it is needed: most functions read no ranges, and loading takes some 80 ms. */
 async function openDispatcher(rules: EgressRules | undefined): Promise<Dispatcher> {
   const { guardedDispatcher } = await import("../protocols/egress/dispatcher.ts");
-  return guardedDispatcher(rules, { connections, connectTimeout: connectTimeoutMs, pipelining: 1 });
+  return guardedDispatcher(rules, { connections, connectTimeout: connectTimeoutMs });
 }
 
 /** The length of an answer to that range by its `Content-Range`; undefined when it is another one. */

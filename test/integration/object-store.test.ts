@@ -4,7 +4,8 @@ import { randomBytes } from "node:crypto";
 import { after, describe, test } from "node:test";
 import { EndpointForbidden, StoreRefused, StoreUnavailable, StoreUnfit } from "../../lambdas/domain/errors.ts";
 import { preflightStore } from "../../lambdas/repository/preflight.ts";
-import { createS3Client, S3ObjectStore } from "../../lambdas/repository/s3-object-store.ts";
+import { S3Connection } from "../../lambdas/repository/s3-connection.ts";
+import { S3ObjectStore } from "../../lambdas/repository/s3-object-store.ts";
 import { objectLockContract, objectStoreContract } from "../contract/object-store.ts";
 import { objectStoreUnderFaults } from "../contract/object-store-faults.ts";
 import { backup, restore, SparseVolume } from "../support/repository.ts";
@@ -17,7 +18,7 @@ if (!endpoint) {
 }
 
 const service = await connectS3Service({ endpoint, accessKeyId: "test", secretAccessKey: "test" });
-const { client, bucket, settings, newStore } = service;
+const { connection, bucket, settings, newStore } = service;
 after(() => service.close());
 
 objectStoreContract("S3", async () => newStore());
@@ -42,12 +43,12 @@ describe("the S3 store", () => {
   test("keeps its prefix to itself", async () => {
     const store = newStore();
     await store.put("key", Buffer.from("value"));
-    const whole = new S3ObjectStore({ client, bucket });
+    const whole = new S3ObjectStore({ connection, bucket });
     assert.equal(Buffer.from((await whole.get(store.fullKey("key")))!).toString(), "value");
   });
 
   test("a bucket that does not exist is refused", async () => {
-    const store = new S3ObjectStore({ client, bucket: `${bucket}-not` });
+    const store = new S3ObjectStore({ connection, bucket: `${bucket}-not` });
     await assert.rejects(store.put("key", Buffer.from("value")), StoreRefused);
     await assert.rejects(store.get("key"), StoreRefused);
     await assert.rejects(store.deleteEveryVersion(["key"]), StoreRefused);
@@ -55,15 +56,15 @@ describe("the S3 store", () => {
   });
 
   test("a user's endpoint inside the network is not called unless allowed", async () => {
-    const guarded = createS3Client({ ...settings, allowedCidrs: [] });
-    await assert.rejects(new S3ObjectStore({ client: guarded, bucket }).get("key"), EndpointForbidden);
-    guarded.destroy();
+    const guarded = new S3Connection({ ...settings, allowedCidrs: [] });
+    await assert.rejects(new S3ObjectStore({ connection: guarded, bucket }).get("key"), EndpointForbidden);
+    guarded.close();
   });
 
   test("a service that is not there is unavailable", async () => {
-    const absent = createS3Client({ ...settings, endpoint: "http://127.0.0.1:9" });
-    await assert.rejects(new S3ObjectStore({ client: absent, bucket }).get("key"), StoreUnavailable);
-    absent.destroy();
+    const absent = new S3Connection({ ...settings, endpoint: "http://127.0.0.1:9" });
+    await assert.rejects(new S3ObjectStore({ connection: absent, bucket }).get("key"), StoreUnavailable);
+    absent.close();
   });
 
   test("a volume is backed up and comes back", async () => {

@@ -8,8 +8,8 @@ import {
   PutBucketVersioningCommand,
 } from "@aws-sdk/client-s3";
 import type { Retention } from "../../lambdas/repository/object-store.ts";
-import { createS3Client, S3ObjectStore } from "../../lambdas/repository/s3-object-store.ts";
-import { S3RangeReader } from "../../lambdas/repository/s3-range-reader.ts";
+import { S3Connection } from "../../lambdas/repository/s3-connection.ts";
+import { S3ObjectStore } from "../../lambdas/repository/s3-object-store.ts";
 import type { LockableStore } from "../contract/object-store.ts";
 import type { FaultyStore } from "../contract/object-store-faults.ts";
 import { startFaultProxy } from "./s3-fault-proxy.ts";
@@ -27,8 +27,8 @@ const patienceMs = 1_500;
 /** Buckets made for one run of tests; `close` deletes what nothing locks, and ends all clients and proxies. What is locked goes with the service. */
 export async function connectS3Service({ endpoint, ...credentials }: S3Address) {
   const settings = { endpoint, region: "us-east-1", credentials, pathStyle: true, allowedCidrs: loopback };
-  const client = createS3Client(settings);
-  const ranges = new S3RangeReader(client, { allowedCidrs: loopback });
+  const connection = new S3Connection(settings);
+  const { client } = connection;
   const name = `contract-${randomBytes(6).toString("hex")}`;
   const closing: (() => Promise<void> | void)[] = [];
 
@@ -38,7 +38,7 @@ export async function connectS3Service({ endpoint, ...credentials }: S3Address) 
     await client.send(new PutBucketVersioningCommand({ Bucket, VersioningConfiguration: { Status: "Enabled" } }));
     if (locks) return Bucket;
     closing.push(async () => {
-      await new S3ObjectStore({ client, bucket: Bucket }).deleteEveryVersionBelow("");
+      await new S3ObjectStore({ connection, bucket: Bucket }).deleteEveryVersionBelow("");
       await client.send(new DeleteBucketCommand({ Bucket }));
     });
     return Bucket;
@@ -50,25 +50,19 @@ export async function connectS3Service({ endpoint, ...credentials }: S3Address) 
 
   return {
     settings,
-    client,
+    connection,
     bucket: plain,
-    newStore: () => new S3ObjectStore({ client, bucket: plain, prefix: newPrefix(), ranges }),
+    newStore: () => new S3ObjectStore({ connection, bucket: plain, prefix: newPrefix() }),
 
     async openFaulty(): Promise<FaultyStore> {
       const proxy = await startFaultProxy(endpoint);
-      const proxied = createS3Client({ ...settings, endpoint: proxy.endpoint, requestTimeoutMs: patienceMs });
+      const proxied = new S3Connection({ ...settings, endpoint: proxy.endpoint, timeoutMs: patienceMs });
       closing.push(() => proxy.close());
-      closing.push(() => proxied.destroy());
+      closing.push(() => proxied.close());
       const prefix = newPrefix();
       return {
-        store: new S3ObjectStore({
-          client: proxied,
-          bucket: plain,
-          prefix,
-          ranges: new S3RangeReader(proxied, { allowedCidrs: loopback, timeoutMs: patienceMs }),
-          bodyTimeoutMs: patienceMs,
-        }),
-        direct: new S3ObjectStore({ client, bucket: plain, prefix }),
+        store: new S3ObjectStore({ connection: proxied, bucket: plain, prefix }),
+        direct: new S3ObjectStore({ connection, bucket: plain, prefix }),
         proxy,
         countVersions: async (key) => {
           const input = { Bucket: plain, Prefix: `${prefix}/${key}` };
@@ -80,7 +74,7 @@ export async function connectS3Service({ endpoint, ...credentials }: S3Address) 
 
     async openLockable(locks: boolean): Promise<LockableStore> {
       const bucket = locks ? locked : plain;
-      const store = new S3ObjectStore({ client, bucket, prefix: newPrefix() });
+      const store = new S3ObjectStore({ connection, bucket, prefix: newPrefix() });
       return {
         store,
         retentionOf: async (key): Promise<Retention | undefined> => {
@@ -93,7 +87,7 @@ export async function connectS3Service({ endpoint, ...credentials }: S3Address) 
 
     async close(): Promise<void> {
       for (const work of closing.reverse()) await work();
-      client.destroy();
+      connection.close();
     },
   };
 }
