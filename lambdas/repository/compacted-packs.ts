@@ -1,5 +1,4 @@
 /** Reads packs that are no longer there as they were written, but compacted: by the offsets that they had. */
-import { RepositoryDamaged, UnsupportedFormat } from "../domain/errors.ts";
 import { type CompactedChunk, decodeCompactedPack } from "./compacted-pack.ts";
 import { domainKeys, maxGeneration, originalPack } from "./layout.ts";
 import type { ListedObject, ObjectStore } from "./object-store.ts";
