@@ -21,6 +21,8 @@ abstract class FinalError extends SnapferryError {
 
 /** The hypervisor (or the directory that a `file` hypervisor stands for) cannot be reached now. */
 export class HypervisorUnavailable extends RetryableError {}
+/** The hypervisor did not carry out what it was asked for. The message has its words. */
+export class HypervisorFailed extends RetryableError {}
 /** The object store cannot be reached now, or answers with a server fault. */
 export class StoreUnavailable extends RetryableError {}
 /** A service asked to be called more slowly (HTTP 429, 503 SlowDown, DynamoDB throughput). */
@@ -48,6 +50,8 @@ export class PrimaryStorageFull extends FinalError {}
 export class ExportLost extends FinalError {}
 /** Writes could not be held for the snapshot. Nothing was created. */
 export class QuiesceFailed extends FinalError {}
+/** The hypervisor refuses an operation on a VM as it stands. The message has the reason. */
+export class OperationRefused extends FinalError {}
 /** The bucket does not exist, or may not be used with the given credentials. */
 export class StoreRefused extends FinalError {}
 /** An object is under Object Lock, so that nobody can delete it yet. `until` is when the lock ends, where the store tells it. */
@@ -114,6 +118,7 @@ const finalErrorClasses: readonly (new (message: string) => FinalError)[] = [
   PrimaryStorageFull,
   ExportLost,
   QuiesceFailed,
+  OperationRefused,
   StoreRefused,
   ObjectLocked,
   StoreUnfit,

@@ -2,6 +2,7 @@
 import {
   EncryptionKeyUnavailable,
   EndpointForbidden,
+  HypervisorFailed,
   HypervisorMisconfigured,
   HypervisorUnavailable,
   ObjectLocked,
@@ -15,6 +16,7 @@ import {
 } from "./errors.ts";
 
 const outsideFaults = [
+  HypervisorFailed,
   HypervisorUnavailable,
   HypervisorMisconfigured,
   PathOutsideDirectory,

@@ -29,6 +29,49 @@ export interface VolumeDescription {
   readonly unsupported?: string;
 }
 
+/** What a registered hypervisor turned out to be, for people. */
+export interface HypervisorReport {
+  /** By the name of the software, as `{"libvirt": "9.0.0", "QEMU": "7.2.19"}`. */
+  readonly versions: Readonly<Record<string, string>>;
+  /** What will not work although all else does; sentences. */
+  readonly warnings: readonly string[];
+}
+
+/** `unknown`: whether the guest answers was not looked at, or cannot be told now. */
+export type GuestAgentState = "connected" | "absent" | "unknown";
+
+/** A virtual machine as the hypervisor knows it. `externalId` (its UUID) stays through renaming. */
+export interface VmDescription {
+  readonly externalId: string;
+  readonly name: string;
+  readonly state: "running" | "stopped" | "paused" | "other";
+  readonly guestAgent: GuestAgentState;
+  /** In the order in which the hypervisor has them; the one that it boots from comes first where it can tell. */
+  readonly disks: readonly VmDisk[];
+}
+
+export interface VmDisk {
+  /** As the guest's host names it, `vda`. */
+  readonly target: string;
+  /** Of the {@link VolumeDescription}; also of disks that are `unsupported` there. */
+  readonly volumeExternalId: string;
+}
+
+/** What can be done to a VM. Paths and ids are the hypervisor's own. */
+export type VmOperationRequest =
+  | { readonly operation: "start" | "stop" | "reboot" | "destroy" | "detach-iso" }
+  | { readonly operation: "attach-iso"; readonly path: string }
+  | { readonly operation: "attach-disk" | "detach-disk"; readonly volumeExternalId: string }
+  | { readonly operation: "change-cpu"; readonly cpus: number }
+  | { readonly operation: "change-memory"; readonly memoryBytes: number }
+  | { readonly operation: "reinstall"; readonly imagePath: string };
+
+/**
+ * Whether a VM's file systems are flushed and held around the snapshot: not at all; held, or QuiesceFailed before anything is created;
+ * held where it can be, else not.
+ */
+export type Quiesce = boolean | "preferred";
+
 export interface SnapshotRequest {
   readonly externalId: string;
   readonly snapshotId: string;
@@ -42,6 +85,10 @@ export interface TakenSnapshot {
   /** Bytes that the frozen state takes on primary storage. */
   readonly physicalBytes: number;
   readonly consistency: Consistency;
+}
+
+export interface DeletedSnapshot {
+  readonly finished: boolean;
 }
 
 /** A range of a volume. Ranges that are not listed read as zeros. */
@@ -83,7 +130,7 @@ export interface Hypervisor {
   readonly capabilities: Capabilities;
 
   /** Whether the hypervisor can be used as it is registered: reachable, rights, versions. Throws with a sentence that says what is missing. */
-  check(): Promise<void>;
+  check(): Promise<HypervisorReport>;
   listVolumes(): AsyncIterable<VolumeDescription>;
   /** Throws VolumeNotFound. */
   describeVolume(externalId: string): Promise<VolumeDescription>;
@@ -91,9 +138,12 @@ export interface Hypervisor {
   /** The path that {@link takeSnapshots} will use, so that it can be recorded before anything is created. */
   plannedInstallPath(request: SnapshotRequest): string;
   /** Freezes all the volumes at one moment where it can, all or none. A snapshot that exists already is returned as it is. */
-  takeSnapshots(requests: readonly SnapshotRequest[], options: { quiesce: boolean }): Promise<TakenSnapshot[]>;
-  /** Deletes the frozen bytes and whatever an interrupted take left. Gone is success. */
-  deleteSnapshot(installPath: string): Promise<void>;
+  takeSnapshots(requests: readonly SnapshotRequest[], options: { quiesce: Quiesce }): Promise<TakenSnapshot[]>;
+  /**
+   * Deletes the frozen bytes and whatever an interrupted take left. Gone is success. Where that takes long it returns `finished: false`
+   * at about `until` (of `Date.now()`) while the hypervisor works on; the next call finds out how far it is.
+   */
+  deleteSnapshot(installPath: string, options?: { readonly until?: number }): Promise<DeletedSnapshot>;
 
   openExport(snapshot: { snapshotId: string; installPath: string }): Promise<ExportDescriptor>;
   /** Allocated ranges within `range`, ascending, not overlapping. An adapter that cannot tell yields the whole range. */
@@ -119,4 +169,15 @@ export interface Hypervisor {
   publishVolume(volume: NewVolume): Promise<VolumeDescription>;
   /** Deletes an unfinished volume. Gone is success; a published one is left alone. */
   discardVolume(volume: NewVolume): Promise<void>;
+
+  /** Absent, with the three below, where the hypervisor has no virtual machines. */
+  listVms?(): AsyncIterable<VmDescription>;
+  /** Throws OperationRefused with the hypervisor's reason. */
+  operateVm?(vmExternalId: string, operation: VmOperationRequest): Promise<void>;
+  /** Lets go the file systems that {@link takeSnapshots} of a worker that died left held; returns the VMs' externalIds. */
+  thaw?(): Promise<readonly string[]>;
+  /** Closes exports of snapshots whose ids are not in `known`; returns the ids of their snapshots. */
+  closeStaleExports?(known: ReadonlySet<string>): Promise<readonly string[]>;
+  /** Ends what is open between calls, as connections. A later call opens it again. */
+  close?(): Promise<void>;
 }

@@ -4,6 +4,7 @@ import type {
   Extent,
   Hypervisor,
   NewVolume,
+  Quiesce,
   SnapshotRequest,
   TakenSnapshot,
 } from "../../lambdas/hypervisors/port.ts";
@@ -40,7 +41,7 @@ export class TrackingHypervisor implements Hypervisor {
     this.#moments.clear();
   }
 
-  async takeSnapshots(requests: readonly SnapshotRequest[], options: { quiesce: boolean }): Promise<TakenSnapshot[]> {
+  async takeSnapshots(requests: readonly SnapshotRequest[], options: { quiesce: Quiesce }): Promise<TakenSnapshot[]> {
     const taken = await this.#under.takeSnapshots(requests, options);
     for (const { externalId, snapshotId } of requests) {
       const writes = this.#writes.get(externalId)?.length ?? 0;

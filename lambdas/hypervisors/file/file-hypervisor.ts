@@ -7,10 +7,13 @@ import { type FileHandle, lstat, readdir } from "node:fs/promises";
 import { ExportLost, PathOutsideDirectory, QuiesceFailed, VolumeNotFound } from "../../domain/errors.ts";
 import type {
   Capabilities,
+  DeletedSnapshot,
   ExportDescriptor,
   Extent,
   Hypervisor,
+  HypervisorReport,
   NewVolume,
+  Quiesce,
   SnapshotRequest,
   TakenSnapshot,
   VolumeDescription,
@@ -35,8 +38,9 @@ export class FileHypervisor implements Hypervisor {
     this.#directory = new VolumeDirectory(settings);
   }
 
-  async check(): Promise<void> {
+  async check(): Promise<HypervisorReport> {
     await onFile(this.#directory.path, () => this.#directory.check());
+    return { versions: {}, warnings: [] };
   }
 
   async *listVolumes(): AsyncGenerator<VolumeDescription> {
@@ -81,8 +85,8 @@ export class FileHypervisor implements Hypervisor {
     return this.#directory.snapshotPath(request.snapshotId);
   }
 
-  async takeSnapshots(requests: readonly SnapshotRequest[], options: { quiesce: boolean }): Promise<TakenSnapshot[]> {
-    if (options.quiesce) throw new QuiesceFailed("Writes to plain files cannot be held for a snapshot.");
+  async takeSnapshots(requests: readonly SnapshotRequest[], options: { quiesce: Quiesce }): Promise<TakenSnapshot[]> {
+    if (options.quiesce === true) throw new QuiesceFailed("Writes to plain files cannot be held for a snapshot.");
     await this.#directory.prepare();
     const taken: TakenSnapshot[] = [];
     const created: string[] = [];
@@ -119,9 +123,10 @@ export class FileHypervisor implements Hypervisor {
     });
   }
 
-  async deleteSnapshot(installPath: string): Promise<void> {
+  async deleteSnapshot(installPath: string): Promise<DeletedSnapshot> {
     this.#directory.snapshotIdOf(installPath);
     await onFile(installPath, () => unfreeze(this.#directory, installPath));
+    return { finished: true };
   }
 
   async openExport(snapshot: { snapshotId: string; installPath: string }): Promise<ExportDescriptor> {
