@@ -34,6 +34,7 @@ const definitions = {
     expires: true,
     indexes: {
       "by-volume": { partitionKey: "volumeKey", sortKey: "id" },
+      "by-vm": { partitionKey: "vmKey", sortKey: "id" },
       "by-state": { partitionKey: "unsettled", sortKey: "id" },
       "by-check": { partitionKey: "checkQueue", sortKey: "checkedAt" },
     },
@@ -56,6 +57,11 @@ const definitions = {
       "by-hypervisor": { partitionKey: "hypervisorId", sortKey: "id" },
       busy: { partitionKey: "busy", sortKey: "id" },
     },
+  },
+  Vms: {
+    partitionKey: "tenant",
+    sortKey: "id",
+    indexes: { "by-hypervisor": { partitionKey: "hypervisorId", sortKey: "id" } },
   },
   Hypervisors: { partitionKey: "tenant", sortKey: "id" },
   Stores: { partitionKey: "tenant", sortKey: "id" },

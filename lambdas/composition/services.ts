@@ -14,6 +14,7 @@ export function composeServices(): Services {
     storeReferences: tableName("STORE_REFERENCES"),
     jobs: tableName("JOBS"),
     volumes: tableName("VOLUMES"),
+    vms: tableName("VMS"),
     hypervisors: tableName("HYPERVISORS"),
     stores: tableName("STORES"),
     pools: tableName("POOLS"),

@@ -1,6 +1,6 @@
 /** What administrators register and discovery finds: hypervisors, volumes, stores. Pure. */
 import { createHash } from "node:crypto";
-import { idPrefixes } from "./ids.ts";
+import { derivedId } from "./ids.ts";
 
 export interface Volume {
   readonly tenant: string;
@@ -17,6 +17,9 @@ export interface Volume {
   readonly backingUp: number;
   /** The job that writes this volume's bytes; nobody else may use it until that has ended. */
   readonly restoringJobId?: string;
+  /** The operation on a VM during which no backup of this volume may begin, and until when that counts (ISO 8601) if nobody ends it. */
+  readonly heldFor?: string;
+  readonly heldUntil?: string;
   /** Why it cannot be backed up. */
   readonly unsupported?: string;
   /** No rule gave it a tenant: only administrators of the hypervisor's tenant see it. */
@@ -48,7 +51,30 @@ export interface FileHypervisorSettings {
   readonly directory: string;
 }
 
-export type HypervisorSettings = FileHypervisorSettings;
+export interface KvmHypervisorSettings {
+  readonly kind: "kvm";
+  /** `ssh://user@host:port`. */
+  readonly endpoint: string;
+  /** Fingerprints of the keys that the host may show, as `SHA256:…`. */
+  readonly hostKeys: readonly string[];
+  /** The user's private key in Secrets Manager, by name, below {@link secretPrefix}. */
+  readonly secretId: string;
+  /** Which libvirt of the host: `qemu:///system`, or one with its socket. */
+  readonly uri: string;
+}
+
+export type HypervisorSettings = FileHypervisorSettings | KvmHypervisorSettings;
+export type HypervisorKind = HypervisorSettings["kind"];
+
+/** What a hypervisor turned out to be when it was registered. */
+export interface HypervisorCheck {
+  /** ISO 8601. */
+  readonly at: string;
+  /** By the name of the software. */
+  readonly versions: Readonly<Record<string, string>>;
+  /** What will not work although all else does; sentences. */
+  readonly warnings: readonly string[];
+}
 
 export interface HypervisorRow {
   readonly tenant: string;
@@ -57,8 +83,12 @@ export interface HypervisorRow {
   readonly settings: HypervisorSettings;
   /** Without rules every volume belongs to the hypervisor's own tenant. */
   readonly tenantRules: readonly TenantRule[];
+  /** Absent on rows from before checks had reports. */
+  readonly lastCheck?: HypervisorCheck;
   readonly createdAt: string;
   readonly discoveredAt?: string;
+  /** Whether the last discovery found that writes of its VMs can be held for a snapshot. */
+  readonly quiesces?: boolean;
 }
 
 /** The tenant that a volume of this name belongs to, and whether a rule said so. */
@@ -88,18 +118,9 @@ function matchesPattern(pattern: string, name: string): boolean {
   return true;
 }
 
-const crockford = "0123456789ABCDEFGHJKMNPQRSTVWXYZ";
-
-/** The same volume gets the same id from every discovery and every restore, so that none of them adds a second row. */
+/** {@link derivedId} of a volume. */
 export function volumeIdFor(hypervisorId: string, externalId: string): string {
-  const digest = createHash("sha256").update(`${hypervisorId}\0${externalId}`).digest();
-  let bits = BigInt(`0x${digest.subarray(0, 16).toString("hex")}`);
-  let text = "";
-  for (let index = 0; index < 26; index++) {
-    text = crockford[Number(bits & 31n)] + text;
-    bits >>= 5n;
-  }
-  return `${idPrefixes.volume}_${text}`;
+  return derivedId("volume", hypervisorId, externalId);
 }
 
 /** Every tenant's default store: the stack's own bucket. A row of this id holds nothing but the tenant's options for it. */
@@ -155,6 +176,12 @@ export interface StoreRow extends StoreOptions {
 /** A tenant's secrets begin with this; those of others are not its to use. */
 export function secretPrefix(tenant: string): string {
   return `snapferry/${tenant}/`;
+}
+
+/** Whether the tenant may name this secret in what it registers. */
+export function isSecretOf(tenant: string, secretId: string): boolean {
+  const prefix = secretPrefix(tenant);
+  return secretId.startsWith(prefix) && secretId.length > prefix.length;
 }
 
 /** One volume's backups share chunks with each other and with nobody else's. Hashed, so that keys of objects, which stand in access logs, name no tenant. */

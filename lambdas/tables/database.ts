@@ -18,6 +18,7 @@ export interface TableNames {
   readonly storeReferences: string;
   readonly jobs: string;
   readonly volumes: string;
+  readonly vms: string;
   readonly hypervisors: string;
   readonly stores: string;
   readonly pools: string;

@@ -65,7 +65,7 @@ export async function* volumesOnHypervisor(
  */
 export async function recordDiscovered(
   database: Database,
-  found: Omit<Volume, "backingUp" | "restoringJobId" | "missing">,
+  found: Omit<Volume, "backingUp" | "restoringJobId" | "missing" | "heldFor" | "heldUntil">,
   insteadOf: string = found.hypervisorTenant,
 ): Promise<boolean> {
   const { tenant, id, ...attributes } = found;
@@ -165,17 +165,54 @@ export function requireUsableVolume(database: Database, volume: Key): Transactio
   };
 }
 
-/** One backup of the volume more, or one less. */
-export function countBackingUp(database: Database, volume: Key, difference: 1 | -1): TransactionItem {
+/** One backup of the volume more; not while an operation holds the volume. */
+export function beginBackingUp(database: Database, volume: Key, now: string): TransactionItem {
   return {
     Update: {
       TableName: database.tables.volumes,
       Key: { tenant: volume.tenant, id: volume.id },
-      UpdateExpression: "SET busy = :busy ADD backingUp :difference",
-      ConditionExpression: "attribute_exists(id)",
-      ExpressionAttributeValues: { ":difference": difference, ":busy": busy },
+      UpdateExpression: "SET busy = :busy ADD backingUp :one",
+      ConditionExpression: "attribute_exists(id) AND (attribute_not_exists(heldUntil) OR heldUntil <= :now)",
+      ExpressionAttributeValues: { ":one": 1, ":busy": busy, ":now": now },
     },
   };
+}
+
+/** One backup of the volume less. */
+export function endBackingUp(database: Database, volume: Key): TransactionItem {
+  return {
+    Update: {
+      TableName: database.tables.volumes,
+      Key: { tenant: volume.tenant, id: volume.id },
+      UpdateExpression: "SET busy = :busy ADD backingUp :minusOne",
+      ConditionExpression: "attribute_exists(id)",
+      ExpressionAttributeValues: { ":minusOne": -1, ":busy": busy },
+    },
+  };
+}
+
+/** No backup of the volume begins until the operation lets go, or until that time. Only while none is going on. */
+export function holdVolume(
+  database: Database,
+  volume: Key,
+  hold: { readonly operationId: string; readonly until: string },
+  now: string,
+): TransactionItem {
+  return {
+    Update: {
+      TableName: database.tables.volumes,
+      Key: { tenant: volume.tenant, id: volume.id },
+      UpdateExpression: "SET heldFor = :operation, heldUntil = :until",
+      ConditionExpression: "backingUp = :zero AND (attribute_not_exists(heldUntil) OR heldUntil <= :now)",
+      ExpressionAttributeValues: { ":operation": hold.operationId, ":until": hold.until, ":zero": 0, ":now": now },
+    },
+  };
+}
+
+/** The operation holds the volume no longer. Held by another by now is success. */
+export async function releaseVolume(database: Database, volume: Key, operationId: string): Promise<void> {
+  const update = updateExpression({ heldFor: undefined, heldUntil: undefined });
+  await updateIf(database, volume, update, "heldFor = :operation", { ":operation": operationId });
 }
 
 /** Volumes of every tenant that have been backed up since the reconciler last looked. Eventually consistent. */

@@ -7,11 +7,14 @@ import { getJob, insertJob, moveJob } from "../tables/jobs.ts";
 import { freeSlot, takeSlot } from "../tables/pools.ts";
 import { moveSnapshot } from "../tables/snapshots.ts";
 import { getStoreReference, moveStoreReference, requireStoreReference } from "../tables/store-references.ts";
-import { countBackingUp } from "../tables/volumes.ts";
+import { beginBackingUp, endBackingUp } from "../tables/volumes.ts";
 import { imageReference, primaryReference, requireJob, requireSnapshot } from "./create-snapshot.ts";
 import { decideAndWrite, moveOrReplay } from "./decide-and-write.ts";
 
-/** A slot for the oldest queued job: job Running, snapshot BackingUp, one slot and one backup of the volume more. */
+/**
+ * A slot for the oldest queued job: job Running, snapshot BackingUp, one slot and one backup of the volume more. Throws WriteRefused when
+ * no slot is free, or while an operation on a VM holds the volume.
+ */
 export function startBackup(
   database: Database,
   queued: Pick<Job, "tenant" | "id">,
@@ -40,7 +43,7 @@ export function startBackup(
         now,
         set: { maxAttempts: job.policy.maxAttempts },
       }),
-      countBackingUp(database, { tenant: snapshot.tenant, id: snapshot.volumeId }, 1),
+      beginBackingUp(database, { tenant: snapshot.tenant, id: snapshot.volumeId }, now),
     ];
   });
 }
@@ -171,10 +174,7 @@ function poolOf(job: Job): string {
 }
 
 function releaseCapacity(database: Database, job: Job, snapshot: Snapshot): TransactionItem[] {
-  return [
-    freeSlot(database, poolOf(job)),
-    countBackingUp(database, { tenant: snapshot.tenant, id: snapshot.volumeId }, -1),
-  ];
+  return [freeSlot(database, poolOf(job)), endBackingUp(database, { tenant: snapshot.tenant, id: snapshot.volumeId })];
 }
 
 /** What the attempts have left in the store is for garbage collection. */

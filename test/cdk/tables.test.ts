@@ -3,7 +3,7 @@ import { test } from "node:test";
 import { resource, resourcesOf, templateWith } from "./synthesised.ts";
 
 const template = templateWith();
-const lasting = ["Snapshots", "StoreReferences", "Jobs", "Volumes", "Hypervisors", "Stores", "Pools"];
+const lasting = ["Snapshots", "StoreReferences", "Jobs", "Volumes", "Vms", "Hypervisors", "Stores", "Pools"];
 const expendable = ["Progress", "Requests", "Rates"];
 
 function table(name: string) {
@@ -64,10 +64,17 @@ test("keys and indexes are the ones that the code queries", () => {
     }),
   );
   assert.deepEqual(keys, {
-    Snapshots: ["tenant, id", "by-volume: volumeKey, id", "by-state: unsettled, id", "by-check: checkQueue, checkedAt"],
+    Snapshots: [
+      "tenant, id",
+      "by-volume: volumeKey, id",
+      "by-vm: vmKey, id",
+      "by-state: unsettled, id",
+      "by-check: checkQueue, checkedAt",
+    ],
     StoreReferences: ["tenant, reference"],
     Jobs: ["tenant, id", "queue: queue, queuePosition", "open: openKind, id"],
     Volumes: ["tenant, id", "by-hypervisor: hypervisorId, id", "busy: busy, id"],
+    Vms: ["tenant, id", "by-hypervisor: hypervisorId, id"],
     Hypervisors: ["tenant, id"],
     Stores: ["tenant, id"],
     Pools: ["id"],

@@ -14,7 +14,7 @@ import { insertJob } from "../../lambdas/tables/jobs.ts";
 import { takeSlot } from "../../lambdas/tables/pools.ts";
 import { insertSnapshot } from "../../lambdas/tables/snapshots.ts";
 import { writeStoreReference } from "../../lambdas/tables/store-references.ts";
-import { countBackingUp } from "../../lambdas/tables/volumes.ts";
+import { beginBackingUp } from "../../lambdas/tables/volumes.ts";
 import { backupSnapshotStates, type Plan } from "../../lambdas/tasks/backup-snapshot.ts";
 import { copyBackupStates } from "../../lambdas/tasks/copy-shards.ts";
 import { requireJob } from "../../lambdas/transactions/create-snapshot.ts";
@@ -98,7 +98,7 @@ async function begin(services: Services, hypervisor: Hypervisor, backup: InProce
     insertSnapshot(database, snapshot),
     insertJob(database, job),
     takeSlot(database, backupPool, anySlot),
-    countBackingUp(database, { tenant: "acme", id: volumeId }, 1),
+    beginBackingUp(database, { tenant: "acme", id: volumeId }, now),
   ]);
   return { ...job, open: true };
 }

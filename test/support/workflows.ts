@@ -58,6 +58,7 @@ export async function servicesOf(cloud: TestCloud): Promise<Services> {
     STORE_REFERENCES_TABLE: outputs.StoreReferencesTableName,
     JOBS_TABLE: outputs.JobsTableName,
     VOLUMES_TABLE: outputs.VolumesTableName,
+    VMS_TABLE: outputs.VmsTableName,
     HYPERVISORS_TABLE: outputs.HypervisorsTableName,
     STORES_TABLE: outputs.StoresTableName,
     POOLS_TABLE: outputs.PoolsTableName,

@@ -1,0 +1,50 @@
+/** Virtual machines, as discovery found them. Pure. */
+import { derivedId } from "./ids.ts";
+
+export const vmStates = ["running", "stopped", "paused", "other"] as const;
+export type VmState = (typeof vmStates)[number];
+
+/** Whether the agent inside the guest answers, which flushes and holds its file systems. */
+export const guestAgentStates = ["connected", "absent", "unknown"] as const;
+export type GuestAgent = (typeof guestAgentStates)[number];
+
+export interface VmDisk {
+  /** As the VM's host names it, `vda`. */
+  readonly target: string;
+  readonly volumeId: string;
+  /** Whose the volume is: rules go by the names of volumes, so that it may be another tenant than the VM's. */
+  readonly tenant: string;
+  /** Whether the VM boots from it: the first in the hypervisor's order. */
+  readonly root: boolean;
+}
+
+export interface Vm {
+  readonly tenant: string;
+  readonly id: string;
+  readonly hypervisorId: string;
+  readonly hypervisorTenant: string;
+  /** The hypervisor's own id of the VM. */
+  readonly externalId: string;
+  readonly name: string;
+  readonly state: VmState;
+  readonly guestAgent: GuestAgent;
+  readonly disks: readonly VmDisk[];
+  /** No rule gave it a tenant: only administrators of the hypervisor's tenant see it. */
+  readonly unassigned: boolean;
+  /** The last discovery did not find it any more. */
+  readonly missing: boolean;
+  readonly discoveredAt: string;
+  /** The operation that is being done to it, and until when that counts (ISO 8601) if nobody ends it. */
+  readonly heldFor?: string;
+  readonly heldUntil?: string;
+}
+
+/** {@link derivedId} of a VM. */
+export function vmIdFor(hypervisorId: string, externalId: string): string {
+  return derivedId("vm", hypervisorId, externalId);
+}
+
+/** Whether an operation still holds this VM or volume back. `now` is ISO 8601 in UTC, as all times of rows. */
+export function isHeld({ heldUntil }: { readonly heldUntil?: string }, now: string): boolean {
+  return heldUntil !== undefined && heldUntil > now;
+}
