@@ -176,7 +176,7 @@ export class DomainXml {
   }
 
   get #devices(): Element {
-    return child(this.#root, "devices") ?? this.#root.appendChild(this.#element("devices"));
+    return child(this.#root, "devices") ?? append(this.#root, this.#element("devices"));
   }
 
   #diskElement(target: string): Element {
@@ -192,7 +192,9 @@ export class DomainXml {
   }
 
   #insertFirst(parent: Element, name: string, attributes: Readonly<Record<string, string>> = {}): Element {
-    return parent.insertBefore(this.#element(name, attributes), parent.firstChild);
+    const element = this.#element(name, attributes);
+    parent.insertBefore(element, parent.firstChild);
+    return element;
   }
 }
 
@@ -236,6 +238,11 @@ function* backingFiles(disk: Element): Generator<string> {
     if (file === undefined) return;
     yield file;
   }
+}
+
+function append(parent: Element, element: Element): Element {
+  parent.appendChild(element);
+  return element;
 }
 
 function children(parent: Element | undefined, name: string): Element[] {
