@@ -9,6 +9,7 @@ import { Stack, Stage } from "aws-cdk-lib";
 import * as lambda from "aws-cdk-lib/aws-lambda";
 import type { Construct } from "constructs";
 import { buildSync } from "esbuild";
+import { bundleSettings } from "./bundle-settings.ts";
 
 const projectRoot = fileURLToPath(new URL("..", import.meta.url));
 
@@ -18,8 +19,8 @@ export interface Entry {
   readonly file: string;
   /** Whether the code asks the file system for more than Node can (clones, holes) by way of `koffi`, where that is at hand. */
   readonly nativeFileCalls?: boolean;
-  /** Files that the code starts as threads, from the project's root. Each lies beside the code under its own name. */
-  readonly threads?: readonly string[];
+  /** Files that the code starts as threads or loads once it needs them, from the project's root. Each lies beside the code under its own name. */
+  readonly loadedLater?: readonly string[];
 }
 
 /**
@@ -43,36 +44,15 @@ export function bundle<Name extends string>(
 }
 
 /** What is compiled for one function: where to, without the extension, and from which file. */
-function outputs(name: string, { file, threads }: Entry): [string, string][] {
+function outputs(name: string, { file, loadedLater = [] }: Entry): [string, string][] {
   return [
     [`${name}/index`, file],
-    ...(threads ?? []).map((thread): [string, string] => [`${name}/${basename(thread, extname(thread))}`, thread]),
+    ...loadedLater.map((later): [string, string] => [`${name}/${basename(later, extname(later))}`, later]),
   ];
 }
 
-/** Names of classes are kept: state machines catch errors by them. CommonJS modules inside expect a `require`. */
 function compile(outdir: string, entryPoints: Record<string, string>): void {
-  buildSync({
-    absWorkingDir: projectRoot,
-    entryPoints,
-    outdir,
-    entryNames: "[dir]/[name]",
-    outExtension: { ".js": ".mjs" },
-    bundle: true,
-    platform: "node",
-    target: "node24",
-    format: "esm",
-    mainFields: ["module", "main"],
-    banner: {
-      js: 'import { createRequire as createRequireOfBundle } from "node:module"; const require = createRequireOfBundle(import.meta.url);',
-    },
-    external: ["koffi"],
-    minify: true,
-    keepNames: true,
-    sourcemap: true,
-    sourcesContent: false,
-    logLevel: "warning",
-  });
+  buildSync({ ...bundleSettings, absWorkingDir: projectRoot, entryPoints, outdir, entryNames: "[dir]/[name]" });
 }
 
 const loadable: ReadonlySet<string> = new Set([".js", ".cjs", ".json", ".node"]);

@@ -12,6 +12,7 @@ import { Construct } from "constructs";
 import { type JobKind, jobKinds } from "../lambdas/domain/job.ts";
 import type { BackupBucket } from "./backup-bucket.ts";
 import { bundle, type Entry } from "./bundles.ts";
+import { chunkFiles } from "./chunk-files.ts";
 import type { Deployment } from "./deployment.ts";
 import type { EncryptionKey } from "./encryption-key.ts";
 import type { Events } from "./events.ts";
@@ -27,9 +28,6 @@ const fileSystemPath = "/mnt/volumes";
 /** Hypervisors' and stores' secrets are those whose names begin with this. */
 const secretPrefix = "snapferry/";
 
-/** Chunks are compressed and checked in threads of their own. */
-const codecThreads = ["lambdas/repository/codec-worker.ts"];
-
 /** API Gateway gives up after 29 seconds, Lambda after 15 minutes. 1769 MiB come with one whole processor. */
 const definitions = {
   api: { file: "lambdas/api/backups-handler.ts", seconds: 29, memoryMiB: 512, does: "API: snapshots, jobs, volumes" },
@@ -43,7 +41,7 @@ const definitions = {
   tasks: {
     file: "lambdas/tasks/handler.ts",
     nativeFileCalls: true,
-    threads: codecThreads,
+    loadedLater: chunkFiles,
     seconds: 900,
     memoryMiB: 1024,
     does: "Steps of jobs, checks of backups",
@@ -51,7 +49,7 @@ const definitions = {
   copy: {
     file: "lambdas/tasks/copy-handler.ts",
     nativeFileCalls: true,
-    threads: codecThreads,
+    loadedLater: chunkFiles,
     seconds: 900,
     memoryMiB: 1769,
     does: "Copies one shard of a volume",

@@ -3,6 +3,8 @@ import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
+import { bundleSettings } from "../../lib/bundle-settings.ts";
+import { chunkFiles } from "../../lib/chunk-files.ts";
 import { nodeEnvironment } from "../../lib/node-environment.ts";
 import { actions, type Contender, type Scene, type Task } from "../contender.ts";
 import type { EngineRequest } from "./request.ts";
@@ -22,29 +24,13 @@ export function profileDirectory(directory: string): string {
   return join(directory, "profiles");
 }
 
-/** Bundles the engine with the settings of `lib/bundles.ts`, so that what is measured is what is deployed. */
+const projectRoot = fileURLToPath(new URL("../..", import.meta.url));
+
+/** Bundles the engine as the functions are, so that what is measured is what is deployed. */
 export async function buildEngine(options: EngineOptions): Promise<Contender> {
   const outdir = join(options.directory, "engine");
-  await build({
-    absWorkingDir: fileURLToPath(new URL("../..", import.meta.url)),
-    // The threads of the codec load their own file, beside the bundle.
-    entryPoints: { driver: "bench/engine/driver.ts", "codec-worker": "lambdas/repository/codec-worker.ts" },
-    outdir,
-    outExtension: { ".js": ".mjs" },
-    bundle: true,
-    platform: "node",
-    target: "node24",
-    format: "esm",
-    mainFields: ["module", "main"],
-    banner: {
-      js: 'import { createRequire as createRequireOfBundle } from "node:module"; const require = createRequireOfBundle(import.meta.url);',
-    },
-    minify: true,
-    keepNames: true,
-    sourcemap: true,
-    sourcesContent: false,
-    logLevel: "warning",
-  });
+  const entryPoints = ["bench/engine/driver.ts", ...chunkFiles];
+  await build({ ...bundleSettings, absWorkingDir: projectRoot, entryPoints, entryNames: "[name]", outdir });
   return new Engine(join(outdir, "driver.mjs"), options);
 }
 

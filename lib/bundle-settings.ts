@@ -1,0 +1,23 @@
+import type { BuildOptions } from "esbuild";
+
+/**
+ * How code is bundled. The benchmark bundles the engine in the same way. Names of classes are kept: state machines catch errors by
+ * them. CommonJS modules inside expect a `require`.
+ */
+export const bundleSettings = {
+  outExtension: { ".js": ".mjs" },
+  bundle: true,
+  platform: "node",
+  target: "node24",
+  format: "esm",
+  mainFields: ["module", "main"],
+  banner: {
+    js: 'import { createRequire as createRequireOfBundle } from "node:module"; const require = createRequireOfBundle(import.meta.url);',
+  },
+  external: ["koffi"],
+  minify: true,
+  keepNames: true,
+  sourcemap: true,
+  sourcesContent: false,
+  logLevel: "warning",
+} satisfies BuildOptions;
