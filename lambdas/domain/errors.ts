@@ -23,6 +23,11 @@ abstract class FinalError extends SnapferryError {
 export class HypervisorUnavailable extends RetryableError {}
 /** The hypervisor did not carry out what it was asked for. The message has its words. */
 export class HypervisorFailed extends RetryableError {}
+/**
+ * A merge of frozen bytes cannot start, because an export or another program reads or writes them. The message names which. Another
+ * attempt succeeds once that has ended.
+ */
+export class SnapshotInUse extends RetryableError {}
 /** The object store cannot be reached now, or answers with a server fault. */
 export class StoreUnavailable extends RetryableError {}
 /** A service asked to be called more slowly (HTTP 429, 503 SlowDown, DynamoDB throughput). */
@@ -50,6 +55,10 @@ export class PrimaryStorageFull extends FinalError {}
 export class ExportLost extends FinalError {}
 /** Writes could not be held for the snapshot. Nothing was created. */
 export class QuiesceFailed extends FinalError {}
+/** The files of a volume are not those that its snapshots left: somebody else changed the chain. Nothing was touched. The message has the difference. */
+export class ChainChanged extends FinalError {}
+/** The virtual machine is no longer on its hypervisor. */
+export class VmNotFound extends FinalError {}
 /** The hypervisor refuses an operation on a VM as it stands. The message has the reason. */
 export class OperationRefused extends FinalError {}
 /** The bucket does not exist, or may not be used with the given credentials. */
@@ -118,6 +127,8 @@ const finalErrorClasses: readonly (new (message: string) => FinalError)[] = [
   PrimaryStorageFull,
   ExportLost,
   QuiesceFailed,
+  ChainChanged,
+  VmNotFound,
   OperationRefused,
   StoreRefused,
   ObjectLocked,

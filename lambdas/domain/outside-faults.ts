@@ -1,5 +1,6 @@
 /** Whose fault an error is: of a hypervisor or store, which belongs to a tenant, or of Snapferry itself. Pure. */
 import {
+  ChainChanged,
   EncryptionKeyUnavailable,
   EndpointForbidden,
   HypervisorFailed,
@@ -8,6 +9,7 @@ import {
   ObjectLocked,
   PathOutsideDirectory,
   SecretUnusable,
+  SnapshotInUse,
   StoreFull,
   StoreRefused,
   StoreUnavailable,
@@ -16,6 +18,8 @@ import {
 } from "./errors.ts";
 
 const outsideFaults = [
+  ChainChanged,
+  SnapshotInUse,
   HypervisorFailed,
   HypervisorUnavailable,
   HypervisorMisconfigured,

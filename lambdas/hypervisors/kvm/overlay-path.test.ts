@@ -1,0 +1,37 @@
+import assert from "node:assert/strict";
+import { describe, it } from "node:test";
+import fc from "fast-check";
+import { PathOutsideDirectory } from "../../domain/errors.ts";
+import { overlayOf, overlayPath, parseOverlayPath } from "./overlay-path.ts";
+
+describe("the path of an overlay", () => {
+  it("tells its volume and its snapshot, whatever these are called", () => {
+    const volume = fc.string({ minLength: 1, unit: "binary" }).map((name) => `/images/${name}x`);
+    const snapshotId = fc.stringMatching(/^[A-Za-z0-9_-]{1,40}$/);
+    fc.assert(
+      fc.property(volume, snapshotId, (one, id) => {
+        const overlay = { volume: one, snapshotId: id };
+        assert.deepEqual(parseOverlayPath(overlayPath(overlay)), overlay);
+      }),
+    );
+  });
+
+  it("of an overlay of an overlay's file names the file that is asked of", () => {
+    assert.deepEqual(parseOverlayPath("/i/d.qcow2.snap_1.qcow2"), { volume: "/i/d.qcow2", snapshotId: "snap_1" });
+  });
+
+  it("is not that of other files", () => {
+    for (const path of [
+      "",
+      "/i/d",
+      "/i/disk.qcow2",
+      "d.snap_1.qcow2",
+      "/i/.s.qcow2",
+      "/i/d..qcow2",
+      "/i/d.a b.qcow2",
+    ]) {
+      assert.equal(parseOverlayPath(path), undefined, path);
+      assert.throws(() => overlayOf(path), PathOutsideDirectory);
+    }
+  });
+});
