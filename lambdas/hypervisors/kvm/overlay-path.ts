@@ -17,8 +17,8 @@ export function overlayPath({ volume, snapshotId }: Overlay): string {
   return `${volume}.${snapshotId}.qcow2`;
 }
 
-/** Of ids: no dots, so that the name can be taken apart in one way only. */
-const pattern = /^(?<volume>\/.*[^/])\.(?<snapshotId>[A-Za-z0-9_-]+)\.qcow2$/s;
+/** Ids of snapshots have this prefix, which names that people give rarely have, and no dots: a name can be taken apart in one way only. */
+const pattern = /^(?<volume>\/.*[^/])\.(?<snapshotId>snap_[A-Za-z0-9_-]+)\.qcow2$/s;
 
 /** Undefined for the path of any other file. */
 export function parseOverlayPath(path: string): Overlay | undefined {
