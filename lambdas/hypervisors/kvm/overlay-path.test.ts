@@ -7,7 +7,7 @@ import { overlayOf, overlayPath, parseOverlayPath } from "./overlay-path.ts";
 describe("the path of an overlay", () => {
   it("tells its volume and its snapshot, whatever these are called", () => {
     const volume = fc.string({ minLength: 1, unit: "binary" }).map((name) => `/images/${name}x`);
-    const snapshotId = fc.stringMatching(/^[A-Za-z0-9_-]{1,40}$/);
+    const snapshotId = fc.stringMatching(/^snap_[A-Za-z0-9_-]{1,40}$/);
     fc.assert(
       fc.property(volume, snapshotId, (one, id) => {
         const overlay = { volume: one, snapshotId: id };
@@ -21,15 +21,17 @@ describe("the path of an overlay", () => {
   });
 
   it("is not that of other files", () => {
-    for (const path of [
+    const others = [
       "",
       "/i/d",
-      "/i/disk.qcow2",
+      "/i/d.qcow2",
       "d.snap_1.qcow2",
-      "/i/.s.qcow2",
+      "/i/.snap_1.qcow2",
       "/i/d..qcow2",
-      "/i/d.a b.qcow2",
-    ]) {
+      "/i/d.snap_1 b.qcow2",
+      "/i/web.disk.qcow2",
+    ];
+    for (const path of others) {
       assert.equal(parseOverlayPath(path), undefined, path);
       assert.throws(() => overlayOf(path), PathOutsideDirectory);
     }
