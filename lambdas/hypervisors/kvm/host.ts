@@ -13,6 +13,7 @@ import { commandError, onHost } from "./host-errors.ts";
 import { type ImageFormat, type ImageLayer, parseImageChain } from "./image-chain.ts";
 import { parseUri } from "./libvirt-uri.ts";
 import { Reconnecting } from "./reconnecting.ts";
+import { Turns } from "./turns.ts";
 
 export interface KvmHostSettings {
   readonly endpoint: { readonly host: string; readonly port: number; readonly user: string };
@@ -24,6 +25,8 @@ export interface KvmHostSettings {
   readonly privateKey: () => Promise<string>;
   /** Networks that may be called although they are not public. */
   readonly allowedCidrs: readonly string[];
+  /** Id of the registration: what others have on the same host is not touched. */
+  readonly owner: string;
 }
 
 export interface CommandOptions {
@@ -45,6 +48,10 @@ const killAfterSeconds = 5;
  */
 const idleTrustMs = 15_000;
 
+/** OpenSSH runs 10 programs of one connection at once (`MaxSessions`). */
+const maxPrograms = 8;
+const ownerPattern = /^[A-Za-z0-9_-]{1,128}$/;
+
 /** Of RFC 4254, 5.1: why a channel was not opened. */
 const administrativelyProhibited = 1;
 
@@ -58,6 +65,8 @@ export class KvmHost {
     () => this.#openLibvirt(),
     (connection) => connection.failure === undefined,
   );
+  readonly #programs = new Turns(maxPrograms);
+  #folder: Promise<string> | undefined;
   #inUse = 0;
   #lastUsedAt = 0;
 
@@ -80,7 +89,8 @@ export class KvmHost {
     const { timeoutSeconds = defaultTimeoutSeconds, ...rest } = options;
     const bounded = ["env", "LC_ALL=C", "timeout", "-k", `${killAfterSeconds}`, `${timeoutSeconds}`, ...argv];
     const timeoutMs = (timeoutSeconds + killAfterSeconds + timeoutMarginSeconds) * 1000;
-    return this.#use(async () => (await this.#ssh.connect()).exec(bounded, { ...rest, timeoutMs }));
+    const work = async () => (await this.#ssh.connect()).exec(bounded, { ...rest, timeoutMs });
+    return this.#use(() => this.#programs.take(work));
   }
 
   /** As {@link exec}, for a program whose failure is one: returns its stdout, and throws what {@link commandError} makes of another code. */
@@ -88,6 +98,36 @@ export class KvmHost {
     const result = await this.exec(argv, options);
     if (result.code !== 0) throw commandError(argv.slice(0, 2).join(" "), result);
     return result.stdout;
+  }
+
+  /**
+   * Runs a script of the POSIX shell with `args` as `$1`, `$2` and on, and with `$0` as the script's name in messages. Throws as
+   * {@link run}.
+   */
+  script(name: string, text: string, args: readonly string[] = [], options: CommandOptions = {}): Promise<string> {
+    return this.exec(["sh", "-euc", text, name, ...args], options).then((result) => {
+      if (result.code !== 0) throw commandError(name, result);
+      return result.stdout;
+    });
+  }
+
+  /**
+   * Absolute path of a folder of Snapferry's own on the host, in the home of the user and for nobody else's eyes. It is made when it is
+   * first needed.
+   */
+  ownFolder(): Promise<string> {
+    this.#folder ??= this.#makeFolder().catch((error: unknown) => {
+      this.#folder = undefined;
+      throw error;
+    });
+    return this.#folder;
+  }
+
+  async #makeFolder(): Promise<string> {
+    const { owner } = this.#settings;
+    if (!ownerPattern.test(owner)) throw new TypeError(`${JSON.stringify(owner)} is not the id of a hypervisor.`);
+    const text = 'umask 077; mkdir -p "$HOME/.snapferry/$1"; cd "$HOME/.snapferry/$1"; pwd -P';
+    return (await this.script("mkdir", text, [owner])).trimEnd();
   }
 
   /**
