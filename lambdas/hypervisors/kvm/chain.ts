@@ -6,44 +6,27 @@
  */
 import { basename, dirname, isAbsolute, join, normalize } from "node:path";
 import { PathOutsideDirectory } from "../../domain/errors.ts";
+import { type Overlay, overlayOf, overlayPath, parseOverlayPath } from "./overlay-path.ts";
 
-const idPattern = /^[A-Za-z0-9_-]{1,128}$/;
-const overlaySuffix = ".qcow2";
 /** What a file system takes as one name. */
 const maxNameBytes = 255;
-/** `.snap_` with a ULID, and {@link overlaySuffix}. */
-const overlayNameBytes = 1 + 31 + overlaySuffix.length;
+/** `.snap_` with a ULID, and `.qcow2`. */
+const overlayNameBytes = 1 + 31 + 6;
 
-export interface OverlayName {
-  readonly externalId: string;
-  readonly snapshotId: string;
+/** Path of the overlay that a snapshot will make. Throws PathOutsideDirectory for what is no plain absolute path, or no id of a snapshot. */
+export function plannedOverlay({ externalId, snapshotId }: { externalId: string; snapshotId: string }): string {
+  const path = overlayPath({ volume: externalId, snapshotId });
+  const overlay = parseOverlayPath(path);
+  if (isFilePath(externalId) && overlay?.volume === externalId && overlay.snapshotId === snapshotId) return path;
+  const name = JSON.stringify(externalId);
+  throw new PathOutsideDirectory(`${name} is not the absolute path of a file, or ${JSON.stringify(snapshotId)} no id.`);
 }
 
-/** Path of the overlay that a snapshot makes. Throws PathOutsideDirectory for what is no absolute path or no id. */
-export function overlayPath({ externalId, snapshotId }: OverlayName): string {
-  assertFilePath(externalId);
-  if (!idPattern.test(snapshotId)) {
-    throw new PathOutsideDirectory(`${JSON.stringify(snapshotId)} is not an id of 1 to 128 [A-Za-z0-9_-].`);
-  }
-  return `${externalId}.${snapshotId}${overlaySuffix}`;
-}
-
-/** What {@link overlayPath} made a path of; undefined for any other path. */
-export function parseOverlayPath(path: string): OverlayName | undefined {
-  if (!isFilePath(path) || !path.endsWith(overlaySuffix)) return undefined;
-  const stem = path.slice(0, -overlaySuffix.length);
-  const dot = stem.lastIndexOf(".");
-  const externalId = stem.slice(0, dot);
-  const snapshotId = stem.slice(dot + 1);
-  if (dot < 0 || !isFilePath(externalId) || !idPattern.test(snapshotId)) return undefined;
-  return { externalId, snapshotId };
-}
-
-/** As {@link parseOverlayPath}, for an installPath. Throws PathOutsideDirectory when it is none. */
-export function overlayNameOf(installPath: string): OverlayName {
-  const name = parseOverlayPath(installPath);
-  if (!name) throw new PathOutsideDirectory(`${JSON.stringify(installPath)} is not the path of a snapshot's overlay.`);
-  return name;
+/** The volume and the snapshot that an installPath names. Throws PathOutsideDirectory for any other path. */
+export function plannedBy(installPath: string): Overlay {
+  const overlay = overlayOf(installPath);
+  plannedOverlay({ externalId: overlay.volume, snapshotId: overlay.snapshotId });
+  return overlay;
 }
 
 /**
@@ -56,7 +39,7 @@ export function ownFileOf(paths: readonly string[]): string {
   for (const path of paths) {
     if (overlaid.has(path)) own = path;
     const name = parseOverlayPath(path);
-    if (name) overlaid.add(name.externalId);
+    if (name) overlaid.add(name.volume);
   }
   return own;
 }
@@ -71,11 +54,7 @@ export function unfitOwnFile(path: string): string | undefined {
 
 /** Whether a file on top of a chain may belong to this volume, as far as names can tell. */
 export function mayBeTopOf(externalId: string, top: string): boolean {
-  return top === externalId || parseOverlayPath(top)?.externalId === externalId;
-}
-
-function assertFilePath(path: string): void {
-  if (!isFilePath(path)) throw new PathOutsideDirectory(`${JSON.stringify(path)} is not the absolute path of a file.`);
+  return top === externalId || parseOverlayPath(top)?.volume === externalId;
 }
 
 /** In the one form in which it is compared, and fit for an argument. */
