@@ -178,6 +178,7 @@ describe("help", () => {
       ["jobs"],
       ["hypervisors"],
       ["hypervisors", "add", "file"],
+      ["hypervisors", "add", "kvm"],
       ["stores"],
       ["stores", "set"],
       ["snapshots", "restore"],
@@ -193,6 +194,39 @@ describe("help", () => {
       const { out } = await run([...words, "--help"], () => undefined);
       assert.match(out, /Examples:\n {2}\$ snapferry /, words.join(" "));
     }
+  });
+});
+
+describe("hypervisors", () => {
+  test("add kvm sends what is named, reads known_hosts, and shows what was found", async () => {
+    const knownHosts = path.join(await home(), "known_hosts");
+    await writeFile(knownHosts, "kvm1 ssh-ed25519 AAAA\n");
+    let asked: unknown;
+    const words = ["hypervisors", "add", "kvm", "ssh://backup@kvm1", "--secret", "snapferry/acme/kvm1"];
+    const result = await run([...words, "--known-hosts", knownHosts, "--tenant-rule", "web-*=acme"], ({ body }) => {
+      asked = body;
+      const lastCheck = { at: new Date().toISOString(), versions: { libvirt: "9.0.0" }, warnings: ["No agent\u001b."] };
+      return { status: 201, body: { id: ids.hypervisor, name: "kvm1", kind: "kvm", lastCheck } };
+    });
+    assert.equal(result.code, 0, result.err);
+    assert.deepEqual(asked, {
+      kind: "kvm",
+      endpoint: "ssh://backup@kvm1",
+      secretId: "snapferry/acme/kvm1",
+      knownHosts: "kvm1 ssh-ed25519 AAAA\n",
+      tenantRules: [{ pattern: "web-*", tenant: "acme" }],
+    });
+    assert.match(
+      result.out,
+      /\(kvm1\) is registered\.\nIt has libvirt 9\.0\.0\.\nNote: No agent\P{Cc}+\nFind its volumes/u,
+    );
+  });
+
+  test("add kvm says which file it cannot read", async () => {
+    const words = ["hypervisors", "add", "kvm", "ssh://backup@kvm1", "--secret", "s", "--known-hosts", "/no/such"];
+    const { code, err } = await run(words, () => undefined);
+    assert.equal(code, 2);
+    assert.match(err, /^\/no\/such cannot be read: /);
   });
 });
 

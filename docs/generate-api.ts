@@ -7,6 +7,7 @@ import { problemKinds } from "../lambdas/api/problem.ts";
 interface Schema {
   readonly $ref?: string;
   readonly allOf?: readonly Schema[];
+  readonly oneOf?: readonly Schema[];
   readonly type?: string | readonly string[];
   readonly format?: string;
   readonly description?: string;
@@ -108,7 +109,7 @@ function renderOperation(method: string, path: string, operation: Operation, sch
     `### \`${method.toUpperCase()} ${path}\``,
     `${operation.summary}. ${operation.description}`,
     ...(parameters.length === 0 ? [] : [renderParameters(parameters)]),
-    ...(body === undefined ? [] : [`Body:\n\n${renderFields(resolved(body, schemas))}`]),
+    ...(body === undefined ? [] : renderBody(resolved(body, schemas), schemas)),
     [
       ...answers.map(([status, answer]) => `- ${status}: ${answer.description}${answerType(answer.content)}`),
       `- Problems: ${refusals.join(", ")}`,
@@ -127,6 +128,14 @@ function renderParameters(parameters: readonly Parameter[]): string {
       `| \`${name}\` | ${place} | ${typeOf(schema)} | ${notes({ ...schema, description: description ?? schema.description })} |`,
   );
   return ["| Parameter | In | Type | |", "|---|---|---|---|", ...rows].join("\n");
+}
+
+/** The fields; of a body that may be of several kinds, those of each. */
+function renderBody(body: Schema, schemas: Record<string, Schema>): string[] {
+  if (body.oneOf === undefined) return [`Body:\n\n${renderFields(body)}`];
+  return body.oneOf
+    .map((kind) => resolved(kind, schemas))
+    .map((kind) => `Body, ${typeOf(kind.properties?.kind ?? {})}: ${kind.description ?? ""}\n\n${renderFields(kind)}`);
 }
 
 function renderFields(schema: Schema): string {

@@ -1,4 +1,6 @@
+import { readFile } from "node:fs/promises";
 import { type Command, InvalidArgumentError } from "commander";
+import type { RegisterHypervisorInput } from "../../lambdas/api/request-schemas.ts";
 import type { Hypervisor } from "../api-client.ts";
 import {
   type Context,
@@ -12,12 +14,14 @@ import {
   pageOptions,
   print,
 } from "../context.ts";
+import { CliError, exitCodes } from "../exit-codes.ts";
 import { forgottenText } from "../forgotten-text.ts";
 import { ago, details, printable, table } from "../format.ts";
 
 export function hypervisorsCommand(context: Context): Command {
   return group("hypervisors", "Where volumes live", [
     "hypervisors add file /srv/volumes --name lab",
+    "hypervisors add kvm ssh://snapferry@kvm1 --known-hosts ~/.ssh/known_hosts --secret snapferry/acme/kvm1",
     "hypervisors discover lab",
   ])
     .addCommand(add(context))
@@ -32,34 +36,91 @@ interface TenantRule {
   readonly tenant: string;
 }
 
+interface AddOptions extends JsonOption {
+  readonly name?: string;
+  readonly id?: string;
+  readonly tenantRule?: TenantRule[];
+}
+
+interface AddKvmOptions extends AddOptions {
+  readonly secret: string;
+  readonly hostKey?: string;
+  readonly knownHosts?: string;
+  readonly uri?: string;
+}
+
 function add(context: Context): Command {
-  const file = command("file", "A directory whose files are the volumes", [
+  const examples = [
+    "hypervisors add file /srv/volumes --name lab",
+    "hypervisors add kvm ssh://snapferry@kvm1.example.org --known-hosts ~/.ssh/known_hosts --secret snapferry/acme/kvm1",
+  ];
+  return group("add", "Register a hypervisor", examples).addCommand(addFile(context)).addCommand(addKvm(context));
+}
+
+function addFile(context: Context): Command {
+  const adding = command("file", "A directory whose files are the volumes", [
     "hypervisors add file /srv/volumes --name lab",
     "hypervisors add file /srv/volumes --tenant-rule 'acme-*=acme' --tenant-rule '*=others'",
+  ]).argument("<directory>", "absolute path, as the service sees it");
+  return withAddOptions(adding, "the directory's last part").action((directory: string, options: AddOptions) =>
+    register(context, options, { kind: "file", directory }),
+  );
+}
+
+function addKvm(context: Context): Command {
+  const adding = command("kvm", "A host with libvirt and QEMU, over SSH", [
+    "hypervisors add kvm ssh://snapferry@kvm1.example.org --known-hosts ~/.ssh/known_hosts --secret snapferry/acme/kvm1",
+    "hypervisors add kvm ssh://snapferry@10.1.2.3:2222 --host-key 'ssh-ed25519 AAAA…' --secret snapferry/acme/kvm1",
   ])
-    .argument("<directory>", "absolute path, as the service sees it")
-    .option("--name <name>", "what it is called; the directory's last part if absent")
+    .argument("<endpoint>", "ssh://user@host or ssh://user@host:port, as the service sees it")
+    .requiredOption("--secret <name>", "the secret with the user's private key; begins with snapferry/TENANT/")
+    .option("--host-key <line>", "the host's public key, as in its file ssh_host_ed25519_key.pub")
+    .option("--known-hosts <file>", "a file with lines of known_hosts, in place of --host-key")
+    .option("--uri <uri>", "which libvirt of the host; qemu:///system if absent");
+  return withAddOptions(adding, "the host's name").action(async (endpoint: string, options: AddKvmOptions) =>
+    register(context, options, {
+      kind: "kvm",
+      endpoint,
+      secretId: options.secret,
+      ...(options.hostKey === undefined ? {} : { hostKey: options.hostKey }),
+      ...(options.knownHosts === undefined ? {} : { knownHosts: await readText(options.knownHosts) }),
+      ...(options.uri === undefined ? {} : { uri: options.uri }),
+    }),
+  );
+}
+
+function withAddOptions(adding: Command, nameIfAbsent: string): Command {
+  return adding
+    .option("--name <name>", `what it is called; ${nameIfAbsent} if absent`)
     .option("--id <id>", "the id that it had before the service lost it, so that its volumes are the same ones")
-    .option("--tenant-rule <pattern=tenant>", "whose volumes of such names are; may be given several times", addRule)
-    .action(
-      async (directory: string, options: JsonOption & { name?: string; id?: string; tenantRule?: TenantRule[] }) => {
-        const hypervisor = await (await context.client()).hypervisors.register({
-          kind: "file",
-          directory,
-          ...(options.id === undefined ? {} : { id: options.id }),
-          ...(options.name === undefined ? {} : { name: options.name }),
-          ...(options.tenantRule === undefined ? {} : { tenantRules: options.tenantRule }),
-        });
-        print(
-          context,
-          options,
-          hypervisor,
-          () =>
-            `${hypervisor.id} (${printable(hypervisor.name)}) is registered.\nFind its volumes with snapferry hypervisors discover ${hypervisor.id}\n`,
-        );
-      },
-    );
-  return group("add", "Register a hypervisor", ["hypervisors add file /srv/volumes --name lab"]).addCommand(file);
+    .option("--tenant-rule <pattern=tenant>", "whose volumes of such names are; may be given several times", addRule);
+}
+
+async function readText(file: string): Promise<string> {
+  try {
+    return await readFile(file, "utf8");
+  } catch (error) {
+    throw new CliError(exitCodes.usage, `${file} cannot be read: ${(error as Error).message}`);
+  }
+}
+
+async function register(context: Context, options: AddOptions, settings: RegisterHypervisorInput): Promise<void> {
+  const hypervisor = await (await context.client()).hypervisors.register({
+    ...settings,
+    ...(options.id === undefined ? {} : { id: options.id }),
+    ...(options.name === undefined ? {} : { name: options.name }),
+    ...(options.tenantRule === undefined ? {} : { tenantRules: options.tenantRule }),
+  });
+  const { versions = {}, warnings = [] } = hypervisor.lastCheck ?? {};
+  const found = Object.entries(versions).map(([software, version]) => `${printable(software)} ${printable(version)}`);
+  print(context, options, hypervisor, () =>
+    [
+      `${hypervisor.id} (${printable(hypervisor.name)}) is registered.`,
+      ...(found.length === 0 ? [] : [`It has ${found.join(", ")}.`]),
+      ...warnings.map((warning) => `Note: ${printable(warning)}`),
+      `Find its volumes with snapferry hypervisors discover ${hypervisor.id}\n`,
+    ].join("\n"),
+  );
 }
 
 function addRule(text: string, rules: readonly TenantRule[] = []): TenantRule[] {
@@ -94,9 +155,13 @@ function ls(context: Context): Command {
 
 function hypervisorTable(hypervisors: readonly Hypervisor[]): string {
   return table(
-    ["ID", "NAME", "KIND", "DIRECTORY", "DISCOVERED"],
-    hypervisors.map((one) => [one.id, printable(one.name), one.kind, printable(one.directory), ago(one.discoveredAt)]),
+    ["ID", "NAME", "KIND", "WHERE", "DISCOVERED"],
+    hypervisors.map((one) => [one.id, printable(one.name), one.kind, whereOf(one), ago(one.discoveredAt)]),
   );
+}
+
+function whereOf({ directory, endpoint }: Hypervisor): string {
+  return printable(directory ?? endpoint ?? "");
 }
 
 function get(context: Context): Command {
@@ -110,7 +175,14 @@ function get(context: Context): Command {
           ["Id", one.id],
           ["Name", printable(one.name)],
           ["Kind", one.kind],
-          ["Directory", printable(one.directory)],
+          ["Where", whereOf(one)],
+          ...(one.hostKeys ?? []).map((key): [string, string] => ["Host key", printable(key)]),
+          ["Secret", one.secretId],
+          ["Libvirt", one.uri],
+          ...Object.entries(one.lastCheck?.versions ?? {}).map(([software, version]): [string, string] => [
+            printable(software),
+            printable(version),
+          ]),
           ...(one.tenantRules ?? []).map(({ pattern, tenant }): [string, string] => [
             "Rule",
             printable(`${pattern} = ${tenant}`),

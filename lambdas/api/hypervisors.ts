@@ -1,8 +1,14 @@
 /** Hypervisors: register, list, look at, discover, forget. */
-import path from "node:path";
-import { HypervisorMisconfigured, HypervisorUnavailable, PathOutsideDirectory } from "../domain/errors.ts";
+import {
+  EndpointForbidden,
+  HypervisorFailed,
+  HypervisorMisconfigured,
+  HypervisorUnavailable,
+  PathOutsideDirectory,
+  SecretUnusable,
+} from "../domain/errors.ts";
 import { newId } from "../domain/ids.ts";
-import type { HypervisorRow } from "../domain/inventory.ts";
+import type { HypervisorCheck, HypervisorRow } from "../domain/inventory.ts";
 import type { Hypervisor } from "../hypervisors/port.ts";
 import type { Services } from "../services.ts";
 import { transact, WriteRefused } from "../tables/database.ts";
@@ -12,15 +18,17 @@ import { encodeCursor } from "./cursor.ts";
 import { discover } from "./discovery.ts";
 import { forgetHypervisor } from "./forgetting.ts";
 import type { ApiResponse, Caller } from "./http.ts";
+import { blamedField, settingsOf } from "./hypervisor-settings.ts";
 import { idempotently } from "./middleware/idempotency.ts";
 import type { operations } from "./operations.ts";
+import { requireOwnSecret } from "./own-secret.ts";
 import { invalidRequest, notFound, Problem, unavailable } from "./problem.ts";
 import { hypervisorRepresentation, pathOf } from "./representations.ts";
 
 type Operations = typeof operations;
 
-/** The adapter for settings that are not registered yet. */
-export type OpenHypervisor = (hypervisor: Pick<HypervisorRow, "tenant" | "settings">) => Hypervisor;
+/** The adapter for settings that are not registered yet. Whoever opens it closes it. */
+export type OpenHypervisor = (hypervisor: Pick<HypervisorRow, "tenant" | "settings">) => Promise<Hypervisor>;
 
 export async function registerHypervisor(
   services: Services,
@@ -30,15 +38,18 @@ export async function registerHypervisor(
   const { caller, body } = request;
   const id = body.id ?? newId("hypervisor");
   const answer = await idempotently(services, request, { hypervisor: id }, async ({ ids, record }) => {
+    if (body.kind === "kvm") requireOwnSecret(caller, body.secretId);
+    const { settings, defaultName } = settingsOf(body);
+    const lastCheck = await check(services, open, { tenant: caller.tenant, settings, body });
     const row: HypervisorRow = {
       tenant: caller.tenant,
       id: ids.hypervisor,
-      name: body.name ?? (path.posix.basename(body.directory) || body.directory),
-      settings: { kind: body.kind, directory: body.directory },
+      name: body.name ?? defaultName,
+      settings,
       tenantRules: body.tenantRules,
-      createdAt: services.now().toISOString(),
+      lastCheck,
+      createdAt: lastCheck.at,
     };
-    await check(open, row);
     const answer = hypervisorRepresentation(row, caller);
     try {
       await transact(services.database, [insertHypervisor(services.database, row), ...record(answer)]);
@@ -55,18 +66,20 @@ export async function registerHypervisor(
   return { status: 201, headers: { Location: pathOf("hypervisors", answer.id) }, body: answer };
 }
 
-/** What does not work is the directory's fault: it is all that this kind is registered with. */
-async function check(open: OpenHypervisor, hypervisor: HypervisorRow): Promise<void> {
+/** Tries the hypervisor out. A failure that a field of the request is to blame for is a Problem that names it. */
+async function check(
+  services: Services,
+  open: OpenHypervisor,
+  { body, ...hypervisor }: Pick<HypervisorRow, "tenant" | "settings"> & { body: Parameters<typeof blamedField>[1] },
+): Promise<HypervisorCheck> {
   try {
-    await open(hypervisor).check();
+    const adapter = await open(hypervisor);
+    const report = await adapter.check().finally(() => adapter.close?.());
+    return { at: services.now().toISOString(), ...report };
   } catch (error) {
-    if (
-      error instanceof HypervisorMisconfigured ||
-      error instanceof PathOutsideDirectory ||
-      error instanceof HypervisorUnavailable
-    )
-      throw invalidRequest([{ pointer: "/directory", detail: error.message }]);
-    throw error;
+    const pointer = blamedField(error, body);
+    if (pointer === undefined) throw error;
+    throw invalidRequest([{ pointer, detail: (error as Error).message }]);
   }
 }
 
@@ -91,6 +104,9 @@ export async function readHypervisor(
   return { status: 200, body: hypervisorRepresentation(await requireHypervisor(services, caller, id), caller) };
 }
 
+/** What somebody has to mend before the hypervisor can be used again. */
+const unusable = [HypervisorMisconfigured, PathOutsideDirectory, SecretUnusable, EndpointForbidden];
+
 export async function discoverVolumes(
   services: Services,
   { caller, id }: ApiRequest<Operations["discoverVolumes"]>,
@@ -101,9 +117,10 @@ export async function discoverVolumes(
     if (!found) throw notFound("hypervisor", id);
     return { status: 200, body: found };
   } catch (error) {
-    if (error instanceof HypervisorUnavailable) throw unavailable(`${id} cannot be used now: ${error.message}`, error);
-    if (error instanceof HypervisorMisconfigured || error instanceof PathOutsideDirectory)
-      throw new Problem("conflict", `${id} cannot be used as it is: ${error.message}`);
+    if (error instanceof HypervisorUnavailable || error instanceof HypervisorFailed)
+      throw unavailable(`${id} cannot be used now: ${error.message}`, error);
+    if (unusable.some((fault) => error instanceof fault))
+      throw new Problem("conflict", `${id} cannot be used as it is: ${(error as Error).message}`);
     throw error;
   }
 }

@@ -1,7 +1,9 @@
 /** Rows as the API shows them: what callers can use, nothing of how it is kept. */
 import {
   defaultStoreId,
+  type HypervisorCheck,
   type HypervisorRow,
+  type HypervisorSettings,
   type StoreEncryption,
   type StoreOptions,
   type StoreRow,
@@ -156,13 +158,21 @@ export function volumeRepresentation(volume: Volume, caller: Caller): VolumeRepr
 export function hypervisorRepresentation(hypervisor: HypervisorRow, caller: Caller): HypervisorRepresentation {
   return {
     id: hypervisor.id,
-    kind: hypervisor.settings.kind,
     name: hypervisor.name,
-    directory: hypervisor.settings.directory,
+    ...settingsRepresentation(hypervisor.settings),
     ...(mayActAs(caller, "admin") ? { tenantRules: [...hypervisor.tenantRules] } : {}),
+    ...given({ lastCheck: hypervisor.lastCheck && hypervisorCheckRepresentation(hypervisor.lastCheck) }),
     createdAt: hypervisor.createdAt,
     ...given({ discoveredAt: hypervisor.discoveredAt }),
   };
+}
+
+function settingsRepresentation(settings: HypervisorSettings) {
+  return settings.kind === "kvm" ? { ...settings, hostKeys: [...settings.hostKeys] } : settings;
+}
+
+function hypervisorCheckRepresentation({ at, versions, warnings }: HypervisorCheck) {
+  return { at, versions: { ...versions }, warnings: [...warnings] };
 }
 
 export function storeRepresentation(store: StoreRow): StoreRepresentation {

@@ -5,6 +5,8 @@ import { type IdKind, idPattern } from "../domain/ids.ts";
 import { defaultStoreId, leastBytesPerSecond, objectLockModes, storeEncryptions } from "../domain/inventory.ts";
 import { backupVerifications, jobKinds, jobStates } from "../domain/job.ts";
 import { snapshotStates } from "../domain/snapshot.ts";
+import { parseSshEndpoint } from "../domain/ssh-endpoint.ts";
+import { knownKeysOf, publicKeyOf } from "../protocols/ssh/known-hosts.ts";
 import { decodeCursor } from "./cursor.ts";
 import { quoted } from "./problem.ts";
 
@@ -117,28 +119,92 @@ export const restoreBody = z
 
 export const emptyBody = z.strictObject({}).meta({ id: "Empty" });
 
-export const registerHypervisorBody = z
+const secretId = matching(
+  /^snapferry\/[A-Za-z0-9_-]+\/[A-Za-z0-9/_+=.@-]{1,400}$/,
+  "the name of a secret that begins with snapferry/TENANT/",
+  512,
+);
+
+const ofEveryHypervisor = {
+  id: hypervisorId.optional().meta({
+    description:
+      "The id that it had before its row was lost: its volumes get their former ids, so that backups go on as incrementals.",
+  }),
+  name: text({ max: 255 })
+    .optional()
+    .meta({ description: "If absent, the last part of the directory, or the host's name." }),
+  tenantRules: z
+    .array(
+      z.strictObject({
+        pattern: text({ max: 255 }).meta({ description: "`*` stands for any characters of a volume's name." }),
+        tenant: tenantName,
+      }),
+    )
+    .max(100)
+    .default([])
+    .meta({
+      description: "The first rule that matches gives a volume its tenant. Without rules all are the caller's.",
+    }),
+};
+
+const registerFileHypervisor = z
   .strictObject({
     kind: z.literal("file"),
-    id: hypervisorId.optional().meta({
-      description:
-        "The id that it had before its row was lost: its volumes get their former ids, so that backups go on as incrementals.",
-    }),
-    name: text({ max: 255 }).optional().meta({ description: "The last part of the directory if absent." }),
+    ...ofEveryHypervisor,
     directory: text({ max: 4096 }).meta({ description: "Absolute path of the directory whose files are the volumes." }),
-    tenantRules: z
-      .array(
-        z.strictObject({
-          pattern: text({ max: 255 }).meta({ description: "`*` stands for any characters of a volume's name." }),
-          tenant: tenantName,
-        }),
-      )
-      .max(100)
-      .default([])
-      .meta({
-        description: "The first rule that matches gives a volume its tenant. Without rules all are the caller's.",
-      }),
   })
+  .meta({ id: "RegisterFileHypervisor", description: "A directory whose files are the volumes." });
+
+/** A known_hosts of some hundred hosts. */
+const mostKnownHosts = 65_536;
+
+const registerKvmHypervisor = z
+  .strictObject({
+    kind: z.literal("kvm"),
+    ...ofEveryHypervisor,
+    endpoint: text({ max: 320 })
+      .refine((value) => parseSshEndpoint(value) !== undefined, {
+        error: "must be ssh://user@host or ssh://user@host:port, nothing more",
+      })
+      .meta({ description: "Where the host is reached: `ssh://user@host[:port]`.", format: "uri" }),
+    hostKey: text({ max: 4096 })
+      .refine((value) => publicKeyOf(value) !== undefined, {
+        error:
+          "must be the host's public key, as in its file ssh_host_ed25519_key.pub: ssh-ed25519, ecdsa-sha2-nistp256, -384 or -521, or ssh-rsa, and the key",
+      })
+      .optional()
+      .meta({ description: "The host's public key, one line as OpenSSH writes it. This or `knownHosts`." }),
+    knownHosts: text({ max: mostKnownHosts, lines: true })
+      .optional()
+      .meta({ description: "Lines of a `known_hosts`; those of the host count. This or `hostKey`." }),
+    secretId: secretId.meta({
+      description:
+        "A secret in Secrets Manager, by name, `snapferry/TENANT/…`: the user's private key in OpenSSH's format or PEM, without a passphrase.",
+    }),
+    uri: matching(
+      /^(?:qemu:\/\/\/system|qemu\+unix:\/\/\/(?:system|session)\?socket=\/[\w./-]{1,200})$/,
+      "qemu:///system, or qemu+unix:///system?socket=/path where libvirt's socket is not in its usual place",
+      256,
+    )
+      .default("qemu:///system")
+      .meta({ description: "Which libvirt of the host." }),
+  })
+  .check((context) => {
+    const { endpoint, hostKey, knownHosts } = context.value;
+    const issue = (field: "hostKey" | "knownHosts", message: string) =>
+      context.issues.push({ code: "custom", message, path: [field], input: context.value[field] });
+    if (hostKey === undefined && knownHosts === undefined)
+      issue("hostKey", "is missing: the host must be known by its key, here or in knownHosts");
+    else if (hostKey !== undefined && knownHosts !== undefined)
+      issue("knownHosts", "must not be given together with hostKey: one of them says what the host's key is");
+    const host = parseSshEndpoint(endpoint);
+    if (knownHosts !== undefined && host && knownKeysOf(knownHosts, host).length === 0)
+      issue("knownHosts", `has no key of ${host.host}, port ${host.port}, of a kind that is accepted`);
+  })
+  .meta({ id: "RegisterKvmHypervisor", description: "A host with libvirt and QEMU, reached over SSH." });
+
+export const registerHypervisorBody = z
+  .discriminatedUnion("kind", [registerFileHypervisor, registerKvmHypervisor])
   .meta({ id: "RegisterHypervisor" });
 
 const bucketName = matching(
@@ -179,11 +245,7 @@ export const registerStoreBody = z
       .boolean()
       .optional()
       .meta({ description: "Whether the bucket stands in the path; true if absent and an endpoint is given." }),
-    secretId: matching(
-      /^snapferry\/[A-Za-z0-9_-]+\/[A-Za-z0-9/_+=.@-]{1,400}$/,
-      "the name of a secret that begins with snapferry/TENANT/",
-      512,
-    ).meta({
+    secretId: secretId.meta({
       description:
         'A secret `{"accessKeyId":"…","secretAccessKey":"…"}` in Secrets Manager, by name: `snapferry/TENANT/…`.',
     }),

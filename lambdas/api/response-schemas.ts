@@ -169,13 +169,31 @@ export const volumeSchema = z
 export const hypervisorSchema = z
   .object({
     id: z.string(),
-    kind: z.literal("file"),
+    kind: z.enum(["file", "kvm"]),
     name: z.string(),
-    directory: z.string(),
+    directory: z.string().optional().meta({ description: "Of kind `file`." }),
+    endpoint: z.string().optional().meta({ description: "Of kind `kvm`: `ssh://user@host:port`." }),
+    hostKeys: z
+      .array(z.string())
+      .optional()
+      .meta({ description: "Of kind `kvm`: fingerprints of the keys that the host may show." }),
+    secretId: z
+      .string()
+      .optional()
+      .meta({ description: "Of kind `kvm`: the name of the secret, never what it holds." }),
+    uri: z.string().optional().meta({ description: "Of kind `kvm`: which libvirt of the host." }),
     tenantRules: z
       .array(z.object({ pattern: z.string(), tenant: z.string() }))
       .optional()
       .meta({ description: "Only administrators see them." }),
+    lastCheck: z
+      .object({
+        at: time,
+        versions: z.record(z.string(), z.string()).meta({ description: "By the name of the software." }),
+        warnings: z.array(z.string()).meta({ description: "What will not work although all else does." }),
+      })
+      .optional()
+      .meta({ description: "What it turned out to be when it was registered." }),
     createdAt: time,
     discoveredAt: time.optional(),
   })

@@ -11,13 +11,7 @@ import {
   Throttled,
 } from "../domain/errors.ts";
 import { newId } from "../domain/ids.ts";
-import {
-  defaultStoreId,
-  type ObjectLock,
-  type StoreEncryption,
-  type StoreRow,
-  secretPrefix,
-} from "../domain/inventory.ts";
+import { defaultStoreId, type ObjectLock, type StoreEncryption, type StoreRow } from "../domain/inventory.ts";
 import type { Services } from "../services.ts";
 import { transact } from "../tables/database.ts";
 import {
@@ -34,6 +28,7 @@ import { forgetStore } from "./forgetting.ts";
 import type { ApiResponse, Caller } from "./http.ts";
 import { idempotently } from "./middleware/idempotency.ts";
 import type { operations } from "./operations.ts";
+import { requireOwnSecret } from "./own-secret.ts";
 import { invalidRequest, notFound, Problem, unavailable } from "./problem.ts";
 import { defaultStoreRepresentation, pathOf, storeRepresentation } from "./representations.ts";
 import type { StoreRepresentation } from "./response-schemas.ts";
@@ -90,17 +85,6 @@ export async function registerStore(
     return answer;
   });
   return { status: 201, headers: { Location: pathOf("stores", answer.id) }, body: answer };
-}
-
-function requireOwnSecret({ tenant }: Caller, secretId: string): void {
-  const prefix = secretPrefix(tenant);
-  if (secretId.startsWith(prefix) && secretId.length > prefix.length) return;
-  throw invalidRequest([
-    {
-      pointer: "/secretId",
-      detail: `must be the name of a secret that begins with ${prefix}: each tenant has its own`,
-    },
-  ]);
 }
 
 function noEncryptionKey(): Problem {

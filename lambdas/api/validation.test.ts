@@ -47,6 +47,12 @@ describe("what is wrong, in plain words", () => {
     ["format", z.email(), "x", 'is not a valid email: "x"'],
     ["pattern", z.string().regex(/^a/), "x", 'is not a valid value: "x"'],
     ["union", z.union([z.string(), z.boolean()]), 1, "is of no form that is allowed here: 1"],
+    [
+      "kind of object",
+      z.discriminatedUnion("kind", [z.object({ kind: z.literal("a") }), z.object({ kind: z.literal("b") })]),
+      { kind: "c" },
+      'must be "a" or "b", not "c"',
+    ],
     ["key", z.record(z.string().max(1), z.string()), { ab: "" }, "has a name that must have at most 1 character"],
     ["element", z.map(z.object({}), z.string()), new Map([[{}, 1]]), "has an entry that is not valid"],
   ];
@@ -74,6 +80,17 @@ describe("what is wrong, in plain words", () => {
     assert.equal(jsonPointer(["a/b", "c~d", 0]), "/a~1b/c~0d/0");
   });
 
+  test("a mistyped field is recognised by the kind of object that it is in", () => {
+    for (const kind of ["file", "kvm"])
+      assert.match(
+        detailOf(registerHypervisorBody, { kind, directroy: "/a", hostKye: "x" }),
+        kind === "file" ? /\/directroy .*did you mean directory\?/ : /\/hostKye .*did you mean hostKey\?/,
+      );
+    assert.equal(detailOf(registerHypervisorBody, {}), "/kind is missing");
+    assert.equal(detailOf(registerHypervisorBody, { kind: "esx" }), '/kind must be "file" or "kvm", not "esx"');
+    assert.equal(detailOf(registerHypervisorBody, []), " must be an object, not a list");
+  });
+
   test("a mistyped field deep inside is recognised too", () => {
     const id = "hyp_01JD7QXN8ZK4V1TQ3C5M9R2WEY";
     assert.equal(
@@ -88,6 +105,26 @@ describe("what is wrong, in plain words", () => {
 });
 
 describe("bodies", () => {
+  test("a KVM host is known by its key, and its endpoint holds no password", () => {
+    const kvm = { kind: "kvm", endpoint: "ssh://root@kvm1", secretId: "snapferry/acme/kvm1" };
+    const key = `ssh-ed25519 ${Buffer.from("\0\0\0\x0bssh-ed25519\0\0\0\x20".padEnd(51, "k"), "latin1").toString("base64")}`;
+    assert.equal(detailOf(registerHypervisorBody, { ...kvm, hostKey: key }), "");
+    assert.equal(detailOf(registerHypervisorBody, { ...kvm, knownHosts: `other ${key}\nkvm1 ${key}` }), "");
+    for (const [given, words] of [
+      [{}, /^\/hostKey is missing: .*knownHosts$/],
+      [{ hostKey: key, knownHosts: `kvm1 ${key}` }, /^\/knownHosts must not be given together with hostKey/],
+      [{ hostKey: "SHA256:abc" }, /^\/hostKey must be the host's public key/],
+      [{ knownHosts: `kvm2 ${key}` }, /^\/knownHosts has no key of kvm1, port 22, of a kind that is accepted$/],
+      [{ hostKey: key, endpoint: "ssh://root:secret@kvm1" }, /^\/endpoint must be ssh:\/\/user@host or [^;]*$/],
+      [{ hostKey: key, secretId: "mine" }, /^\/secretId must be the name of a secret/],
+      [{ hostKey: key, uri: "qemu+ssh://other/system" }, /^\/uri must be qemu:\/\/\/system, or /],
+    ] as const) {
+      const detail = detailOf(registerHypervisorBody, { ...kvm, ...given });
+      assert.match(detail, words);
+      assert.ok(!detail.includes("secret@"), detail);
+    }
+  });
+
   test("a snapshot's texts have bounds in characters", () => {
     const at = (length: number) => "ä".repeat(length);
     assert.equal(detailOf(createSnapshotBody, { name: at(255), description: at(1024) }), "");

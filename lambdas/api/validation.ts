@@ -1,5 +1,5 @@
 /** What zod found, in plain words: which field, what it must be, what it was. */
-import type * as z from "zod";
+import * as z from "zod";
 import { didYouMean } from "./did-you-mean.ts";
 import { type FieldError, invalidRequest, quoted } from "./problem.ts";
 
@@ -34,7 +34,7 @@ function parse<Schema extends z.ZodType>(
   if (result.success) return result.data;
   const errors = result.error.issues.flatMap((issue): FieldError[] => {
     if (issue.code === "unrecognized_keys") {
-      const known = keysAt(schema, issue.path);
+      const known = keysAt(schema, issue.path, value);
       return issue.keys.map((key) => ({ ...place([...issue.path, key]), detail: unknownField(key, known, what) }));
     }
     return [{ ...place(issue.path), detail: explainIssue(issue, valueAt(value, issue.path)) }];
@@ -54,8 +54,7 @@ export function explainIssue(issue: Issue, value: unknown): string {
       if (value === undefined) return "is missing";
       return `must be ${typeInWords(issue.expected)}, not ${inWords(value)}`;
     case "invalid_value":
-      if (value === undefined) return "is missing";
-      return `must be ${listed(issue.values.map((allowed) => JSON.stringify(allowed) ?? String(allowed)))}, not ${inWords(value)}`;
+      return oneOf(issue.values, value);
     case "too_big":
       return `must ${sizeInWords(issue.origin, "at most", issue.maximum, issue.inclusive)}`;
     case "too_small":
@@ -70,12 +69,18 @@ export function explainIssue(issue: Issue, value: unknown): string {
     case "invalid_element":
       return "has an entry that is not valid";
     case "invalid_union":
+      if ("options" in issue && issue.options !== undefined) return oneOf(issue.options, value);
       return `is of no form that is allowed here: ${inWords(value)}`;
     case "unrecognized_keys":
       return `has fields that do not belong there: ${issue.keys.map(quoted).join(", ")}`;
     case "custom":
       return issue.message;
   }
+}
+
+function oneOf(allowed: readonly z.core.util.Primitive[], value: unknown): string {
+  if (value === undefined) return "is missing";
+  return `must be ${listed(allowed.map((one) => JSON.stringify(one) ?? String(one)))}, not ${inWords(value)}`;
 }
 
 const typesInWords: Readonly<Record<string, string>> = {
@@ -129,13 +134,13 @@ function valueAt(value: unknown, path: Path): unknown {
   return here;
 }
 
-/** The names that an object at this place of the schema may have. */
-function keysAt(schema: z.ZodType, path: Path): string[] {
-  let here: unknown = unwrapped(schema);
-  for (const part of path) {
+/** The names that an object at this place of the schema may have; of several kinds of objects, one of the kind that `value` says it is. */
+function keysAt(schema: z.ZodType, path: Path, value: unknown): string[] {
+  let here = chosen(unwrapped(schema), value);
+  path.forEach((part, depth) => {
     const { shape, element } = here as { shape?: Record<PropertyKey, unknown>; element?: unknown };
-    here = unwrapped(shape?.[part] ?? element);
-  }
+    here = chosen(unwrapped(shape?.[part] ?? element), valueAt(value, path.slice(0, depth + 1)));
+  });
   return Object.keys((here as { shape?: object } | undefined)?.shape ?? {});
 }
 
@@ -144,4 +149,12 @@ function unwrapped(schema: unknown): unknown {
   let here = schema as { unwrap?: () => unknown; element?: unknown } | undefined;
   while (here && typeof here.unwrap === "function" && here.element === undefined) here = here.unwrap() as typeof here;
   return here;
+}
+
+/** The alternative of a discriminated union that `value` names. */
+function chosen(schema: unknown, value: unknown): unknown {
+  if (!(schema instanceof z.ZodDiscriminatedUnion)) return schema;
+  const { discriminator } = schema.def;
+  const name = valueAt(value, [discriminator]);
+  return schema.options.find((option) => (option as z.ZodObject).shape[discriminator]?.safeParse(name).success);
 }

@@ -18,7 +18,9 @@ describe("the directories that a tenant may register", () => {
     await rm(root, { recursive: true });
   });
   const check = (tenant: string, owner: string) =>
-    hypervisorOf({ tenant, settings: { kind: "file", directory: path.join(root, owner, "volumes") } }).check();
+    hypervisorOf({ tenant, settings: { kind: "file", directory: path.join(root, owner, "volumes") } }).then(
+      (hypervisor) => hypervisor.check(),
+    );
 
   it("are its own where file.roots says {tenant}", async () => {
     await check("acme", "acme");

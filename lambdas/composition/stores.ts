@@ -1,8 +1,3 @@
-import {
-  GetSecretValueCommand,
-  ResourceNotFoundException,
-  SecretsManagerClient,
-} from "@aws-sdk/client-secrets-manager";
 import * as z from "zod";
 import { SecretUnusable, StoreRefused } from "../domain/errors.ts";
 import { defaultStoreId, type StoreRow } from "../domain/inventory.ts";
@@ -15,6 +10,7 @@ import { S3ObjectStore } from "../repository/s3-object-store.ts";
 import type { Database } from "../tables/database.ts";
 import { getStore } from "../tables/stores.ts";
 import { keyServiceOf } from "./encryption.ts";
+import { readSecret } from "./secrets.ts";
 import { type StoreLimiter, storeLimiter } from "./store-limiter.ts";
 
 /** A client with its credentials serves this long; then the secret is read again, so that a rotation takes effect. */
@@ -23,7 +19,6 @@ const keepClientMilliseconds = 300_000;
 const credentialsSchema = z.object({ accessKeyId: z.string().min(1), secretAccessKey: z.string().min(1) });
 
 let ownStore: S3ObjectStore | undefined;
-let secrets: SecretsManagerClient | undefined;
 const limiters = new Map<string, StoreLimiter>();
 const opened = new Map<string, { row: StoreRow; store: S3ObjectStore; until: number }>();
 
@@ -91,28 +86,11 @@ export async function openStore(
   return new S3ObjectStore({ connection, bucket, prefix });
 }
 
-/** What Secrets Manager says of a secret that is there and cannot be read. */
-const unreadable: ReadonlySet<string> = new Set([
-  "AccessDeniedException",
-  "DecryptionFailure",
-  "InvalidParameterException",
-  "InvalidRequestException",
-]);
-
 /** The secret's value never leaves this function but as credentials of a client. Throws SecretUnusable with what is wrong. */
 async function readCredentials(secretId: string): Promise<z.infer<typeof credentialsSchema>> {
-  secrets ??= new SecretsManagerClient({ maxAttempts: 4 });
-  let text: string | undefined;
+  const text = await readSecret(secretId);
   try {
-    text = (await secrets.send(new GetSecretValueCommand({ SecretId: secretId }))).SecretString;
-  } catch (error) {
-    if (error instanceof ResourceNotFoundException) throw new SecretUnusable(`there is no secret ${secretId}`);
-    if (error instanceof Error && unreadable.has(error.name))
-      throw new SecretUnusable(`the secret ${secretId} cannot be read: ${error.message}`, { cause: error });
-    throw error;
-  }
-  try {
-    return credentialsSchema.parse(JSON.parse(text ?? ""));
+    return credentialsSchema.parse(JSON.parse(text));
   } catch {
     throw new SecretUnusable(`the secret ${secretId} must be JSON with the texts accessKeyId and secretAccessKey`);
   }
