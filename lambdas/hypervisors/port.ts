@@ -176,8 +176,11 @@ export interface Hypervisor {
   operateVm?(vmExternalId: string, operation: VmOperationRequest): Promise<void>;
   /** Lets go the file systems that {@link takeSnapshots} of a worker that died left held; returns the VMs' externalIds. */
   thaw?(): Promise<readonly string[]>;
-  /** Closes exports of snapshots whose ids are not in `known`; returns the ids of their snapshots. */
-  closeStaleExports?(known: ReadonlySet<string>): Promise<readonly string[]>;
+  /**
+   * Closes exports of snapshots that nobody needs any more; returns the ids of their snapshots. `isNeeded` is asked after the exports were
+   * listed: who opens one has said so before, so that one that opens meanwhile is let be.
+   */
+  closeStaleExports?(isNeeded: (snapshotId: string) => Promise<boolean>): Promise<readonly string[]>;
   /** Ends what is open between calls, as connections. A later call opens it again. */
   close?(): Promise<void>;
 }
