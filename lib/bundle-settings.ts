@@ -1,4 +1,7 @@
+import { fileURLToPath } from "node:url";
 import type { BuildOptions } from "esbuild";
+
+const nodeHttp = fileURLToPath(new URL("node-http.cjs", import.meta.url));
 
 /**
  * How code is bundled. The benchmark bundles the engine in the same way. Names of classes are kept: state machines catch errors by
@@ -14,6 +17,7 @@ export const bundleSettings = {
   banner: {
     js: 'import { createRequire as createRequireOfBundle } from "node:module"; const require = createRequireOfBundle(import.meta.url);',
   },
+  alias: { http: nodeHttp, "node:http": nodeHttp },
   external: ["koffi"],
   minify: true,
   keepNames: true,

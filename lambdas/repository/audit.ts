@@ -9,7 +9,7 @@ import { type BackupTarget, readPinnedBase } from "./pin.ts";
 import { type Extent, openPlan, type PlannedPage, readPlannedPages } from "./planner.ts";
 import { isSampled } from "./sampling.ts";
 import { readBatches, type VolumeReader } from "./shard-batches.ts";
-import type { ShardTable } from "./shard-table.ts";
+import type { ShardTable, VolumeShape } from "./shard-table.ts";
 import { isDamage, pagesWithin } from "./tree.ts";
 
 export interface AuditOptions {
@@ -17,7 +17,7 @@ export interface AuditOptions {
   readonly reader: VolumeReader;
   /** The volume's allocated ranges, ascending: where the base has zeros, only pages with any of them are looked at. */
   readonly extents: AsyncIterable<Extent>;
-  /** Share of the pages whose unread chunks are compared, 0 to 100. Of a volume with anything unread at least one is. */
+  /** Share of what is unread that is compared, 0 to 100, in parts of pages. Of a volume with anything unread at least one part is. */
   readonly percent: number;
   /** Asked before each page: true when time is short. What was compared by then has to do. */
   readonly until: () => boolean;
@@ -54,15 +54,37 @@ async function auditPages(target: BackupTarget, plan: ShardTable, base: Root, op
   for await (const { index, name } of pagesToCompare(target, plan, base, options.extents)) {
     while (!next.done && next.value.index < index) next = await plannedPages.next();
     const planned = !next.done && next.value.index === index ? next.value : undefined;
-    const isUnread = !planned?.toRead.every(Boolean);
-    const isWanted = checkedBytes === 0 || isSampled(`${target.jobId}/${index}`, options.percent);
-    if (!isUnread || !isWanted) continue;
+    const toRead = chunksToCompare(index, plan.shape, {
+      planned,
+      isWanted: (part) => isSampled(`${target.jobId}/${index}/${part}`, options.percent),
+      oneAtLeast: checkedBytes === 0,
+    });
+    if (!toRead.includes(true)) continue;
     if (options.until()) break;
     const page = name === undefined ? zeroPage(index, plan) : await readPage(target.store, target.domain, name);
-    const unread = { page, planned, shape: plan.shape };
+    const unread = { page, toRead, shape: plan.shape };
     checkedBytes += await comparePage(target, unread, options.reader, cipher?.chunkIdKey);
   }
   return checkedBytes;
+}
+
+/** A whole page is much for a small volume: 128 MiB. Of smaller parts some would lie in nearly every page, and all these had to be fetched. */
+const partsOfPage = 8;
+
+/** Which chunks of a page are compared: those that the plan does not read, in the parts that are wanted. */
+function chunksToCompare(
+  index: number,
+  { sizeBytes, geometry }: VolumeShape,
+  wanted: { planned: PlannedPage | undefined; isWanted: (part: number) => boolean; oneAtLeast: boolean },
+): boolean[] {
+  const unread = Array.from(
+    { length: chunksOfPage(index, { sizeBytes, ...geometry }) },
+    (_, at) => !wanted.planned?.toRead[at],
+  );
+  const partOf = (chunk: number) => Math.floor((chunk * partsOfPage) / geometry.pageChunks);
+  const first = wanted.oneAtLeast && unread.includes(true) ? partOf(unread.indexOf(true)) : undefined;
+  const isWanted = Array.from({ length: partsOfPage }, (_, part) => part === first || wanted.isWanted(part));
+  return unread.map((isUnread, chunk) => isUnread && isWanted[partOf(chunk)]!);
 }
 
 /** The base's pages, and where it has none (zeros) those that are allocated in the volume now. Ascending by index. */
@@ -104,20 +126,18 @@ async function* pagesOfPlan(target: BackupTarget, plan: ShardTable): AsyncGenera
 
 interface UnreadPage {
   readonly page: Page;
-  readonly planned: PlannedPage | undefined;
-  readonly shape: ShardTable["shape"];
+  readonly toRead: readonly boolean[];
+  readonly shape: VolumeShape;
 }
 
 /** Answers how many bytes were compared. */
 async function comparePage(
   target: BackupTarget,
-  { page, planned, shape }: UnreadPage,
+  { page, toRead, shape }: UnreadPage,
   reader: VolumeReader,
   chunkIdKey: Uint8Array | undefined,
 ): Promise<number> {
   const { sizeBytes, geometry } = shape;
-  const chunksOfVolume = chunksOfPage(page.index, { sizeBytes, ...geometry });
-  const toRead = page.chunks.map((_, at) => at < chunksOfVolume && !planned?.toRead[at]);
   const unread = { pages: [{ index: page.index, toRead }], sizeBytes, geometry, from: { page: 0, chunk: 0 } };
   let checkedBytes = 0;
   for await (const batch of readBatches(reader, unread, () => false)) {
@@ -131,7 +151,7 @@ async function comparePage(
   return checkedBytes;
 }
 
-async function mismatch(target: BackupTarget, chunk: number, shape: ShardTable["shape"]): Promise<HintMismatch> {
+async function mismatch(target: BackupTarget, chunk: number, shape: VolumeShape): Promise<HintMismatch> {
   const { chunkBytes } = shape.geometry;
   const first = chunk * chunkBytes;
   const last = first + chunkLength(chunk, { sizeBytes: shape.sizeBytes, chunkBytes }) - 1;

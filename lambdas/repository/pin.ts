@@ -185,16 +185,8 @@ export async function unpinJob(
   options?: { until?: () => boolean },
 ): Promise<{ finished: boolean }> {
   const keys = jobKeys(target.domain, target.jobId);
-  const single = [keys.base, keys.plan, keys.selection, keys.verified, keys.distrusted, keys.unhinted];
-  const [folders] = await Promise.all([
-    Promise.all(
-      [keys.checkpointsOfAll, keys.resultsOfAll, keys.restore].map((below) =>
-        target.store.deleteEveryVersionBelow(below, options),
-      ),
-    ),
-    target.store.deleteEveryVersion(single),
-  ]);
-  if (folders.some(({ finished }) => !finished)) return { finished: false };
+  const { finished } = await target.store.deleteEveryVersionBelow(keys.all, { ...options, except: keys.pin });
+  if (!finished) return { finished };
   await target.store.deleteEveryVersion([keys.pin]);
   return { finished: true };
 }

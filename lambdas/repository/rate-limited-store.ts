@@ -54,7 +54,7 @@ export class RateLimitedStore implements ObjectStore {
 
   async deleteEveryVersionBelow(
     prefix: string,
-    options?: { until?: () => boolean },
+    options?: { until?: () => boolean; except?: string },
   ): Promise<{ deleted: number; finished: boolean }> {
     await this.#request(requestsPerDeletion);
     const outcome = await this.#store.deleteEveryVersionBelow(prefix, options);

@@ -249,15 +249,17 @@ export class S3ObjectStore implements ObjectStore {
 
   async deleteEveryVersionBelow(
     prefix: string,
-    options?: { until?: () => boolean },
+    options?: { until?: () => boolean; except?: string },
   ): Promise<{ deleted: number; finished: boolean }> {
+    const except = options?.except === undefined ? undefined : this.fullKey(options.except);
     let deleted = 0;
     for (;;) {
       if (options?.until?.()) return { deleted, finished: false };
       const { versions, next } = await this.#listVersions(this.fullKey(prefix), {});
-      await this.#delete(versions);
-      deleted += versions.length;
-      if (!next || versions.length === 0) break;
+      const unwanted = versions.filter(({ Key }) => Key !== except);
+      await this.#delete(unwanted);
+      deleted += unwanted.length;
+      if (!next || unwanted.length === 0) break;
     }
     await this.#abortUploads(this.fullKey(prefix));
     return { deleted, finished: true };

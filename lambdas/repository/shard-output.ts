@@ -109,7 +109,7 @@ export class ShardOutput {
       ? { page: page.position + 1, chunk: 0 }
       : { page: page.position, chunk: chunk.index + 1 };
     if (chunk.endsPage) await this.#finishPage(page);
-    if (this.#pack?.builder.isFull(this.#options.geometry.packBytes)) await this.#sealPack(this.#pack);
+    if (this.#pack?.builder.isFull(this.#options.geometry.packBytes)) await this.#uploadWithCheckpoint(this.#pack);
   }
 
   #openPack(): OpenPack {
@@ -160,16 +160,13 @@ export class ShardOutput {
     return known;
   }
 
-  async #sealPack(pack: OpenPack): Promise<void> {
-    const object = pack.builder.seal();
-    const packed = { name: pack.name, size: object.length, sha256: sha256(object) };
-    this.#packs.push(packed);
-    this.#pack = undefined;
+  async #uploadWithCheckpoint(pack: OpenPack): Promise<void> {
+    const upload = this.#seal(pack);
     const checkpoint = this.#checkpoint();
     const before = Promise.all([this.#lastCheckpoint, this.#pageUploads.settle()]);
     before.catch(() => undefined);
     await this.#packUploads.launch(() => {
-      const written = this.#uploadPack(pack, object, packed.sha256)
+      const written = upload()
         .then(() => before)
         .then(() => this.#writeCheckpoint(checkpoint));
       this.#lastCheckpoint = written;
@@ -177,9 +174,16 @@ export class ShardOutput {
     });
   }
 
-  async #uploadPack(pack: OpenPack, object: Buffer, hash: string): Promise<void> {
-    await this.#target.store.put(domainKeys(this.#target.domain).pack(pack.name), object, { sha256: hash });
-    returnBuffer(pack.buffer);
+  /** Closes the pack and answers what uploads it. */
+  #seal({ name, builder, buffer }: OpenPack): () => Promise<void> {
+    const object = builder.seal();
+    const hash = sha256(object);
+    this.#packs.push({ name, size: object.length, sha256: hash });
+    this.#pack = undefined;
+    return async () => {
+      await this.#target.store.put(domainKeys(this.#target.domain).pack(name), object, { sha256: hash });
+      returnBuffer(buffer);
+    };
   }
 
   /** What is done, as of now: every chunk that came in lies in a sealed pack. */
@@ -209,7 +213,7 @@ export class ShardOutput {
   }
 
   async #flush(): Promise<void> {
-    if (this.#pack && !this.#pack.builder.isEmpty) await this.#sealPack(this.#pack);
+    if (this.#pack && !this.#pack.builder.isEmpty) await this.#packUploads.launch(this.#seal(this.#pack));
     await this.#packUploads.settle();
     await this.#pageUploads.settle();
   }

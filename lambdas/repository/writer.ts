@@ -1,7 +1,7 @@
 /** Copies one shard of a volume into packs: read, compare with the base, compress, upload, all overlapped in bounded memory. */
 import { VerificationFailed } from "../domain/errors.ts";
 import { BasePages } from "./base-pages.ts";
-import { encodeChunks } from "./codec.ts";
+import { encodeChunks, startCodec } from "./codec.ts";
 import type { NamedChunk } from "./codec-worker.ts";
 import { readDistrusted } from "./distrust.ts";
 import { type DomainCipher, openCipher } from "./domain-cipher.ts";
@@ -39,6 +39,7 @@ export async function copyShard(
   target: BackupTarget,
   options: ShardCopyOptions,
 ): Promise<{ finished: boolean; bytesDone: number }> {
+  startCodec();
   const plan = await openPlan(target, options.planHash);
   const [isDone, pages, cipher, distrusted] = await Promise.all([
     hasResult(target, options),

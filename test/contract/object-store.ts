@@ -133,6 +133,12 @@ export function objectStoreContract(
         ["p/y"],
       );
       assert.equal((await store.deleteEveryVersionBelow("p/", { until: () => true })).finished, false);
+      for (const key of ["p/x", "p/y", "p/z"]) await store.put(key, Buffer.from(key));
+      assert.deepEqual(await store.deleteEveryVersionBelow("p/", { except: "p/y" }), { deleted: 2, finished: true });
+      assert.deepEqual(
+        (await collect(store.list("p/"))).map(({ key }) => key),
+        ["p/y"],
+      );
     });
 
     test("more than a thousand objects are listed and deleted", async () => {

@@ -96,10 +96,11 @@ export class MemoryObjectStore implements ObjectStore {
 
   async deleteEveryVersionBelow(
     prefix: string,
-    options?: { until?: () => boolean },
+    options?: { until?: () => boolean; except?: string },
   ): Promise<{ deleted: number; finished: boolean }> {
     let deleted = 0;
     for (const key of this.keys(prefix)) {
+      if (key === options?.except) continue;
       if (options?.until?.()) return { deleted, finished: false };
       await this.#options.before?.("delete", key);
       deleted += this.#delete(key);
