@@ -138,6 +138,18 @@ describe("the state machines", () => {
     });
   }
 
+  it("a deletion asks again while a copy on primary is in use or being merged: soon at first, then every 5 minutes", async () => {
+    const { States } = machines.find(({ name }) => name === "delete-snapshot")?.definition ?? assert.fail();
+    assert.equal(await taken(States.PrimaryGone, { primaryGone: true }), "DeleteBackup");
+    assert.equal(await taken(States.PrimaryGone, { primaryGone: false }), "WaitForPrimary");
+    assert.equal(States.WaitForPrimary?.Next, "DeletePrimary");
+    const [seconds = ""] = [...expressionsIn(States.WaitForPrimary)];
+    const waited = [1, 2, 3, 4, 5, 6, 7, 5000].map((waits) => jsonata(seconds).evaluate({}, { waits }));
+    assert.deepEqual(await Promise.all(waited), [10, 20, 40, 80, 160, 300, 300, 300]);
+    const roundEvents = 11;
+    assert.ok((604_800 / 300) * roundEvents < 25_000);
+  });
+
   it("a failed attempt waits for the interval that the job was given at its start, then counts one more", async () => {
     const wait = machines.find(({ name }) => name === "backup-snapshot")?.definition.States.WaitRetry as unknown as {
       Seconds: string;

@@ -17,6 +17,7 @@ export const jobPhases = [
   "Verifying",
   "Publishing",
   "WaitingRetry",
+  "WaitingForExport",
   "Deleting",
   "Closing",
 ] as const;

@@ -12,6 +12,8 @@ describe("settings", () => {
     assert.equal(settings.errorGraceSeconds, 900);
     assert.equal(settings.hintAuditPercent, 1);
     assert.equal(settings.verifySamplePercent, 1);
+    assert.equal(settings.primaryRetention, "reference");
+    assert.equal(settings.maxPrimaryChain, 16);
   });
 
   it("take shares from none to all", () => {
@@ -41,6 +43,7 @@ describe("settings", () => {
     ["backup.retry.interval", "-1"],
     ["backup.pool.size", ""],
     ["primary.retain", "yes"],
+    ["primary.maxChain", "1"],
     ["hint.audit.percent", "101"],
     ["verify.sample.percent", "0.5"],
   ] as const)

@@ -1,4 +1,5 @@
 /** The settings: names, units, defaults, bounds. The one place that the stack, the functions and the documentation read them from. Pure. */
+import { type PrimaryRetention, primaryRetentions } from "./primary-retention.ts";
 
 export class InvalidSetting extends Error {
   override readonly name = "InvalidSetting";
@@ -51,9 +52,18 @@ export const settingDefinitions = {
   },
   "primary.retain": {
     type: "choice",
-    default: "false",
-    choices: ["false", "true"],
-    description: "Whether the copy on primary storage stays after the snapshot is BackedUp.",
+    default: "reference",
+    choices: primaryRetentions,
+    description:
+      "Which copies on primary storage outlive their backups: the newest of a volume as reference of the next backup, where the hypervisor tracks changes; none; or all.",
+  },
+  "primary.maxChain": {
+    type: "integer",
+    default: 16,
+    minimum: 2,
+    maximum: 100,
+    description:
+      "Copies of a volume on primary storage that form one chain with it, at most: with so many no further snapshot is taken.",
   },
   "error.grace": {
     type: "integer",
@@ -107,7 +117,9 @@ export interface Settings {
   readonly retryIntervalSeconds: number;
   readonly poolSize: number;
   readonly onBackupFailure: "delete" | "keep";
-  readonly retainPrimary: boolean;
+  readonly primaryRetention: PrimaryRetention;
+  /** At least 2: a reference, and the snapshot that is backed up against it. */
+  readonly maxPrimaryChain: number;
   readonly errorGraceSeconds: number;
   readonly reconcileAfterSeconds: number;
   readonly lateWriterGraceSeconds: number;
@@ -165,7 +177,8 @@ export function parseSettings(texts: Partial<Record<SettingName, string>>): Sett
     retryIntervalSeconds: Number(text("backup.retry.interval")),
     poolSize: Number(text("backup.pool.size")),
     onBackupFailure: text("backup.on.failure") === "keep" ? "keep" : "delete",
-    retainPrimary: text("primary.retain") === "true",
+    primaryRetention: text("primary.retain") as PrimaryRetention,
+    maxPrimaryChain: Number(text("primary.maxChain")),
     errorGraceSeconds: Number(text("error.grace")),
     reconcileAfterSeconds: Number(text("reconcile.after")),
     lateWriterGraceSeconds: Number(text("late.writer.grace")),

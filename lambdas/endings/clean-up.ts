@@ -8,44 +8,44 @@ import { finishRestorePlan } from "../repository/reader.ts";
 import { collectJob } from "../repository/sweep.ts";
 import type { Services } from "../services.ts";
 import { closeJob } from "../tables/jobs.ts";
-import { getSnapshot, recordPhysicalBytes, removeReader } from "../tables/snapshots.ts";
-import { deleteStoreReference, getStoreReference, writeStoreReference } from "../tables/store-references.ts";
+import { getSnapshot, removeReader } from "../tables/snapshots.ts";
+import { getStoreReference } from "../tables/store-references.ts";
 import { deleteRestoringVolume, getVolume } from "../tables/volumes.ts";
 import { primaryReference } from "../transactions/create-snapshot.ts";
+import { type Removal, removeFrozen, settlePrimary } from "./remove-primary.ts";
 import { sweepBackups } from "./sweep-backups.ts";
+
+/** How long one job's merge is waited for here: other jobs wait for their turn, and the hypervisor works on meanwhile. */
+const mergeWaitSeconds = 20;
 
 /** Key, in the stack's bucket, of the list that a Distributed Map of this job reads. */
 export function mapItemsKey(jobId: string): string {
   return `executions/${jobId}/shards.json`;
 }
 
-/** After a backup that has succeeded: its pin goes, and the copy on primary unless it is to stay. Then the job is closed. */
-export async function settleBackup(services: Services, job: Pick<Job, "tenant" | "id" | "snapshotId">): Promise<void> {
+/**
+ * After a backup that has succeeded: its pin goes, and the copies on primary that are not to stay. Then the job is closed. Answers false,
+ * and leaves it open, when a copy has to wait.
+ */
+export async function settleBackup(
+  services: Services,
+  job: Pick<Job, "tenant" | "id" | "snapshotId">,
+  waitSeconds: number,
+): Promise<boolean> {
   const snapshot = await getSnapshot(services.database, job.tenant, job.snapshotId);
+  let settled = true;
   await tryAll(
     async () => {
       if (snapshot) await unpinJob(await backupOf(services, snapshot, job.id));
     },
     async () => {
-      if (snapshot?.state === "BackedUp" && !(await services.settings()).retainPrimary)
-        await removePrimary(services, snapshot, job.id);
+      if (snapshot?.state === "BackedUp")
+        settled = await settlePrimary(services, snapshot, { jobId: job.id, waitSeconds });
     },
     () => removeMapItems(services, job.id),
   );
-  await closeJob(services.database, job);
-}
-
-/** The frozen bytes go first, then their reference. */
-export async function removePrimary(services: Services, snapshot: Snapshot, jobId: string): Promise<void> {
-  const { database } = services;
-  const key = primaryReference(snapshot);
-  const reference = await getStoreReference(database, key);
-  if (!reference) return;
-  await writeStoreReference(database, key, "Destroying", { jobId, updatedAt: services.now().toISOString() });
-  const hypervisor = await services.hypervisor(snapshot.hypervisorTenant, snapshot.hypervisorId);
-  await hypervisor.deleteSnapshot(reference.installPath);
-  await recordPhysicalBytes(database, snapshot, 0);
-  await deleteStoreReference(database, key);
+  if (settled) await closeJob(services.database, job);
+  return settled;
 }
 
 /** Closes the export of a snapshot's frozen bytes, however far its opening came. */
@@ -62,22 +62,27 @@ export async function closeExportOf(services: Services, snapshot: Snapshot): Pro
 }
 
 /**
- * Cleans up after an ended job and closes it. Answers false when there is more to do than the time allowed for.
+ * Cleans up after an ended job and closes it. Answers false when there is more to do than the time allowed for, or something has to wait.
  * Call it when no late worker of the job can still write.
  */
 export async function cleanUpAfter(services: Services, job: Job, until: () => boolean): Promise<boolean> {
   const snapshot = await getSnapshot(services.database, job.tenant, job.snapshotId);
   if (job.kind === "backup-snapshot" && snapshot) {
     if (job.state === "Succeeded") {
+      let settled = false;
       await tryAll(
         () => closeExportOf(services, snapshot),
-        () => settleBackup(services, job),
+        async () => {
+          settled = await settleBackup(services, job, mergeWaitSeconds);
+        },
       );
-      return true;
+      return settled;
     }
     if (!(await cleanUpFailedBackup(services, job, snapshot, until))) return false;
   }
-  if (job.kind === "create-snapshot" && snapshot?.state === "Destroyed") await removeLateSnapshot(services, snapshot);
+  if (job.kind === "create-snapshot" && snapshot?.state === "Destroyed") {
+    if ((await removeLateSnapshot(services, snapshot, job.id)) !== "gone") return false;
+  }
   if (job.kind === "restore-volume") {
     await tryAll(
       async () => {
@@ -138,12 +143,13 @@ async function endRestore(
 }
 
 /** A worker of a creation that was given up may have frozen the volume after its snapshot was deleted. */
-async function removeLateSnapshot(services: Services, snapshot: Snapshot): Promise<void> {
+async function removeLateSnapshot(services: Services, snapshot: Snapshot, jobId: string): Promise<Removal> {
   const volume = await getVolume(services.database, snapshot.tenant, snapshot.volumeId);
-  if (!volume) return;
+  if (!volume) return "gone";
   const hypervisor = await services.hypervisor(snapshot.hypervisorTenant, snapshot.hypervisorId);
   const { externalId } = volume;
-  await hypervisor.deleteSnapshot(hypervisor.plannedInstallPath({ externalId, snapshotId: snapshot.id }));
+  const installPath = hypervisor.plannedInstallPath({ externalId, snapshotId: snapshot.id });
+  return removeFrozen(services, hypervisor, { snapshot, installPath, jobId, waitSeconds: mergeWaitSeconds });
 }
 
 /** Unfinished bytes first, then the row of the volume that was to be. */

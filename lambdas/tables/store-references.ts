@@ -1,5 +1,5 @@
 /** Store reference rows. The key is deterministic: a retry changes the row and never adds one. */
-import { DeleteCommand, UpdateCommand } from "@aws-sdk/lib-dynamodb";
+import { BatchGetCommand, type BatchGetCommandOutput, DeleteCommand, UpdateCommand } from "@aws-sdk/lib-dynamodb";
 import {
   type StoreReference,
   type StoreReferenceState,
@@ -39,6 +39,25 @@ export async function storeReferencesOf(
   });
   for await (const row of rows) references.push(readReference(row));
   return references;
+}
+
+/** As many as DynamoDB answers at once. */
+const keysAtOnce = 100;
+
+/** Those of the references that there are, in no order. */
+export async function findStoreReferences(database: Database, keys: readonly Key[]): Promise<StoreReference[]> {
+  const { storeReferences } = database.tables;
+  const found: StoreReference[] = [];
+  for (let first = 0; first < keys.length; first += keysAtOnce) {
+    let wanted: Row[] | undefined = keys.slice(first, first + keysAtOnce).map(rowKey);
+    while (wanted !== undefined && wanted.length > 0) {
+      const RequestItems = { [storeReferences]: { Keys: wanted, ConsistentRead: true } };
+      const answer: BatchGetCommandOutput = await database.client.send(new BatchGetCommand({ RequestItems }));
+      found.push(...(answer.Responses?.[storeReferences] ?? []).map(readReference));
+      wanted = answer.UnprocessedKeys?.[storeReferences]?.Keys;
+    }
+  }
+  return found;
 }
 
 /**

@@ -191,22 +191,33 @@ export function endBackingUp(database: Database, volume: Key): TransactionItem {
   };
 }
 
-/** No backup of the volume begins until the operation lets go, or until that time. Only while none is going on. */
-export function holdVolume(
-  database: Database,
-  volume: Key,
-  hold: { readonly operationId: string; readonly until: string },
-  now: string,
-): TransactionItem {
+/** Which operation holds a volume, and until when that counts (ISO 8601) if nobody ends it. */
+export interface VolumeHold {
+  readonly operationId: string;
+  readonly until: string;
+}
+
+/**
+ * No backup of the volume begins until the operation lets go, or until that time. Only while none is going on, and no other operation holds
+ * the volume.
+ */
+export function holdVolume(database: Database, volume: Key, hold: VolumeHold, now: string): TransactionItem {
   return {
     Update: {
       TableName: database.tables.volumes,
       Key: { tenant: volume.tenant, id: volume.id },
       UpdateExpression: "SET heldFor = :operation, heldUntil = :until",
-      ConditionExpression: "backingUp = :zero AND (attribute_not_exists(heldUntil) OR heldUntil <= :now)",
+      ConditionExpression:
+        "backingUp = :zero AND (attribute_not_exists(heldUntil) OR heldUntil <= :now OR heldFor = :operation)",
       ExpressionAttributeValues: { ":operation": hold.operationId, ":until": hold.until, ":zero": 0, ":now": now },
     },
   };
+}
+
+/** {@link holdVolume} as a write of its own. Answers false when the volume cannot be held now. */
+export async function tryHoldVolume(database: Database, volume: Key, hold: VolumeHold, now: string): Promise<boolean> {
+  const { Update } = holdVolume(database, volume, hold, now);
+  return Update !== undefined && isMade(database.client.send(new UpdateCommand(Update)));
 }
 
 /** The operation holds the volume no longer. Held by another by now is success. */

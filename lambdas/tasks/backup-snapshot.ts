@@ -23,7 +23,14 @@ import { imageReference, primaryReference, requireJob, requireSnapshot } from ".
 import { type BackupLock, lockOf, retentionOf } from "./backup-lock.ts";
 import { readingOf } from "./backup-reading.ts";
 import { descriptionOf } from "./snapshot-description.ts";
-import { type CaughtError, causeOf, type StateFunctions, type TaskContext, type TaskInput } from "./state-function.ts";
+import {
+  type CaughtError,
+  causeOf,
+  mergeWaitSeconds,
+  type StateFunctions,
+  type TaskContext,
+  type TaskInput,
+} from "./state-function.ts";
 
 interface AttemptInput extends TaskInput {
   readonly attempt: number;
@@ -154,8 +161,9 @@ async function CloseExport(
   await hypervisor.closeExport(input.export);
 }
 
+/** What has to wait, for a backup of the same volume or a long merge, is left to garbage collection. */
 async function SettlePrimary(services: Services, { job: { tenant, jobId, snapshotId } }: TaskInput) {
-  await settleBackup(services, { tenant, id: jobId, snapshotId });
+  return { settled: await settleBackup(services, { tenant, id: jobId, snapshotId }, mergeWaitSeconds) };
 }
 
 /** A map run's own error says nothing; the shard that failed has left the reason. */

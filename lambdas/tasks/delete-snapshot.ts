@@ -1,7 +1,8 @@
 /** The states of `statemachines/delete-snapshot.asl.json`. */
 import { hasEnded } from "../domain/job.ts";
-import { backupOf, removePrimary } from "../endings/clean-up.ts";
+import { backupOf } from "../endings/clean-up.ts";
 import { endJob } from "../endings/end-job.ts";
+import { removePrimary } from "../endings/remove-primary.ts";
 import { sweepBackups } from "../endings/sweep-backups.ts";
 import { deleteBackup } from "../repository/sweep.ts";
 import type { Services } from "../services.ts";
@@ -10,7 +11,14 @@ import { getSnapshot } from "../tables/snapshots.ts";
 import { getStoreReference, writeStoreReference } from "../tables/store-references.ts";
 import { imageReference, requireJob, requireSnapshot } from "../transactions/create-snapshot.ts";
 import { beginDelete, destroyed } from "../transactions/delete-snapshot.ts";
-import { type CaughtError, causeOf, type StateFunctions, type TaskContext, type TaskInput } from "./state-function.ts";
+import {
+  type CaughtError,
+  causeOf,
+  mergeWaitSeconds,
+  type StateFunctions,
+  type TaskContext,
+  type TaskInput,
+} from "./state-function.ts";
 
 async function Begin(services: Services, { job: { tenant, jobId, snapshotId } }: TaskInput) {
   const job = await getJob(services.database, tenant, jobId);
@@ -21,8 +29,14 @@ async function Begin(services: Services, { job: { tenant, jobId, snapshotId } }:
   return { proceed: true };
 }
 
+/** Not finished: it is asked again after a while. */
 async function DeletePrimary(services: Services, { job: { tenant, jobId, snapshotId } }: TaskInput) {
-  await removePrimary(services, await requireSnapshot(services.database, tenant, snapshotId), jobId);
+  const { database } = services;
+  const snapshot = await requireSnapshot(database, tenant, snapshotId);
+  const removal = await removePrimary(services, snapshot, { jobId, waitSeconds: mergeWaitSeconds });
+  const phase = removal === "in-use" ? "WaitingForExport" : "Deleting";
+  await updateRunningJob(database, { tenant, id: jobId }, { phase, updatedAt: services.now().toISOString() });
+  return { finished: removal === "gone" };
 }
 
 async function DeleteBackup(

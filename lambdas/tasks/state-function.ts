@@ -30,6 +30,9 @@ interface TaskEvent {
 /** A call stops this long before the function's time is up: enough to seal a pack, upload it and write a checkpoint. */
 const reserveMilliseconds = 60_000;
 
+/** How long a state waits for a hypervisor that merges: a Lambda's 900 s with time for all else. */
+export const mergeWaitSeconds = 600;
+
 /** The Lambda handler that calls the function named by the event. */
 export function taskHandler(services: Services, machines: Readonly<Record<string, StateFunctions>>) {
   return async (event: TaskEvent, context: Context): Promise<unknown> => {

@@ -1,0 +1,102 @@
+/**
+ * Copies on primary storage, taken away. Where they are links of a chain that is a merge: it takes its time, and it goes on only while
+ * nobody reads the chain. Every step may run twice; gone is success.
+ */
+import { SnapshotInUse } from "../domain/errors.ts";
+import { superfluousCopies } from "../domain/primary-retention.ts";
+import type { Snapshot } from "../domain/snapshot.ts";
+import type { Hypervisor } from "../hypervisors/port.ts";
+import type { Services } from "../services.ts";
+import { snapshotsOnPrimary } from "../tables/primary-copies.ts";
+import { getSnapshot, recordPhysicalBytes } from "../tables/snapshots.ts";
+import { deleteStoreReference, getStoreReference, writeStoreReference } from "../tables/store-references.ts";
+import { getVolume, releaseVolume, tryHoldVolume } from "../tables/volumes.ts";
+import { primaryReference } from "../transactions/create-snapshot.ts";
+
+/** `unfinished`: the hypervisor works on by itself. `in-use`: a backup of the volume is going on. Either way: call again later. */
+export type Removal = "gone" | "unfinished" | "in-use";
+
+export interface RemovalOptions {
+  readonly jobId: string;
+  /** How long the hypervisor is waited for. */
+  readonly waitSeconds: number;
+}
+
+/**
+ * How much longer than one wait backups of a volume are held back while its hypervisor merges: until the next call, which garbage
+ * collection makes after 5 minutes and a deletion after 5 minutes at most; and for a call that died, three times that.
+ */
+const holdMarginSeconds = 900;
+
+/** The frozen bytes go first, then their reference. */
+export async function removePrimary(services: Services, snapshot: Snapshot, options: RemovalOptions): Promise<Removal> {
+  const { database } = services;
+  const key = primaryReference(snapshot);
+  const reference = await getStoreReference(database, key);
+  if (!reference) return "gone";
+  const { jobId } = options;
+  await writeStoreReference(database, key, "Destroying", { jobId, updatedAt: services.now().toISOString() });
+  const hypervisor = await services.hypervisor(snapshot.hypervisorTenant, snapshot.hypervisorId);
+  const removal = await removeFrozen(services, hypervisor, {
+    ...options,
+    snapshot,
+    installPath: reference.installPath,
+  });
+  if (removal !== "gone") return removal;
+  await recordPhysicalBytes(database, snapshot, 0);
+  await deleteStoreReference(database, key);
+  return "gone";
+}
+
+/**
+ * Takes away the copies of the volume that the setting does not keep, now that this snapshot is backed up. Answers false when some have
+ * to wait. A reference that a backup is going on against is one of those.
+ */
+export async function settlePrimary(services: Services, snapshot: Snapshot, options: RemovalOptions): Promise<boolean> {
+  const { database } = services;
+  const { primaryRetention: retention } = await services.settings();
+  if (retention === "true") return true;
+  const hypervisor = await services.hypervisor(snapshot.hypervisorTenant, snapshot.hypervisorId);
+  const { changeTracking } = hypervisor.capabilities;
+  const listed = await snapshotsOnPrimary(database, { tenant: snapshot.tenant, id: snapshot.volumeId });
+  const copies = listed.map((copy) => (copy.id === snapshot.id ? snapshot : copy));
+  for (const { tenant, id } of superfluousCopies(copies, { retention, changeTracking })) {
+    const copy = await getSnapshot(database, tenant, id);
+    if (copy?.state !== "BackedUp") continue;
+    if ((await removePrimary(services, copy, options)) !== "gone") return false;
+  }
+  return true;
+}
+
+/** Frozen bytes that may have no reference. */
+export async function removeFrozen(
+  services: Services,
+  hypervisor: Hypervisor,
+  { snapshot, installPath, jobId, waitSeconds }: RemovalOptions & { snapshot: Snapshot; installPath: string },
+): Promise<Removal> {
+  const { database } = services;
+  const key = { tenant: snapshot.tenant, id: snapshot.volumeId };
+  const isLink =
+    hypervisor.capabilities.changeTracking && (await getVolume(database, key.tenant, key.id)) !== undefined;
+  if (!isLink) return deleteSnapshot(hypervisor, installPath, waitSeconds);
+  const now = services.now();
+  const until = new Date(now.getTime() + (waitSeconds + holdMarginSeconds) * 1000).toISOString();
+  if (!(await tryHoldVolume(database, key, { operationId: jobId, until }, now.toISOString()))) return "in-use";
+  let removal: Removal | undefined;
+  try {
+    removal = await deleteSnapshot(hypervisor, installPath, waitSeconds);
+    return removal;
+  } finally {
+    if (removal !== "unfinished") await releaseVolume(database, key, jobId);
+  }
+}
+
+async function deleteSnapshot(hypervisor: Hypervisor, installPath: string, waitSeconds: number): Promise<Removal> {
+  try {
+    const { finished } = await hypervisor.deleteSnapshot(installPath, { until: Date.now() + waitSeconds * 1000 });
+    return finished ? "gone" : "unfinished";
+  } catch (error) {
+    if (error instanceof SnapshotInUse) return "in-use";
+    throw error;
+  }
+}
