@@ -13,8 +13,10 @@ import { acknowledge } from "./permissions.ts";
 
 const version = "v1";
 
-/** The resources that the inventory function serves; the other one serves all else. */
+/** The resources that the inventory function serves, which reaches hypervisors and stores; the other one serves all else. */
 const inventoryResources = ["hypervisors", "stores"];
+/** What it serves of one VM, below `/vms/{id}`. */
+const inventoryResourceOfVms = "operations";
 
 /** {@link Api} */
 export interface ApiProps {
@@ -54,6 +56,11 @@ export class Api extends Construct {
     this.restApi.node.tryRemoveChild("Endpoint");
     serve(this.restApi.root, props.functions.api);
     for (const name of inventoryResources) serve(this.restApi.root.addResource(name), props.functions.inventory);
+    const vms = this.restApi.root.addResource("vms");
+    answer(vms, props.functions.api);
+    const vm = vms.addResource("{id}");
+    serve(vm, props.functions.api);
+    answer(vm.addResource(inventoryResourceOfVms), props.functions.inventory);
     this.#describeRefusals();
     this.#acknowledgeChecks();
   }
@@ -107,9 +114,17 @@ export class Api extends Construct {
 
 /** Any method on `resource` and on everything below it. */
 function serve(resource: apigateway.IResource, handler: HandlerFunction): void {
-  const integration = new apigateway.LambdaIntegration(handler, { allowTestInvoke: false });
-  resource.addMethod("ANY", integration);
-  resource.addProxy({ anyMethod: true, defaultIntegration: integration });
+  answer(resource, handler);
+  resource.addProxy({ anyMethod: true, defaultIntegration: integrationOf(handler) });
+}
+
+/** Any method on `resource` alone. */
+function answer(resource: apigateway.IResource, handler: HandlerFunction): void {
+  resource.addMethod("ANY", integrationOf(handler));
+}
+
+function integrationOf(handler: HandlerFunction): apigateway.LambdaIntegration {
+  return new apigateway.LambdaIntegration(handler, { allowTestInvoke: false });
 }
 
 /** Who asked for what, and what came of it. Neither queries nor headers: they may hold what should not be logged. */

@@ -1,7 +1,7 @@
 /**
  * The nine functions, split by what they may do:
  *
- * - `api` and `inventory` answer HTTP requests: the first starts and stops work, the second looks at hypervisors and stores;
+ * - `api` and `inventory` answer HTTP requests: the first starts and stops work, the second reaches hypervisors and stores;
  * - `import` makes rows for backups that a store holds; `inventory` calls it, which may itself read no backup;
  * - `tasks`, `copy` and `collect` are called by state machines: the steps of jobs and the checks of backups, the copying of bytes,
  *   and garbage collection, which alone may delete versions of objects;
@@ -30,13 +30,18 @@ const secretPrefix = "snapferry/";
 
 /** API Gateway gives up after 29 seconds, Lambda after 15 minutes. 1769 MiB come with one whole processor. */
 const definitions = {
-  api: { file: "lambdas/api/backups-handler.ts", seconds: 29, memoryMiB: 512, does: "API: snapshots, jobs, volumes" },
+  api: {
+    file: "lambdas/api/backups-handler.ts",
+    seconds: 29,
+    memoryMiB: 512,
+    does: "API: snapshots, jobs, volumes, VMs",
+  },
   inventory: {
     file: "lambdas/api/inventory-handler.ts",
     nativeFileCalls: true,
     seconds: 29,
     memoryMiB: 512,
-    does: "API: hypervisors and stores",
+    does: "API: hypervisors, operations on VMs, stores",
   },
   tasks: {
     file: "lambdas/tasks/handler.ts",
@@ -162,6 +167,7 @@ export class Functions extends Construct {
       StoreReferences: "write",
       Jobs: "write",
       Volumes: "write",
+      Vms: "read",
       Hypervisors: "read",
       Stores: "read",
       Pools: "update",
@@ -177,6 +183,7 @@ export class Functions extends Construct {
       StoreReferences: "write",
       Jobs: "read",
       Volumes: "write",
+      Vms: "write",
       Hypervisors: "write",
       Stores: "write",
       Requests: "write",

@@ -149,6 +149,7 @@ describe("bodies", () => {
         tags: {},
         verify: "checksum",
         full: false,
+        quiesce: false,
       });
     }
   });

@@ -11,6 +11,8 @@ import { backupSnapshot, restoreSnapshot } from "./snapshot-actions.ts";
 import { readLocation } from "./snapshot-location.ts";
 import { createSnapshot, deleteSnapshot, listSnapshots, readSnapshot } from "./snapshots.ts";
 import { tokenSettings } from "./token-settings.ts";
+import { listVms, readVm } from "./vms.ts";
+import { createVmSnapshot, listVmSnapshots } from "./vms-snapshots.ts";
 import { listVolumes, readVolume } from "./volumes.ts";
 
 const services = composeServices();
@@ -30,6 +32,10 @@ export const handler = apiHandler(
     route(operations.cancelJob, (request) => cancelJob(services, request)),
     route(operations.listVolumes, (request) => listVolumes(services, request)),
     route(operations.getVolume, (request) => readVolume(services, request)),
+    route(operations.listVms, (request) => listVms(services, request)),
+    route(operations.getVm, (request) => readVm(services, request)),
+    route(operations.createVmSnapshot, (request) => createVmSnapshot(services, request)),
+    route(operations.listVmSnapshots, (request) => listVmSnapshots(services, request)),
     publicRoute(operations.getHealth, () => readHealth(services)),
     publicRoute(operations.getOpenapi, readOpenapi),
   ],

@@ -3,6 +3,8 @@ import { describe, it } from "node:test";
 import { ConditionalCheckFailedException } from "@aws-sdk/client-dynamodb";
 import { GetCommand, QueryCommand, type UpdateCommand } from "@aws-sdk/lib-dynamodb";
 import { type HypervisorRow, volumeIdFor } from "../domain/inventory.ts";
+import { type Vm, vmIdFor } from "../domain/vm.ts";
+import type { Hypervisor, VmDescription, VolumeDescription } from "../hypervisors/port.ts";
 import type { Services } from "../services.ts";
 import { discover } from "./discovery.ts";
 
@@ -11,9 +13,9 @@ const volumeId = volumeIdFor(id, "web-root");
 
 type Row = Record<string, unknown>;
 
-/** The rows of volumes and hypervisors; a condition of an update is that of discovered volumes. */
+/** The rows of volumes, VMs and hypervisors; a condition of an update is that of what is discovered. */
 class Tables {
-  readonly tables = { volumes: "volumes", hypervisors: "hypervisors" };
+  readonly tables = { volumes: "volumes", vms: "vms", hypervisors: "hypervisors" };
   readonly rows = new Map<string, Row>();
 
   put(table: string, row: Row): this {
@@ -33,12 +35,16 @@ class Tables {
     send: async (command: GetCommand | QueryCommand | UpdateCommand) => {
       const { TableName = "" } = command.input;
       if (command instanceof QueryCommand)
-        return { Items: [...this.rows.values()].filter(({ hypervisorId }) => hypervisorId === id) };
+        return {
+          Items: [...this.rows].flatMap(([key, row]) =>
+            key.startsWith(`${TableName} `) && row.hypervisorId === id ? [row] : [],
+          ),
+        };
       const row = this.rows.get(this.#key(TableName, command.input.Key ?? {}));
       if (command instanceof GetCommand) return { Item: row };
       const { Key = {}, ExpressionAttributeValues: values = {}, ConditionExpression } = command.input;
       const allowed = [values[":hypervisorTenant"], values[":insteadOf"]];
-      if (TableName === "volumes" && ConditionExpression && row && !allowed.includes(row.hypervisorTenant))
+      if (ConditionExpression?.includes(":insteadOf") && row && !allowed.includes(row.hypervisorTenant))
         throw new ConditionalCheckFailedException({ message: "", $metadata: {} });
       if (ConditionExpression === "attribute_exists(id)" && !row)
         throw new ConditionalCheckFailedException({ message: "", $metadata: {} });
@@ -60,14 +66,30 @@ function hypervisorOf(tenant: string, pattern = "*", to = "acme"): HypervisorRow
   };
 }
 
-const listVolumes = async function* () {
-  yield { externalId: "web-root", name: "web-root", sizeBytes: 512, inUse: false };
-};
+function volumeNamed(name: string): VolumeDescription {
+  return { externalId: name, name, sizeBytes: 512, inUse: false };
+}
 
-function servicesOn(tables: Tables, warn: (text: string) => void = () => undefined): Services {
+/** Without `vms` it is of a kind that has none. */
+function hypervisorWith(volumes: readonly VolumeDescription[], vms?: readonly VmDescription[]) {
+  const list = async function* <Item>(items: readonly Item[]) {
+    yield* items;
+  };
+  return {
+    capabilities: { quiesce: vms !== undefined, changeTracking: false, snapshotCopies: false },
+    listVolumes: () => list(volumes),
+    ...(vms === undefined ? {} : { listVms: () => list(vms) }),
+  };
+}
+
+function servicesOn(
+  tables: Tables,
+  warn: (text: string) => void = () => undefined,
+  adapter: Pick<Hypervisor, "listVolumes" | "listVms" | "capabilities"> = hypervisorWith([volumeNamed("web-root")]),
+): Services {
   return {
     database: tables,
-    hypervisor: async () => ({ listVolumes }),
+    hypervisor: async () => adapter,
     logger: { warn },
     now: () => new Date(0),
   } as unknown as Services;
@@ -116,5 +138,88 @@ describe("a discovery", () => {
       .put("volumes", { ...volume, hypervisorTenant: "squatter" })
       .put("hypervisors", { ...hypervisorOf("squatter") });
     assert.equal((await ownerAfter(tables, hypervisorOf("acme"))).hypervisorTenant, "acme");
+  });
+});
+
+const uuid = "5f0c2b1e-9f0a-4c0e-8c39-0d6a1c2b3d4e";
+const vmId = vmIdFor(id, uuid);
+
+function vmNamed(name: string, disks: readonly string[] = ["web-root", "web-data"]): VmDescription {
+  return {
+    externalId: uuid,
+    name,
+    state: "running",
+    guestAgent: "connected",
+    disks: disks.map((volumeExternalId, index) => ({ target: `vd${"abc"[index]}`, volumeExternalId })),
+  };
+}
+
+describe("a discovery of VMs", () => {
+  const volumes = ["web-root", "web-data", "shared"].map(volumeNamed);
+  const rules = [
+    { pattern: "web*", tenant: "acme" },
+    { pattern: "shared", tenant: "bolt" },
+  ];
+  const hypervisor = { ...hypervisorOf("provider"), tenantRules: rules };
+  const run = (tables: Tables, vms: readonly VmDescription[], row = hypervisor) =>
+    discover(servicesOn(tables.put("hypervisors", { ...row }), undefined, hypervisorWith(volumes, vms)), row);
+  const vmOf = (tables: Tables, tenant: string) => tables.get("vms", tenant, vmId) as Vm | undefined;
+
+  it("gives a VM to a tenant by its name, and each of its disks by the name of the volume", async () => {
+    const tables = new Tables();
+    const found = await run(tables, [vmNamed("web", ["web-root", "shared"])]);
+    assert.deepEqual(found?.vms, { found: 1, added: 1, missing: 0 });
+    const { name, state, guestAgent, disks, hypervisorTenant, missing } = vmOf(tables, "acme") ?? assert.fail();
+    assert.deepEqual(
+      [name, state, guestAgent, hypervisorTenant, missing],
+      ["web", "running", "connected", "provider", false],
+    );
+    assert.deepEqual(disks, [
+      { target: "vda", volumeId: volumeIdFor(id, "web-root"), tenant: "acme", root: true },
+      { target: "vdb", volumeId: volumeIdFor(id, "shared"), tenant: "bolt", root: false },
+    ]);
+  });
+
+  it("leaves a VM that no rule fits to the administrators of the hypervisor", async () => {
+    const tables = new Tables();
+    await run(tables, [vmNamed("other")]);
+    assert.equal(vmOf(tables, "provider")?.unassigned, true);
+  });
+
+  it("keeps a VM with its tenant and its id when it is renamed", async () => {
+    const tables = new Tables();
+    await run(tables, [vmNamed("web")]);
+    const found = await run(tables, [vmNamed("other")]);
+    assert.deepEqual(found?.vms, { found: 1, added: 0, missing: 0 });
+    assert.equal(vmOf(tables, "acme")?.name, "other");
+    assert.equal(vmOf(tables, "provider"), undefined);
+  });
+
+  it("marks a VM that is gone, and takes it back when it returns", async () => {
+    const tables = new Tables();
+    await run(tables, [vmNamed("web")]);
+    assert.deepEqual((await run(tables, []))?.vms, { found: 0, added: 0, missing: 1 });
+    assert.equal(vmOf(tables, "acme")?.missing, true);
+    await run(tables, [vmNamed("web")]);
+    assert.equal(vmOf(tables, "acme")?.missing, false);
+  });
+
+  it("takes no VM over from another tenant's hypervisor that is registered under the same id", async () => {
+    const tables = new Tables();
+    await run(tables, [vmNamed("web")]);
+    const squatter = { ...hypervisorOf("squatter"), tenantRules: rules };
+    assert.deepEqual((await run(tables, [vmNamed("web")], squatter))?.vms, { found: 1, added: 0, missing: 0 });
+    assert.equal(vmOf(tables, "acme")?.hypervisorTenant, "provider");
+  });
+
+  it("writes down whether the hypervisor can hold file systems", async () => {
+    const tables = new Tables();
+    await run(tables, []);
+    assert.equal(tables.get("hypervisors", "provider", id)?.quiesces, true);
+  });
+
+  it("tells of no VMs where the hypervisor has none", async () => {
+    const found = await discover(servicesOn(new Tables().put("hypervisors", { ...hypervisor })), hypervisor);
+    assert.ok(found && !("vms" in found));
   });
 });

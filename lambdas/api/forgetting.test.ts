@@ -17,11 +17,12 @@ const hypervisor: HypervisorRow = {
   createdAt: "2026-01-01T00:00:00.000Z",
 };
 
-/** Rows of a hypervisor with two volumes, of each a snapshot without a backup. After so many deletions the caller is dead. */
+/** Rows of a hypervisor with a VM and two volumes, of each a snapshot without a backup. After so many deletions the caller is dead. */
 class Tables {
   readonly tables = {
     hypervisors: "hypervisors",
     volumes: "volumes",
+    vms: "vms",
     snapshots: "snapshots",
     storeReferences: "references",
     jobs: "jobs",
@@ -31,6 +32,7 @@ class Tables {
 
   constructor() {
     this.#put("hypervisors", { ...hypervisor });
+    this.#put("vms", { tenant: "acme", id: "vm_1", hypervisorId: "hyp_1", hypervisorTenant: "acme" });
     for (const name of ["a", "b"]) {
       const [volume, snapshot] = [`vol_${name}`, `snap_${name}`];
       this.#put("volumes", { tenant: "acme", id: volume, hypervisorId: "hyp_1", hypervisorTenant: "acme" });

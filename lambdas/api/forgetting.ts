@@ -8,6 +8,7 @@ import { getJob } from "../tables/jobs.ts";
 import { forgetSnapshot, listSnapshots, snapshotsOfVolume } from "../tables/snapshots.ts";
 import { forgetStoreReference, storeReferencesOf } from "../tables/store-references.ts";
 import { deleteStore } from "../tables/stores.ts";
+import { forgetVm, vmsOnHypervisor } from "../tables/vms.ts";
 import { forgetVolume, markMissing, volumesOnHypervisor } from "../tables/volumes.ts";
 import { Problem, type ProblemKind } from "./problem.ts";
 import type { Forgotten } from "./response-schemas.ts";
@@ -21,7 +22,7 @@ const tidyingMilliseconds = 5_000;
 const tidyingPauseMilliseconds = 200;
 
 /**
- * Forgets the hypervisor and its volumes. With `force` also what its snapshots have on primary storage: a snapshot that has a backup
+ * Forgets the hypervisor, its VMs and its volumes. With `force` also what its snapshots have on primary storage: a snapshot that has a backup
  * stays, and can be restored elsewhere; one that has none goes. The volumes take no more snapshots from the beginning, and go last: by them
  * a repetition finds what one that died has left.
  */
@@ -55,6 +56,7 @@ export async function forgetHypervisor(
     for (const reference of references) await forgetStoreReference(database, reference);
     await forgetRow(services, snapshot, forgotten);
   }
+  for await (const vm of vmsOnHypervisor(database, hypervisor)) await forgetVm(database, vm);
   for (const volume of volumes) await forgetVolume(database, volume);
   await deleteHypervisor(database, hypervisor.tenant, hypervisor.id);
   return forgotten;

@@ -1,12 +1,4 @@
 /** Hypervisors: register, list, look at, discover, forget. */
-import {
-  EndpointForbidden,
-  HypervisorFailed,
-  HypervisorMisconfigured,
-  HypervisorUnavailable,
-  PathOutsideDirectory,
-  SecretUnusable,
-} from "../domain/errors.ts";
 import { newId } from "../domain/ids.ts";
 import type { HypervisorCheck, HypervisorRow } from "../domain/inventory.ts";
 import type { Hypervisor } from "../hypervisors/port.ts";
@@ -18,11 +10,12 @@ import { encodeCursor } from "./cursor.ts";
 import { discover } from "./discovery.ts";
 import { forgetHypervisor } from "./forgetting.ts";
 import type { ApiResponse, Caller } from "./http.ts";
+import { hypervisorProblem } from "./hypervisor-problems.ts";
 import { blamedField, settingsOf } from "./hypervisor-settings.ts";
 import { idempotently } from "./middleware/idempotency.ts";
 import type { operations } from "./operations.ts";
 import { requireOwnSecret } from "./own-secret.ts";
-import { invalidRequest, notFound, Problem, unavailable } from "./problem.ts";
+import { invalidRequest, notFound, Problem } from "./problem.ts";
 import { hypervisorRepresentation, pathOf } from "./representations.ts";
 
 type Operations = typeof operations;
@@ -104,9 +97,6 @@ export async function readHypervisor(
   return { status: 200, body: hypervisorRepresentation(await requireHypervisor(services, caller, id), caller) };
 }
 
-/** What somebody has to mend before the hypervisor can be used again. */
-const unusable = [HypervisorMisconfigured, PathOutsideDirectory, SecretUnusable, EndpointForbidden];
-
 export async function discoverVolumes(
   services: Services,
   { caller, id }: ApiRequest<Operations["discoverVolumes"]>,
@@ -117,11 +107,7 @@ export async function discoverVolumes(
     if (!found) throw notFound("hypervisor", id);
     return { status: 200, body: found };
   } catch (error) {
-    if (error instanceof HypervisorUnavailable || error instanceof HypervisorFailed)
-      throw unavailable(`${id} cannot be used now: ${error.message}`, error);
-    if (unusable.some((fault) => error instanceof fault))
-      throw new Problem("conflict", `${id} cannot be used as it is: ${(error as Error).message}`);
-    throw error;
+    throw hypervisorProblem(id, error);
   }
 }
 

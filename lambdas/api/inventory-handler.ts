@@ -1,4 +1,4 @@
-/** Hypervisors and stores: the part of the API that reaches them. Wiring only. */
+/** Hypervisors, what is done to their VMs, and stores: the part of the API that reaches them. Wiring only. */
 
 import { encryptionOfDeployment } from "../composition/encryption.ts";
 import { hypervisorOf } from "../composition/hypervisors.ts";
@@ -20,6 +20,7 @@ import { operations } from "./operations.ts";
 import { storeChecks } from "./store-check.ts";
 import { changeStore, deleteStore, listStores, readStore, registerStore } from "./stores.ts";
 import { tokenSettings } from "./token-settings.ts";
+import { listVmOperations, operateVm } from "./vms-operations.ts";
 
 const services = composeServices();
 const stores = {
@@ -36,6 +37,8 @@ export const handler = apiHandler(
     route(operations.getHypervisor, (request) => readHypervisor(services, request)),
     route(operations.deleteHypervisor, (request) => deleteHypervisor(services, request)),
     route(operations.discoverVolumes, (request) => discoverVolumes(services, request)),
+    route(operations.listVmOperations, (request) => listVmOperations(services, request)),
+    route(operations.operateVm, (request) => operateVm(services, request)),
     route(operations.registerStore, (request) => registerStore(services, stores, request)),
     route(operations.listStores, (request) => listStores(services, stores, request)),
     route(operations.getStore, (request) => readStore(services, stores, request)),

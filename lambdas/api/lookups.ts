@@ -109,7 +109,8 @@ export async function explainRefusal(
   return refusalOf(action, { snapshot, job, jobEnded: ended, progress, now: services.now().toISOString() });
 }
 
-async function inParallel<Item, Result>(
+/** Looks at each of a page's rows, 10 at once. The results have the rows' order. */
+export async function inParallel<Item, Result>(
   items: readonly Item[],
   look: (item: Item) => Promise<Result>,
 ): Promise<Result[]> {

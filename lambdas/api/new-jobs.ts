@@ -9,16 +9,20 @@ import { showJob, showSnapshot } from "./lookups.ts";
 import { pathOf } from "./representations.ts";
 import type { JobRepresentation, SnapshotRepresentation } from "./response-schemas.ts";
 
-/** What a request may ask of a backup. */
-export type AskedOfBackup = Pick<BackupPolicy, "verify" | "full">;
+/** What a request may ask of a snapshot and its backup. */
+export type AskedOfBackup = Pick<BackupPolicy, "verify" | "full" | "quiesce">;
 
 /** The settings as they are now, and what is asked: copied, so that a later change never bends the job. */
 export async function frozenPolicy(
   services: Pick<Services, "settings">,
-  { verify, full }: AskedOfBackup = {},
+  { verify, full, quiesce }: AskedOfBackup = {},
 ): Promise<{ policy: BackupPolicy; onBackupFailure: Snapshot["onBackupFailure"] }> {
   const { maxAttempts, retryIntervalSeconds, onBackupFailure } = await services.settings();
-  const asked = { ...(verify === undefined ? {} : { verify }), ...(full === undefined ? {} : { full }) };
+  const asked = {
+    ...(verify === undefined ? {} : { verify }),
+    ...(full === undefined ? {} : { full }),
+    ...(quiesce === undefined ? {} : { quiesce }),
+  };
   return { policy: { maxAttempts, retryIntervalSeconds, ...asked }, onBackupFailure };
 }
 

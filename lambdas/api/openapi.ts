@@ -27,6 +27,7 @@ const tags = {
   snapshots: "Snapshots of volumes and their backups.",
   jobs: "What is being done, or was.",
   volumes: "What can be backed up, as discovery found it.",
+  vms: "Virtual machines, as discovery found them, where the hypervisor has them. A rule gives a VM to a tenant by the VM's name, and each of its disks by the name of its volume: a disk of another tenant is shown without its volume.",
   hypervisors: "Where volumes live.",
   stores: "Where backups go.",
   service: "The service itself.",

@@ -15,7 +15,7 @@ export interface Answer {
 export interface Operation {
   readonly method: "GET" | "POST" | "PATCH" | "DELETE";
   readonly path: string;
-  readonly tag: "snapshots" | "jobs" | "volumes" | "hypervisors" | "stores" | "service";
+  readonly tag: "snapshots" | "jobs" | "volumes" | "vms" | "hypervisors" | "stores" | "service";
   readonly summary: string;
   readonly description?: string;
   /** The least role that may call it. */
@@ -205,6 +205,81 @@ export const operations = {
     answers: { 200: { description: "The volume.", schema: responses.volumeSchema } },
     problems: [404],
   },
+  listVms: {
+    method: "GET",
+    path: "/vms",
+    tag: "vms",
+    summary: "List virtual machines",
+    access: "reader",
+    query: requests.listVmsQuery,
+    answers: { 200: { description: "A page of VMs.", schema: responses.vmPage } },
+    problems: [],
+  },
+  getVm: {
+    method: "GET",
+    path: "/vms/{id}",
+    tag: "vms",
+    summary: "Look at a virtual machine",
+    access: "reader",
+    id: "vm",
+    query: requests.noQuery,
+    answers: { 200: { description: "The VM.", schema: responses.vmSchema } },
+    problems: [404],
+  },
+  createVmSnapshot: {
+    method: "POST",
+    path: "/vms/{id}/snapshots",
+    tag: "vms",
+    summary: "Snapshot volumes of a virtual machine at one moment and back them up",
+    description:
+      "All its volumes, or those that are named: one snapshot of each, taken together, all or none. Each is then backed up by itself, and has jobs of its own. A disk that is another tenant's, or that cannot be backed up, is a 409 unless the others are named.",
+    access: "operator",
+    id: "vm",
+    query: requests.noQuery,
+    body: requests.createVmSnapshotBody,
+    answers: { 202: { description: "Accepted.", schema: responses.vmSnapshotSchema } },
+    problems: [404, 409, 422],
+    idempotent: true,
+  },
+  listVmSnapshots: {
+    method: "GET",
+    path: "/vms/{id}/snapshots",
+    tag: "vms",
+    summary: "List the snapshots that were taken of a virtual machine, newest first",
+    access: "reader",
+    id: "vm",
+    query: requests.listVmSnapshotsQuery,
+    answers: { 200: { description: "A page of snapshots.", schema: responses.snapshotPage } },
+    problems: [404],
+  },
+  listVmOperations: {
+    method: "GET",
+    path: "/vms/{id}/operations",
+    tag: "vms",
+    summary: "What may be done to a virtual machine now",
+    description:
+      "Most is allowed while snapshots of its disks are BackingUp. What is not names the jobs that it has to wait for.",
+    access: "reader",
+    id: "vm",
+    query: requests.noQuery,
+    answers: { 200: { description: "The operations.", schema: responses.vmOperationsSchema } },
+    problems: [404],
+  },
+  operateVm: {
+    method: "POST",
+    path: "/vms/{id}/operations",
+    tag: "vms",
+    summary: "Do something to a virtual machine",
+    description:
+      "Done on the hypervisor before the answer comes; a stop or reboot may go on in the guest after it. What is not allowed now is a 409 with the reason. One operation of a VM at a time. What names files on the hypervisor is for administrators of the tenant that registered it.",
+    access: "operator",
+    id: "vm",
+    query: requests.noQuery,
+    body: requests.operateVmBody,
+    answers: { 200: { description: "The VM as it is now.", schema: responses.vmSchema } },
+    problems: [404, 409, 422],
+    idempotent: true,
+  },
   registerHypervisor: {
     method: "POST",
     path: "/hypervisors",
@@ -256,7 +331,7 @@ export const operations = {
     method: "POST",
     path: "/hypervisors/{id}/discover",
     tag: "hypervisors",
-    summary: "Look for volumes on a hypervisor",
+    summary: "Look for volumes and virtual machines on a hypervisor",
     access: "admin",
     id: "hypervisor",
     query: requests.noQuery,

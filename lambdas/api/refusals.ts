@@ -1,7 +1,9 @@
 /** Why something cannot be done with a snapshot or a volume now, in words: what stands in the way and what to do about it. */
 import { type Volume, volumeStatus } from "../domain/inventory.ts";
 import type { Job } from "../domain/job.ts";
+import { volumeOperationRules } from "../domain/operations.ts";
 import { lockedUntil, nextSnapshotState, type Snapshot, type SnapshotState } from "../domain/snapshot.ts";
+import type { Vm } from "../domain/vm.ts";
 import type { Progress } from "../tables/progress.ts";
 import { Problem, type ProblemKind } from "./problem.ts";
 import { pathOf } from "./representations.ts";
@@ -136,7 +138,21 @@ export function volumeRefusal(volume: Volume): Problem | undefined {
         members,
       },
     );
+  if (volume.backingUp > 0 && volumeOperationRules.snapshot !== true)
+    return new Problem("conflict", `${volume.id} is being backed up, and ${volumeOperationRules.snapshot}.`, {
+      members,
+    });
   return undefined;
+}
+
+/** Why nothing can be done with the VM now; undefined when something can. */
+export function vmRefusal(vm: Vm): Problem | undefined {
+  if (!vm.missing) return undefined;
+  return new Problem(
+    "vm-is-missing",
+    `${vm.id} (${vm.name}) was not on its hypervisor at the last discovery. If it is back, discover again (POST ${pathOf("hypervisors", vm.hypervisorId)}/discover).`,
+    { members: { vmId: vm.id } },
+  );
 }
 
 /** A job that has ended does not end again. */
@@ -154,7 +170,7 @@ function wait(jobId: string): string {
   return `Wait for it (GET ${pathOf("jobs", jobId)}).`;
 }
 
-function waitOrCancel(jobId: string): string {
+export function waitOrCancel(jobId: string): string {
   return `Wait for it (GET ${pathOf("jobs", jobId)}) or cancel it first (POST ${pathOf("jobs", jobId)}/cancel).`;
 }
 

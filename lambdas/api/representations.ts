@@ -13,6 +13,7 @@ import {
 import type { Job } from "../domain/job.ts";
 import type { BackupCheck, Snapshot } from "../domain/snapshot.ts";
 import type { StoreReference } from "../domain/store-reference.ts";
+import type { DiskOfVm, Vm } from "../domain/vm.ts";
 import type { Progress } from "../tables/progress.ts";
 import { basePath, type Caller, mayActAs } from "./http.ts";
 import type {
@@ -20,10 +21,11 @@ import type {
   JobRepresentation,
   SnapshotRepresentation,
   StoreRepresentation,
+  VmRepresentation,
   VolumeRepresentation,
 } from "./response-schemas.ts";
 
-export function pathOf(kind: "jobs" | "snapshots" | "volumes" | "hypervisors" | "stores", id: string): string {
+export function pathOf(kind: "jobs" | "snapshots" | "volumes" | "vms" | "hypervisors" | "stores", id: string): string {
   return `${basePath}/${kind}/${id}`;
 }
 
@@ -45,10 +47,11 @@ export function jobRepresentation(job: Omit<Job, "open">, surroundings: JobSurro
     phase: worker.phase,
     snapshotId: job.snapshotId,
     volumeId: job.volumeId,
-    ...given({ asyncBackup: job.asyncBackup }),
+    ...given({ groupId: job.group?.id, asyncBackup: job.asyncBackup }),
     attempt: worker.attempt,
     maxAttempts: worker.policy.maxAttempts,
     ...given({ verify: worker.policy.verify, full: worker.policy.full }),
+    ...given({ quiesce: job.kind === "create-snapshot" ? job.policy.quiesce : undefined }),
     attempts: worker.attempts.map(({ attempt, startedAt, endedAt, error }) => ({
       attempt,
       startedAt,
@@ -97,6 +100,7 @@ export function snapshotRepresentation(
     volumeId: snapshot.volumeId,
     hypervisorId: snapshot.hypervisorId,
     storeId: snapshot.storeId,
+    ...given({ vmId: snapshot.vmId, groupId: snapshot.groupId }),
     ...given({ name: snapshot.name, description: snapshot.description }),
     tags: snapshot.tags,
     state: snapshot.state,
@@ -152,6 +156,25 @@ export function volumeRepresentation(volume: Volume, caller: Caller): VolumeRepr
     ...given({ restoringJobId: volume.restoringJobId, unsupported: volume.unsupported }),
     ...(mayActAs(caller, "admin") ? { unassigned: volume.unassigned } : {}),
     discoveredAt: volume.discoveredAt,
+  };
+}
+
+export function vmRepresentation(vm: Vm, disks: readonly DiskOfVm[], caller: Caller): VmRepresentation {
+  return {
+    id: vm.id,
+    hypervisorId: vm.hypervisorId,
+    name: vm.name,
+    externalId: vm.externalId,
+    state: vm.missing ? "missing" : vm.state,
+    guestAgent: vm.guestAgent,
+    disks: disks.map(({ target, root, volumeId, volume, visible }) => ({
+      target,
+      root,
+      ...(visible ? given({ volumeId, name: volume?.name, sizeBytes: volume?.sizeBytes }) : {}),
+    })),
+    backingUp: disks.reduce((sum, { volume }) => sum + (volume?.backingUp ?? 0), 0),
+    ...(mayActAs(caller, "admin") ? { unassigned: vm.unassigned } : {}),
+    discoveredAt: vm.discoveredAt,
   };
 }
 

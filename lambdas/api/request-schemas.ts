@@ -3,7 +3,8 @@ import * as z from "zod";
 import { parsePosition } from "../domain/backup-import.ts";
 import { type IdKind, idPattern } from "../domain/ids.ts";
 import { defaultStoreId, leastBytesPerSecond, objectLockModes, storeEncryptions } from "../domain/inventory.ts";
-import { backupVerifications, jobKinds, jobStates } from "../domain/job.ts";
+import { backupVerifications, jobKinds, jobStates, quiesceModes } from "../domain/job.ts";
+import { fieldsOf, type VmOperationField, vmOperations } from "../domain/operations.ts";
 import { snapshotStates } from "../domain/snapshot.ts";
 import { parseSshEndpoint } from "../domain/ssh-endpoint.ts";
 import { knownKeysOf, publicKeyOf } from "../protocols/ssh/known-hosts.ts";
@@ -66,26 +67,79 @@ const tags = z
   .refine((entries) => Object.keys(entries).length <= mostTags, { error: `must have at most ${mostTags} entries` })
   .meta({ maxProperties: mostTags, description: "Keys of 1 to 128 characters, values of at most 256." });
 
-export const createSnapshotBody = z
-  .strictObject({
-    name: text({ max: 255 }).optional(),
-    description: text({ min: 0, max: 1024, lines: true }).optional(),
-    asyncBackup: z
-      .boolean()
-      .default(false)
-      .meta({ description: "true: the job has succeeded at CreatedOnPrimary; false: at BackedUp." }),
-    storeId: storeId.default(defaultStoreId).meta({ description: "Where the backup goes." }),
-    tags: tags.default({}),
-    verify: z.enum(backupVerifications).default("checksum").meta({
+const ofEverySnapshot = {
+  name: text({ max: 255 }).optional(),
+  description: text({ min: 0, max: 1024, lines: true }).optional(),
+  asyncBackup: z
+    .boolean()
+    .default(false)
+    .meta({ description: "true: the job has succeeded at CreatedOnPrimary; false: at BackedUp." }),
+  storeId: storeId.default(defaultStoreId).meta({ description: "Where the backup goes." }),
+  tags: tags.default({}),
+  verify: z.enum(backupVerifications).default("checksum").meta({
+    description:
+      "How the backup is checked before it is published: by the checksums that the store keeps, or by reading every byte back.",
+  }),
+  full: z
+    .boolean()
+    .default(false)
+    .meta({ description: "true: the whole volume is read, and nothing of earlier backups is used again." }),
+  quiesce: z
+    .literal(quiesceModes)
+    .default(false)
+    .meta({
+      type: ["boolean", "string"],
+      enum: [...quiesceModes],
       description:
-        "How the backup is checked before it is published: by the checksums that the store keeps, or by reading every byte back.",
+        "Whether the guest's file systems are flushed and held for the moment of the snapshot. false, the default: they are not; true: they are, or nothing is created; `preferred`: where they can be.",
     }),
-    full: z
-      .boolean()
-      .default(false)
-      .meta({ description: "true: the whole volume is read, and nothing of earlier backups is used again." }),
+};
+
+export const createSnapshotBody = z.strictObject(ofEverySnapshot).meta({ id: "CreateSnapshot" });
+
+/** Volumes of one moment: their rows change in one transaction, which has 100 items at most, 4 for each. */
+export const mostVolumesTogether = 25;
+
+export const createVmSnapshotBody = z
+  .strictObject({
+    volumeIds: z
+      .array(volumeId)
+      .min(1)
+      .max(mostVolumesTogether)
+      .refine((ids) => new Set(ids).size === ids.length, { error: "must not name a volume twice" })
+      .optional()
+      .meta({ description: "Which of the VM's volumes. Absent: all." }),
+    ...ofEverySnapshot,
   })
-  .meta({ id: "CreateSnapshot" });
+  .meta({ id: "CreateVmSnapshot" });
+
+const hostPath = matching(/^\/[^\p{Cc}]*$/u, "an absolute path on the hypervisor", 4096);
+
+export const operateVmBody = z
+  .strictObject({
+    operation: z.enum(vmOperations),
+    volumeId: volumeId.optional().meta({ description: "Of attach-disk and detach-disk." }),
+    path: hostPath.optional().meta({ description: "Of attach-iso: the file on the hypervisor." }),
+    imagePath: hostPath
+      .optional()
+      .meta({ description: "Of reinstall: the file on the hypervisor that becomes the root disk." }),
+    cpus: z.int().min(1).max(4096).optional().meta({ description: "Of change-cpu." }),
+    memoryBytes: z
+      .int()
+      .min(2 ** 20)
+      .max(2 ** 50)
+      .optional()
+      .meta({ description: "Of change-memory." }),
+  } satisfies Record<"operation" | VmOperationField, z.ZodType>)
+  .check((context) => {
+    const { operation, ...fields } = context.value;
+    const needed: readonly string[] = fieldsOf(operation);
+    const issue = (field: string, message: string) =>
+      context.issues.push({ code: "custom", message, path: [field], input: context.value });
+    for (const field of needed) if (!(field in fields)) issue(field, `is missing: ${operation} needs it`);
+    for (const field of Object.keys(fields)) if (!needed.includes(field)) issue(field, `is no field of ${operation}`);
+  })
+  .meta({ id: "OperateVm" });
 
 const mostNameBytes = 255;
 
@@ -351,8 +405,15 @@ export const listJobsQuery = z.strictObject({
   ...page("job"),
 });
 export const listVolumesQuery = z.strictObject({ hypervisorId: hypervisorId.optional(), ...page("volume") });
+export const listVmsQuery = z.strictObject({ hypervisorId: hypervisorId.optional(), ...page("vm") });
+export const listVmSnapshotsQuery = z.strictObject({
+  state: z.enum(snapshotStates).optional().meta({ description: "Destroyed ones are listed only on request." }),
+  ...page("snapshot"),
+});
 
 export type CreateSnapshotInput = z.input<typeof createSnapshotBody>;
+export type CreateVmSnapshotInput = z.input<typeof createVmSnapshotBody>;
+export type OperateVmInput = z.input<typeof operateVmBody>;
 export type RestoreInput = z.input<typeof restoreBody>;
 export type RegisterHypervisorInput = z.input<typeof registerHypervisorBody>;
 export type RegisterStoreInput = z.input<typeof registerStoreBody>;

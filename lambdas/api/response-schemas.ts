@@ -1,9 +1,11 @@
 /** What answers hold. The representations are typed by these, and the OpenAPI document is made from them. */
 import * as z from "zod";
 import { objectLockModes, storeEncryptions } from "../domain/inventory.ts";
-import { backupVerifications, jobKinds, jobPhases, jobStates } from "../domain/job.ts";
+import { backupVerifications, jobKinds, jobPhases, jobStates, quiesceModes } from "../domain/job.ts";
+import { vmOperations } from "../domain/operations.ts";
 import { snapshotStates } from "../domain/snapshot.ts";
 import { storeReferenceStates } from "../domain/store-reference.ts";
+import { guestAgentStates, vmStates } from "../domain/vm.ts";
 
 const time = z.iso.datetime().meta({ description: "ISO 8601, UTC." });
 const bytes = z.int().min(0);
@@ -29,6 +31,10 @@ export const jobSchema = z
       .meta({ description: "Where the job is. A job that waits for its backup shows the backup's." }),
     snapshotId: z.string(),
     volumeId: z.string(),
+    groupId: z
+      .string()
+      .optional()
+      .meta({ description: "Of a creation whose snapshot is one of several of the same moment." }),
     asyncBackup: z.boolean().optional(),
     attempt: z.int().min(0).meta({ description: "0 before the first." }),
     maxAttempts: z.int().min(1),
@@ -40,6 +46,14 @@ export const jobSchema = z
       .boolean()
       .optional()
       .meta({ description: "Of creations and backups: whether nothing of earlier backups is used again." }),
+    quiesce: z
+      .literal(quiesceModes)
+      .optional()
+      .meta({
+        type: ["boolean", "string"],
+        enum: [...quiesceModes],
+        description: "Of creations: whether file systems are to be held for the moment of the snapshot.",
+      }),
     attempts: z
       .array(z.object({ attempt: z.int(), startedAt: time, endedAt: time, error }))
       .meta({ description: "The attempts that failed." }),
@@ -86,6 +100,8 @@ export const snapshotSchema = z
     volumeId: z.string(),
     hypervisorId: z.string(),
     storeId: z.string(),
+    vmId: z.string().optional().meta({ description: "Of a snapshot that was taken of a VM." }),
+    groupId: z.string().optional().meta({ description: "Snapshots with the same are of the same moment." }),
     name: z.string().optional(),
     description: z.string().optional(),
     tags: z.record(z.string(), z.string()),
@@ -166,6 +182,48 @@ export const volumeSchema = z
   })
   .meta({ id: "Volume" });
 
+export const vmSchema = z
+  .object({
+    id: z.string(),
+    hypervisorId: z.string(),
+    name: z.string(),
+    externalId: z.string().meta({ description: "The hypervisor's own id of the VM." }),
+    state: z.enum([...vmStates, "missing"]).meta({ description: "As the last discovery or operation found it." }),
+    guestAgent: z
+      .enum(guestAgentStates)
+      .meta({ description: "Whether the agent answers that holds the guest's file systems." }),
+    disks: z
+      .array(
+        z.object({
+          target: z.string().meta({ description: "As the VM's host names it." }),
+          root: z.boolean().meta({ description: "Whether the VM boots from it." }),
+          volumeId: z.string().optional().meta({ description: "Absent where the volume is not the caller's." }),
+          name: z.string().optional(),
+          sizeBytes: bytes.optional(),
+        }),
+      )
+      .meta({ description: "In the hypervisor's order." }),
+    backingUp: z.int().min(0).meta({ description: "Snapshots of its disks that are BackingUp." }),
+    unassigned: z.boolean().optional().meta({ description: "No rule gave it a tenant. Only administrators see it." }),
+    discoveredAt: time,
+  })
+  .meta({ id: "Vm" });
+
+export const vmOperationsSchema = z
+  .object({
+    vmId: z.string(),
+    operations: z.array(
+      z.object({
+        operation: z.enum(vmOperations),
+        volumeId: z.string().optional().meta({ description: "Of detach-disk: which disk." }),
+        allowed: z.boolean(),
+        reason: z.string().optional().meta({ description: "Why not, and until when." }),
+        jobs: z.array(z.string()).optional().meta({ description: "What stands in the way." }),
+      }),
+    ),
+  })
+  .meta({ id: "VmOperations" });
+
 export const hypervisorSchema = z
   .object({
     id: z.string(),
@@ -238,6 +296,7 @@ function pageOf<Item extends z.ZodType>(item: Item, id: string) {
 export const snapshotPage = pageOf(snapshotSchema, "SnapshotPage");
 export const jobPage = pageOf(jobSchema, "JobPage");
 export const volumePage = pageOf(volumeSchema, "VolumePage");
+export const vmPage = pageOf(vmSchema, "VmPage");
 export const hypervisorPage = pageOf(hypervisorSchema, "HypervisorPage");
 export const storePage = pageOf(storeSchema, "StorePage");
 
@@ -245,6 +304,13 @@ export const jobAndSnapshot = z.object({ job: jobSchema, snapshot: snapshotSchem
 export const jobSnapshotAndVolume = z
   .object({ job: jobSchema, snapshot: snapshotSchema, volume: volumeSchema })
   .meta({ id: "JobSnapshotAndVolume" });
+export const vmSnapshotSchema = z
+  .object({
+    groupId: z.string().meta({ description: "What the snapshots of this moment have in common." }),
+    vmId: z.string(),
+    snapshots: z.array(snapshotSchema),
+  })
+  .meta({ id: "VmSnapshot" });
 export const jobAnswer = z.object({ job: jobSchema }).meta({ id: "JobAnswer" });
 
 export const discoverySchema = z
@@ -253,6 +319,10 @@ export const discoverySchema = z
     added: z.int().min(0).meta({ description: "Those of them that were not known." }),
     missing: z.int().min(0).meta({ description: "Volumes that were known and are not there." }),
     unsupported: z.int().min(0).meta({ description: "Volumes that are there and cannot be backed up." }),
+    vms: z
+      .object({ found: z.int().min(0), added: z.int().min(0), missing: z.int().min(0) })
+      .optional()
+      .meta({ description: "The same of VMs, where the hypervisor has them." }),
   })
   .meta({ id: "Discovery" });
 
@@ -324,6 +394,9 @@ export const problemSchema = z
 export type JobRepresentation = z.output<typeof jobSchema>;
 export type SnapshotRepresentation = z.output<typeof snapshotSchema>;
 export type VolumeRepresentation = z.output<typeof volumeSchema>;
+export type VmRepresentation = z.output<typeof vmSchema>;
+export type VmOperationsRepresentation = z.output<typeof vmOperationsSchema>;
+export type VmSnapshotRepresentation = z.output<typeof vmSnapshotSchema>;
 export type HypervisorRepresentation = z.output<typeof hypervisorSchema>;
 export type StoreRepresentation = z.output<typeof storeSchema>;
 export type Discovery = z.output<typeof discoverySchema>;

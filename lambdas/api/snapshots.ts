@@ -2,25 +2,26 @@
 import { StateConflict } from "../domain/errors.ts";
 import { newId } from "../domain/ids.ts";
 import { defaultStoreId, type Volume } from "../domain/inventory.ts";
-import { hasEnded, type Job, newJob } from "../domain/job.ts";
+import { hasEnded, type Job, newJob, type SnapshotGroup } from "../domain/job.ts";
 import { changeId, type Snapshot } from "../domain/snapshot.ts";
 import type { Services } from "../services.ts";
 import { transact, WriteRefused } from "../tables/database.ts";
+import { getHypervisor } from "../tables/hypervisors.ts";
 import { getJob } from "../tables/jobs.ts";
 import { listSnapshots as listSnapshotRows } from "../tables/snapshots.ts";
 import { getStore } from "../tables/stores.ts";
-import { requestSnapshot } from "../transactions/create-snapshot.ts";
+import { type RequestedSnapshot, requestSnapshots } from "../transactions/create-snapshot.ts";
 import { decideAndWrite } from "../transactions/decide-and-write.ts";
 import { requestDelete } from "../transactions/delete-snapshot.ts";
 import { requireSnapshot, requireVolume } from "./access.ts";
 import type { ApiRequest } from "./api-handler.ts";
 import { encodeCursor } from "./cursor.ts";
-import type { ApiResponse } from "./http.ts";
+import type { ApiResponse, Caller } from "./http.ts";
 import { currentJob, explainRefusal, showSnapshot, showSnapshots } from "./lookups.ts";
 import { idempotently } from "./middleware/idempotency.ts";
 import { accepted, frozenPolicy, startOrLeave } from "./new-jobs.ts";
 import type { operations } from "./operations.ts";
-import { notFound } from "./problem.ts";
+import { invalidRequest, notFound } from "./problem.ts";
 import { volumeRefusal } from "./refusals.ts";
 import { jobRepresentation, snapshotRepresentation } from "./representations.ts";
 
@@ -36,18 +37,14 @@ export async function createSnapshot(
     const volume = await requireVolume(services, caller, request.id);
     const refusal = volumeRefusal(volume);
     if (refusal) throw refusal;
-    if (body.storeId !== defaultStoreId && !(await getStore(services.database, caller.tenant, body.storeId)))
-      throw notFound("store", body.storeId, { pointer: "/storeId" });
+    await requireAsked(services, caller, volume, body);
     const rows = newSnapshot(ids, volume, body, await frozenPolicy(services, body), services.now().toISOString());
     const answer = {
       job: jobRepresentation(rows.job),
       snapshot: snapshotRepresentation({ ...rows.snapshot, readers: [] }),
     };
     try {
-      await transact(services.database, [
-        ...requestSnapshot(services.database, rows.snapshot, rows.job),
-        ...record(answer),
-      ]);
+      await transact(services.database, [...requestSnapshots(services.database, [rows]), ...record(answer)]);
     } catch (error) {
       if (!(error instanceof WriteRefused)) throw error;
       const now = await requireVolume(services, caller, request.id);
@@ -59,13 +56,38 @@ export async function createSnapshot(
   return accepted(services, caller, answer);
 }
 
-function newSnapshot(
+/** What requests for snapshots have in common. */
+type AskedOfSnapshot = ApiRequest<Operations["createSnapshot"]>["body"];
+
+/** Throws a problem that names the field when the store is not there, or the hypervisor cannot hold file systems that are to be held. */
+export async function requireAsked(
+  services: Services,
+  caller: Caller,
+  { hypervisorId, hypervisorTenant }: Pick<Volume, "hypervisorId" | "hypervisorTenant">,
+  { storeId, quiesce }: AskedOfSnapshot,
+): Promise<void> {
+  if (storeId !== defaultStoreId && !(await getStore(services.database, caller.tenant, storeId)))
+    throw notFound("store", storeId, { pointer: "/storeId" });
+  if (quiesce !== true) return;
+  const hypervisor = await getHypervisor(services.database, hypervisorTenant, hypervisorId);
+  if (!hypervisor?.quiesces)
+    throw invalidRequest([
+      {
+        pointer: "/quiesce",
+        detail: `must be false or "preferred": ${hypervisorId} holds no file systems for a snapshot`,
+      },
+    ]);
+}
+
+/** The rows of a request. `of`: the snapshot is one of several of a VM. */
+export function newSnapshot(
   ids: { snapshot: string; job: string },
   volume: Volume,
-  body: ApiRequest<Operations["createSnapshot"]>["body"],
+  body: AskedOfSnapshot,
   settings: { policy: Job["policy"]; onBackupFailure: Snapshot["onBackupFailure"] },
   now: string,
-): { snapshot: Omit<Snapshot, "readers">; job: Omit<Job, "open"> } {
+  of?: { readonly vmId: string; readonly group: SnapshotGroup },
+): RequestedSnapshot {
   const { name, description, asyncBackup, storeId, tags } = body;
   return {
     snapshot: {
@@ -75,6 +97,7 @@ function newSnapshot(
       hypervisorId: volume.hypervisorId,
       hypervisorTenant: volume.hypervisorTenant,
       storeId,
+      ...(of === undefined ? {} : { vmId: of.vmId, groupId: of.group.id }),
       ...(name === undefined ? {} : { name }),
       ...(description === undefined ? {} : { description }),
       tags,
@@ -96,6 +119,7 @@ function newSnapshot(
         settings.policy,
         now,
       ),
+      ...(of === undefined ? {} : { group: of.group }),
       asyncBackup,
     },
   };

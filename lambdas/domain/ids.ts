@@ -8,6 +8,7 @@ export const idPrefixes = {
   volume: "vol",
   vm: "vm",
   group: "group",
+  operation: "op",
   hypervisor: "hyp",
   store: "store",
 } as const;

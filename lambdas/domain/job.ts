@@ -54,6 +54,8 @@ export interface RestoreTarget {
 export const backupVerifications = ["checksum", "full"] as const;
 export type BackupVerification = (typeof backupVerifications)[number];
 
+export const quiesceModes = [false, true, "preferred"] as const;
+
 /** Copied from the settings and the request when the job is made: a later change never bends a running job. */
 export interface BackupPolicy {
   readonly maxAttempts: number;
@@ -62,6 +64,22 @@ export interface BackupPolicy {
   readonly verify?: BackupVerification;
   /** The whole volume is read and nothing of earlier backups is used again. Absent: false. */
   readonly full?: boolean;
+  /** Whether file systems are flushed and held while the volume is frozen; `preferred`: where they can be. Absent: false. */
+  readonly quiesce?: (typeof quiesceModes)[number];
+}
+
+/**
+ * Snapshots of one moment. They are created by one execution, all or none; each is backed up by itself. The execution is named after the
+ * job of the first.
+ */
+export interface SnapshotGroup {
+  readonly id: string;
+  readonly members: readonly GroupMember[];
+}
+
+export interface GroupMember {
+  readonly jobId: string;
+  readonly snapshotId: string;
 }
 
 /** How a backup came by its bytes. Written when it is planned; the last attempt's counts. */
@@ -84,6 +102,8 @@ export interface Job {
   readonly phase: JobPhase;
   readonly snapshotId: string;
   readonly volumeId: string;
+  /** A create job whose snapshot is one of several. */
+  readonly group?: SnapshotGroup;
   /** 0 before the first attempt. */
   readonly attempt: number;
   readonly policy: BackupPolicy;
@@ -142,9 +162,23 @@ export interface ExecutionInput {
   readonly policy: BackupPolicy;
 }
 
-/** Derived from the row alone, so that starting it twice gives the same input and Step Functions answers with the first execution. */
+/** The snapshots that the job's execution works on, each with its job. */
+export function membersOf(job: Pick<Job, "id" | "snapshotId" | "group">): readonly GroupMember[] {
+  return job.group?.members ?? [{ jobId: job.id, snapshotId: job.snapshotId }];
+}
+
+/** What the job's execution is named after: the job itself, or the first of its group. */
+export function executionName(job: Pick<Job, "id" | "group">): string {
+  return job.group?.members[0]?.jobId ?? job.id;
+}
+
+/**
+ * Derived from the row alone, so that starting it twice gives the same input and Step Functions answers with the first execution. The jobs
+ * of a group have one execution, and so one input.
+ */
 export function executionInput(job: Job): ExecutionInput {
-  return { tenant: job.tenant, jobId: job.id, snapshotId: job.snapshotId, policy: job.policy };
+  const [first] = membersOf(job);
+  return { tenant: job.tenant, jobId: job.id, snapshotId: job.snapshotId, ...first, policy: job.policy };
 }
 
 /** Whether a failed attempt is followed by another. `attempt` counts from 1. */

@@ -88,6 +88,9 @@ export interface Snapshot {
   /** The tenant that registered the hypervisor; it may serve volumes of other tenants. */
   readonly hypervisorTenant: string;
   readonly storeId: string;
+  /** Of a snapshot that was taken of a VM: the VM, and the snapshots of the same moment. */
+  readonly vmId?: string;
+  readonly groupId?: string;
   readonly name?: string;
   readonly description?: string;
   readonly tags: Readonly<Record<string, string>>;

@@ -1,5 +1,6 @@
 /** Virtual machines, as discovery found them. Pure. */
 import { derivedId } from "./ids.ts";
+import type { Volume } from "./inventory.ts";
 
 export const vmStates = ["running", "stopped", "paused", "other"] as const;
 export type VmState = (typeof vmStates)[number];
@@ -16,6 +17,14 @@ export interface VmDisk {
   readonly tenant: string;
   /** Whether the VM boots from it: the first in the hypervisor's order. */
   readonly root: boolean;
+}
+
+/** A disk with its volume as it is now, seen by somebody who asks. */
+export interface DiskOfVm extends VmDisk {
+  /** Absent when it is not known (any more). */
+  readonly volume?: Volume;
+  /** Whether the caller may know of the volume. */
+  readonly visible: boolean;
 }
 
 export interface Vm {

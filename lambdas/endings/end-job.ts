@@ -25,7 +25,7 @@ export async function endJob(
   const at = now.toISOString();
   switch (job.kind) {
     case "create-snapshot":
-      return createFailed(database, job, ending.error, { ...ending, primaryGone: false, keptUntil }, at);
+      return createFailed(database, job, { ...ending, primaryGone: new Set(), keptUntil }, at);
     case "backup-snapshot":
       return backupFailed(database, job, { ...ending, keptUntil }, at);
     case "restore-volume": {

@@ -1,4 +1,4 @@
-/** Executions of the state machines, named after their jobs. Starting one twice is starting it once. */
+/** Executions of the state machines, named after their jobs; the jobs of a group have one. Starting one twice is starting it once. */
 import {
   DescribeExecutionCommand,
   ExecutionAlreadyExists,
@@ -7,7 +7,10 @@ import {
   StartExecutionCommand,
   StopExecutionCommand,
 } from "@aws-sdk/client-sfn";
-import { executionInput, type Job, type JobKind } from "../domain/job.ts";
+import { executionInput, executionName, type Job } from "../domain/job.ts";
+
+/** What an execution is found by. */
+export type JobOfExecution = Pick<Job, "id" | "kind" | "group">;
 
 export type ExecutionStatus = "RUNNING" | "SUCCEEDED" | "ENDED_BADLY" | "UNKNOWN";
 
@@ -15,9 +18,9 @@ export interface Executions {
   /** Starts the job's state machine. Started before (running or ended) is success. */
   start(job: Job): Promise<void>;
   /** UNKNOWN: no such execution was ever started. */
-  status(job: Pick<Job, "id" | "kind">): Promise<ExecutionStatus>;
+  status(job: JobOfExecution): Promise<ExecutionStatus>;
   /** Ended or never started is success. */
-  stop(job: Pick<Job, "id" | "kind">, reason: { error: string; cause: string }): Promise<void>;
+  stop(job: JobOfExecution, reason: { error: string; cause: string }): Promise<void>;
 }
 
 /** `arnPrefix` is what a state machine's ARN has before the job's kind: `arn:…:stateMachine:Snapferry-`. */
@@ -34,7 +37,7 @@ export class StepFunctionsExecutions implements Executions {
       await this.#client.send(
         new StartExecutionCommand({
           stateMachineArn: `${this.#arnPrefix}${job.kind}`,
-          name: job.id,
+          name: executionName(job),
           input: JSON.stringify(executionInput(job)),
         }),
       );
@@ -43,7 +46,7 @@ export class StepFunctionsExecutions implements Executions {
     }
   }
 
-  async status(job: Pick<Job, "id" | "kind">): Promise<ExecutionStatus> {
+  async status(job: JobOfExecution): Promise<ExecutionStatus> {
     try {
       const { status } = await this.#client.send(
         new DescribeExecutionCommand({ executionArn: this.#executionArn(job) }),
@@ -56,7 +59,7 @@ export class StepFunctionsExecutions implements Executions {
     }
   }
 
-  async stop(job: Pick<Job, "id" | "kind">, reason: { error: string; cause: string }): Promise<void> {
+  async stop(job: JobOfExecution, reason: { error: string; cause: string }): Promise<void> {
     try {
       await this.#client.send(new StopExecutionCommand({ executionArn: this.#executionArn(job), ...reason }));
     } catch (error) {
@@ -64,8 +67,8 @@ export class StepFunctionsExecutions implements Executions {
     }
   }
 
-  #executionArn(job: { id: string; kind: JobKind }): string {
-    return `${this.#arnPrefix.replace(":stateMachine:", ":execution:")}${job.kind}:${job.id}`;
+  #executionArn(job: JobOfExecution): string {
+    return `${this.#arnPrefix.replace(":stateMachine:", ":execution:")}${job.kind}:${executionName(job)}`;
   }
 }
 

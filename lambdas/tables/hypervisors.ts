@@ -30,20 +30,20 @@ export function insertHypervisor(database: Database, hypervisor: HypervisorRow):
   };
 }
 
-/** Answers false when it is not registered (any more). */
+/** What a discovery found out of the hypervisor itself. Answers false when it is not registered (any more). */
 export async function markDiscovered(
   database: Database,
   hypervisor: Pick<HypervisorRow, "tenant" | "id">,
-  discoveredAt: string,
+  { discoveredAt, quiesces }: Required<Pick<HypervisorRow, "discoveredAt" | "quiesces">>,
 ): Promise<boolean> {
   return isMade(
     database.client.send(
       new UpdateCommand({
         TableName: database.tables.hypervisors,
         Key: { tenant: hypervisor.tenant, id: hypervisor.id },
-        UpdateExpression: "SET discoveredAt = :at",
+        UpdateExpression: "SET discoveredAt = :at, quiesces = :quiesces",
         ConditionExpression: "attribute_exists(id)",
-        ExpressionAttributeValues: { ":at": discoveredAt },
+        ExpressionAttributeValues: { ":at": discoveredAt, ":quiesces": quiesces },
       }),
     ),
   );

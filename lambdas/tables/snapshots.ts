@@ -32,6 +32,7 @@ const checkQueue = "backups";
 export function readSnapshot(row: Row): Snapshot {
   const {
     volumeKey: _volumeKey,
+    vmKey: _vmKey,
     unsettled: _unsettled,
     checkQueue: _checkQueue,
     checkedAt: _checkedAt,
@@ -42,8 +43,9 @@ export function readSnapshot(row: Row): Snapshot {
   return { ...snapshot, readers: [...((readers as Set<string> | undefined) ?? [])].sort() } as unknown as Snapshot;
 }
 
-function volumeKey(tenant: string, volumeId: string): string {
-  return `${tenant}#${volumeId}`;
+/** Partition of an index within one tenant. */
+function keyWithin(tenant: string, id: string): string {
+  return `${tenant}#${id}`;
 }
 
 export async function getSnapshot(database: Database, tenant: string, id: string): Promise<Snapshot | undefined> {
@@ -51,23 +53,21 @@ export async function getSnapshot(database: Database, tenant: string, id: string
   return row && readSnapshot(row);
 }
 
+/** Of one volume, of one VM, or of all. */
+interface Whose {
+  readonly volumeId?: string;
+  readonly vmId?: string;
+}
+
 /** Newest first. Destroyed ones are listed only when `state` asks for them. `after` is the id that the page before ended with. */
 export function listSnapshots(
   database: Database,
   tenant: string,
-  filter: { volumeId?: string; state?: SnapshotState; limit: number; after?: string },
+  filter: Whose & { state?: SnapshotState; limit: number; after?: string },
 ): Promise<Page<Snapshot>> {
-  const { snapshots } = database.tables;
   return pageOfRows(
     database,
-    filter.volumeId === undefined
-      ? { TableName: snapshots, partition: ["tenant", tenant], sortKey: "id" }
-      : {
-          TableName: snapshots,
-          IndexName: "by-volume",
-          partition: ["volumeKey", volumeKey(tenant, filter.volumeId)],
-          sortKey: "id",
-        },
+    { TableName: database.tables.snapshots, ...partitionOf(tenant, filter), sortKey: "id" },
     {
       limit: filter.limit,
       after: filter.after,
@@ -75,6 +75,12 @@ export function listSnapshots(
       read: readSnapshot,
     },
   );
+}
+
+function partitionOf(tenant: string, { volumeId, vmId }: Whose): { IndexName?: string; partition: [string, string] } {
+  if (vmId !== undefined) return { IndexName: "by-vm", partition: ["vmKey", keyWithin(tenant, vmId)] };
+  if (volumeId !== undefined) return { IndexName: "by-volume", partition: ["volumeKey", keyWithin(tenant, volumeId)] };
+  return { partition: ["tenant", tenant] };
 }
 
 /** Newest first, of every tenant, oldest ids last. */
@@ -87,7 +93,7 @@ export async function* snapshotsOfVolume(
     TableName: database.tables.snapshots,
     IndexName: "by-volume",
     KeyConditionExpression: "volumeKey = :key",
-    ExpressionAttributeValues: { ":key": volumeKey(tenant, volumeId) },
+    ExpressionAttributeValues: { ":key": keyWithin(tenant, volumeId) },
     ScanIndexForward: false,
   });
   for await (const row of rows) yield readSnapshot(row);
@@ -105,10 +111,12 @@ export async function* snapshotsInState(database: Database, state: SnapshotState
 }
 
 export function insertSnapshot(database: Database, snapshot: Omit<Snapshot, "readers">): TransactionItem {
+  const { tenant, volumeId, vmId, state } = snapshot;
+  const ofVm = vmId === undefined ? {} : { vmKey: keyWithin(tenant, vmId) };
   return {
     Put: {
       TableName: database.tables.snapshots,
-      Item: { ...snapshot, volumeKey: volumeKey(snapshot.tenant, snapshot.volumeId), unsettled: snapshot.state },
+      Item: { ...snapshot, volumeKey: keyWithin(tenant, volumeId), ...ofVm, unsettled: state },
       ConditionExpression: "attribute_not_exists(id)",
     },
   };
@@ -119,7 +127,7 @@ export function insertBackedUp(
   database: Database,
   { tenant, id, ...snapshot }: Omit<Snapshot, "readers">,
 ): TransactionItem {
-  const waiting = { volumeKey: volumeKey(tenant, snapshot.volumeId), checkQueue, checkedAt: snapshot.updatedAt };
+  const waiting = { volumeKey: keyWithin(tenant, snapshot.volumeId), checkQueue, checkedAt: snapshot.updatedAt };
   return {
     Update: {
       TableName: database.tables.snapshots,

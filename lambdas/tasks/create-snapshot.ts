@@ -1,66 +1,105 @@
-/** The states of `statemachines/create-snapshot.asl.json`. */
-import { hasEnded } from "../domain/job.ts";
-import type { TakenSnapshot } from "../hypervisors/port.ts";
+/**
+ * The states of `statemachines/create-snapshot.asl.json`. An execution creates one snapshot, or all of a group: then each state does its
+ * work for all of them, and none of them stays where one cannot be had.
+ */
+import { StateConflict } from "../domain/errors.ts";
+import type { SnapshotRequest, TakenSnapshot } from "../hypervisors/port.ts";
 import type { Services } from "../services.ts";
 import { getJob } from "../tables/jobs.ts";
 import { getSnapshot } from "../tables/snapshots.ts";
 import { getStoreReference, writeStoreReference } from "../tables/store-references.ts";
 import {
   beginCreate,
+  type CreatedMember,
   createdOnPrimary,
   createFailed,
+  isCreatedBy,
   primaryReference,
-  requireJob,
-  requireSnapshot,
+  readMembers,
 } from "../transactions/create-snapshot.ts";
 import { type CaughtError, causeOf, type StateFunctions, type TaskInput } from "./state-function.ts";
 import { volumeOf } from "./volume-of.ts";
 
+/** What Take hands to Complete. */
+interface Frozen {
+  readonly snapshots: readonly TakenSnapshot[];
+}
+
+/** Snapshots that were deleted or cancelled before this are not created; nor are, then, the others of their group. */
 async function Begin(services: Services, { job: { tenant, jobId, snapshotId } }: TaskInput) {
-  const job = await getJob(services.database, tenant, jobId);
-  const snapshot = await getSnapshot(services.database, tenant, snapshotId);
-  const wanted = job && !hasEnded(job.state) && snapshot?.jobId === jobId;
-  if (!wanted || (snapshot.state !== "Allocated" && snapshot.state !== "Creating")) return { proceed: false };
-  const { hypervisor, volume } = await volumeOf(services, snapshot);
-  const installPath = hypervisor.plannedInstallPath({ externalId: volume.externalId, snapshotId });
-  await beginCreate(services.database, job, installPath, services.now().toISOString());
+  const { database } = services;
+  const [job, snapshot] = await Promise.all([
+    getJob(database, tenant, jobId),
+    getSnapshot(database, tenant, snapshotId),
+  ]);
+  if (!job || !snapshot) return { proceed: false };
+  const members = await readMembers(database, { tenant, id: jobId });
+  const wanted = members.filter(isWanted);
+  if (wanted.length === 0) return { proceed: false };
+  const unwanted = members.find((member) => !wanted.includes(member));
+  if (unwanted)
+    throw new StateConflict(`${unwanted.snapshot.id} was to be taken at the same moment and is not wanted any more`);
+  const { hypervisor, requests } = await whatToTake(services, members);
+  const installPaths = new Map(requests.map((request) => [request.snapshotId, hypervisor.plannedInstallPath(request)]));
+  await beginCreate(database, { tenant, id: jobId }, installPaths, services.now().toISOString());
   return { proceed: true };
 }
 
-async function Take(services: Services, { job: { tenant, snapshotId } }: TaskInput): Promise<TakenSnapshot> {
-  const snapshot = await requireSnapshot(services.database, tenant, snapshotId);
-  const { hypervisor, volume } = await volumeOf(services, snapshot);
-  const [taken] = await hypervisor.takeSnapshots([{ externalId: volume.externalId, snapshotId }], { quiesce: false });
-  if (!taken) throw new Error(`the ${hypervisor.kind} hypervisor answered no snapshot for ${snapshotId}`);
-  return taken;
+function isWanted({ job, snapshot }: CreatedMember): boolean {
+  return isCreatedBy(job, snapshot) && (snapshot.state === "Allocated" || snapshot.state === "Creating");
 }
 
-async function Complete(services: Services, { job: { tenant, jobId }, frozen }: TaskInput & { frozen: TakenSnapshot }) {
-  await createdOnPrimary(services.database, { tenant, id: jobId }, frozen, services.now().toISOString());
+/** The members' volumes, which are all on one hypervisor. */
+async function whatToTake(services: Services, members: readonly CreatedMember[]) {
+  const found = await Promise.all(
+    members.map(async ({ snapshot }) => {
+      const { volume, hypervisor } = await volumeOf(services, snapshot);
+      const request: SnapshotRequest = { externalId: volume.externalId, snapshotId: snapshot.id };
+      return { hypervisor, request };
+    }),
+  );
+  const [first] = found;
+  if (!first) throw new Error("a group has no members");
+  return { hypervisor: first.hypervisor, requests: found.map(({ request }) => request) };
 }
 
-async function Fail(
-  services: Services,
-  { job: { tenant, jobId, snapshotId }, error }: TaskInput & { error: CaughtError },
-) {
+async function Take(services: Services, { job: { tenant, jobId, policy } }: TaskInput): Promise<Frozen> {
+  const members = await readMembers(services.database, { tenant, id: jobId });
+  const { hypervisor, requests } = await whatToTake(services, members);
+  const taken = await hypervisor.takeSnapshots(requests, { quiesce: policy.quiesce ?? false });
+  if (taken.length !== requests.length)
+    throw new Error(`the ${hypervisor.kind} hypervisor answered ${taken.length} snapshots for ${requests.length}`);
+  return { snapshots: taken };
+}
+
+async function Complete(services: Services, { job: { tenant, jobId }, frozen }: TaskInput & { frozen: Frozen }) {
+  await createdOnPrimary(services.database, { tenant, id: jobId }, frozen.snapshots, services.now().toISOString());
+}
+
+async function Fail(services: Services, { job: { tenant, jobId }, error }: TaskInput & { error: CaughtError }) {
   const { database, logger } = services;
-  const job = await requireJob(database, tenant, jobId);
-  const snapshot = await requireSnapshot(database, tenant, snapshotId);
-  if (hasEnded(job.state) || snapshot.jobId !== jobId) return;
-  const primaryGone = await takeBack(services, job.tenant, snapshotId).catch((failure) => {
-    logger.warn("primary is left to garbage collection", { jobId, snapshotId, error: failure });
-    return false;
-  });
+  const members = await readMembers(database, { tenant, id: jobId });
+  const own = members.filter(({ job, snapshot }) => isCreatedBy(job, snapshot));
+  const [first] = own;
+  if (!first) return;
+  const primaryGone = new Set<string>();
+  for (const { snapshot } of own) {
+    const gone = await takeBack(services, snapshot).catch((failure) => {
+      logger.warn("primary is left to garbage collection", { jobId, snapshotId: snapshot.id, error: failure });
+      return false;
+    });
+    if (gone) primaryGone.add(snapshot.id);
+  }
   const now = services.now();
   const { errorGraceSeconds } = await services.settings();
   const keptUntil = new Date(now.getTime() + errorGraceSeconds * 1000).toISOString();
-  await createFailed(database, job, causeOf(error), { primaryGone, cancelled: false, keptUntil }, now.toISOString());
+  const failure = { error: causeOf(error), primaryGone, cancelled: false, keptUntil };
+  await createFailed(database, first.job, failure, now.toISOString());
 }
 
 /** Whether nothing of the snapshot is left on primary. */
-async function takeBack(services: Services, tenant: string, snapshotId: string): Promise<boolean> {
+async function takeBack(services: Services, snapshot: CreatedMember["snapshot"]): Promise<boolean> {
   const { database } = services;
-  const snapshot = await requireSnapshot(database, tenant, snapshotId);
   const key = primaryReference(snapshot);
   const reference = await getStoreReference(database, key);
   if (!reference) return true;
@@ -69,8 +108,8 @@ async function takeBack(services: Services, tenant: string, snapshotId: string):
     updatedAt: services.now().toISOString(),
   });
   const hypervisor = await services.hypervisor(snapshot.hypervisorTenant, snapshot.hypervisorId);
-  await hypervisor.deleteSnapshot(reference.installPath);
-  return true;
+  const { finished } = await hypervisor.deleteSnapshot(reference.installPath);
+  return finished;
 }
 
 export const createSnapshotStates: StateFunctions = { Begin, Take, Complete, Fail };

@@ -2,7 +2,7 @@
 import { type ErrorSummary, StateConflict } from "../domain/errors.ts";
 import { newId } from "../domain/ids.ts";
 import { defaultStoreId } from "../domain/inventory.ts";
-import { type Job, newJob } from "../domain/job.ts";
+import { hasEnded, type Job, membersOf, newJob } from "../domain/job.ts";
 import { backupPool } from "../domain/pool.ts";
 import type { Consistency, Snapshot } from "../domain/snapshot.ts";
 import type { Database, TransactionItem } from "../tables/database.ts";
@@ -13,44 +13,56 @@ import { requireStore } from "../tables/stores.ts";
 import { requireUsableVolume } from "../tables/volumes.ts";
 import { decideAndWrite, moveOrReplay } from "./decide-and-write.ts";
 
-/** The items that record the request: snapshot Allocated, job Queued, on condition that volume and store are there. */
-export function requestSnapshot(
-  database: Database,
-  snapshot: Omit<Snapshot, "readers">,
-  job: Omit<Job, "open">,
-): TransactionItem[] {
+export interface RequestedSnapshot {
+  readonly snapshot: Omit<Snapshot, "readers">;
+  readonly job: Omit<Job, "open">;
+}
+
+/** The items that record the request: snapshots Allocated, jobs Queued, on condition that their volumes and stores are there. */
+export function requestSnapshots(database: Database, requested: readonly RequestedSnapshot[]): TransactionItem[] {
+  const stores = new Map(requested.map(({ snapshot: { tenant, storeId } }) => [storeId, tenant]));
+  stores.delete(defaultStoreId);
   return [
-    insertSnapshot(database, snapshot),
-    insertJob(database, job),
-    requireUsableVolume(database, { tenant: snapshot.tenant, id: snapshot.volumeId }),
-    ...(snapshot.storeId === defaultStoreId ? [] : [requireStore(database, snapshot.tenant, snapshot.storeId)]),
+    ...requested.flatMap(({ snapshot, job }) => [
+      insertSnapshot(database, snapshot),
+      insertJob(database, job),
+      requireUsableVolume(database, { tenant: snapshot.tenant, id: snapshot.volumeId }),
+    ]),
+    ...[...stores].map(([storeId, tenant]) => requireStore(database, tenant, storeId)),
   ];
 }
 
-/** Snapshot Creating, job Running, and the reference to what is about to be created. */
+/**
+ * Snapshots Creating, jobs Running, and the references to what is about to be created, for all members of the job's group.
+ * `installPaths` are by snapshots' ids.
+ */
 export function beginCreate(
   database: Database,
-  job: Pick<Job, "tenant" | "id" | "snapshotId">,
-  installPath: string,
+  job: CreateJob,
+  installPaths: ReadonlyMap<string, string>,
   now: string,
 ): Promise<"written" | "replay"> {
   return decideAndWrite(database, async () => {
-    const snapshot = await requireSnapshot(database, job.tenant, job.snapshotId);
-    const to = moveOrReplay(snapshot, "CreateRequested", { jobId: job.id, attempt: 0 });
-    if (to === "replay") return "replay";
-    return [
-      moveSnapshot(database, snapshot, { to, jobId: job.id, attempt: 0, now }),
-      moveJob(database, job, "Running", { phase: "Taking", startedAt: now, updatedAt: now }),
-      moveStoreReference(database, primaryReference(snapshot), "Creating", {
-        jobId: job.id,
-        installPath,
-        updatedAt: now,
-      }),
-    ];
+    const members = await readMembers(database, job);
+    const items = members.map(({ job, snapshot }) => {
+      const to = moveOrReplay(snapshot, "CreateRequested", { jobId: job.id, attempt: 0 });
+      if (to === "replay") return [];
+      return [
+        moveSnapshot(database, snapshot, { to, jobId: job.id, attempt: 0, now }),
+        moveJob(database, job, "Running", { phase: "Taking", startedAt: now, updatedAt: now }),
+        moveStoreReference(database, primaryReference(snapshot), "Creating", {
+          jobId: job.id,
+          installPath: requireOne(installPaths, snapshot.id),
+          updatedAt: now,
+        }),
+      ];
+    });
+    return allOrReplay(items);
   });
 }
 
 export interface FrozenVolume {
+  readonly snapshotId: string;
   readonly installPath: string;
   readonly sizeBytes: number;
   readonly physicalBytes: number;
@@ -58,91 +70,156 @@ export interface FrozenVolume {
 }
 
 /**
- * The volume is frozen: snapshot CreatedOnPrimary and its backup queued. The create job ends here when the backup is
- * asynchronous; else it stays open until the backup job closes it.
+ * The volumes are frozen: all snapshots of the group CreatedOnPrimary and their backups queued. The create jobs end here when the backup is
+ * asynchronous; else each stays open until its backup job closes it.
  */
 export function createdOnPrimary(
   database: Database,
-  job: Pick<Job, "tenant" | "id">,
-  frozen: FrozenVolume,
+  job: CreateJob,
+  frozen: readonly FrozenVolume[],
   now: string,
 ): Promise<"written" | "replay"> {
+  const frozenOf = new Map(frozen.map((volume) => [volume.snapshotId, volume]));
   return decideAndWrite(database, async () => {
-    const createJob = await requireJob(database, job.tenant, job.id);
-    if (createJob.backupJobId !== undefined) return "replay";
-    const snapshot = await requireSnapshot(database, job.tenant, createJob.snapshotId);
-    const to = moveOrReplay(snapshot, "OperationSucceeded", { jobId: job.id, attempt: 0 });
-    if (to === "replay") return "replay";
-    const backupJob = queuedBackup(snapshot, createJob.policy, now, createJob.asyncBackup ? undefined : createJob.id);
-    return [
-      moveSnapshot(database, snapshot, {
-        to,
-        jobId: backupJob.id,
-        by: job.id,
-        attempt: 0,
-        now,
-        set: {
-          consistency: frozen.consistency,
-          logicalBytes: frozen.sizeBytes,
-          physicalBytes: frozen.physicalBytes,
-          createdOnPrimaryAt: now,
-        },
-      }),
-      moveStoreReference(database, primaryReference(snapshot), "Ready", {
-        jobId: job.id,
-        installPath: frozen.installPath,
-        sizeBytes: frozen.sizeBytes,
-        physicalBytes: frozen.physicalBytes,
-        updatedAt: now,
-      }),
-      insertJob(database, backupJob),
-      createJob.asyncBackup
-        ? moveJob(
-            database,
-            createJob,
-            "Succeeded",
-            { phase: "Closing", backupJobId: backupJob.id, updatedAt: now },
-            { close: true },
-          )
-        : awaitBackup(database, createJob, backupJob.id, now),
-    ];
+    const members = await readMembers(database, job);
+    const items = members.map(({ job, snapshot }) =>
+      job.backupJobId === undefined ? queueBackup(database, job, snapshot, requireOne(frozenOf, snapshot.id), now) : [],
+    );
+    return allOrReplay(items);
   });
 }
 
+function queueBackup(
+  database: Database,
+  createJob: Job,
+  snapshot: Snapshot,
+  frozen: FrozenVolume,
+  now: string,
+): TransactionItem[] {
+  const to = moveOrReplay(snapshot, "OperationSucceeded", { jobId: createJob.id, attempt: 0 });
+  if (to === "replay") return [];
+  const { consistency, installPath, sizeBytes, physicalBytes } = frozen;
+  const backupJob = queuedBackup(snapshot, createJob.policy, now, createJob.asyncBackup ? undefined : createJob.id);
+  return [
+    moveSnapshot(database, snapshot, {
+      to,
+      jobId: backupJob.id,
+      by: createJob.id,
+      attempt: 0,
+      now,
+      set: { consistency, logicalBytes: sizeBytes, physicalBytes, createdOnPrimaryAt: now },
+    }),
+    moveStoreReference(database, primaryReference(snapshot), "Ready", {
+      jobId: createJob.id,
+      installPath,
+      sizeBytes,
+      physicalBytes,
+      updatedAt: now,
+    }),
+    insertJob(database, backupJob),
+    createJob.asyncBackup
+      ? moveJob(
+          database,
+          createJob,
+          "Succeeded",
+          { phase: "Closing", backupJobId: backupJob.id, updatedAt: now },
+          { close: true },
+        )
+      : awaitBackup(database, createJob, backupJob.id, now),
+  ];
+}
+
+export interface CreationFailure {
+  readonly error: ErrorSummary;
+  /** Snapshots of which nothing is left on primary: their references go as well, and their jobs are closed. */
+  readonly primaryGone: ReadonlySet<string>;
+  readonly cancelled: boolean;
+  readonly keptUntil: string;
+}
+
 /**
- * Creation failed. `primaryGone` says whether nothing is left on primary: then its reference goes as well, and the job is
- * closed; else it stays open until no late worker can make anything any more.
+ * Creation failed, and with it that of all members of the group that are still its own: one that was deleted before the execution began is
+ * left to its deletion. A job of whose snapshot something may be left on primary stays open until no late worker can make anything any more.
  */
 export function createFailed(
   database: Database,
-  job: Pick<Job, "tenant" | "id">,
-  error: ErrorSummary,
-  options: { primaryGone: boolean; cancelled: boolean; keptUntil: string },
+  failed: CreateJob,
+  failure: CreationFailure,
   now: string,
 ): Promise<"written" | "replay"> {
   return decideAndWrite(database, async () => {
-    const createJob = await requireJob(database, job.tenant, job.id);
-    const snapshot = await requireSnapshot(database, job.tenant, createJob.snapshotId);
-    const to = moveOrReplay(snapshot, "OperationFailed", { jobId: job.id, attempt: 0 });
-    if (to === "replay") return "replay";
-    return [
-      moveSnapshot(database, snapshot, {
-        to,
-        jobId: job.id,
-        attempt: 0,
-        now,
-        set: { error, ...(options.primaryGone ? { physicalBytes: 0 } : { primaryKeptUntil: options.keptUntil }) },
-      }),
-      moveJob(
-        database,
-        createJob,
-        options.cancelled ? "Cancelled" : "Failed",
-        { phase: "Closing", error, updatedAt: now },
-        { close: options.primaryGone },
-      ),
-      ...(options.primaryGone ? [removeStoreReference(database, primaryReference(snapshot))] : []),
-    ];
+    const members = await readMembers(database, failed);
+    const own = members.filter(({ job, snapshot }) => job.id === failed.id || isCreatedBy(job, snapshot));
+    return allOrReplay(own.map(({ job, snapshot }) => failOne(database, job, snapshot, failure, now)));
   });
+}
+
+function failOne(
+  database: Database,
+  createJob: Job,
+  snapshot: Snapshot,
+  { error, primaryGone, cancelled, keptUntil }: CreationFailure,
+  now: string,
+): TransactionItem[] {
+  const to = moveOrReplay(snapshot, "OperationFailed", { jobId: createJob.id, attempt: 0 });
+  if (to === "replay") return [];
+  const gone = primaryGone.has(snapshot.id);
+  return [
+    moveSnapshot(database, snapshot, {
+      to,
+      jobId: createJob.id,
+      attempt: 0,
+      now,
+      set: { error, ...(gone ? { physicalBytes: 0 } : { primaryKeptUntil: keptUntil }) },
+    }),
+    moveJob(
+      database,
+      createJob,
+      cancelled ? "Cancelled" : "Failed",
+      { phase: "Closing", error, updatedAt: now },
+      { close: gone },
+    ),
+    ...(gone ? [removeStoreReference(database, primaryReference(snapshot))] : []),
+  ];
+}
+
+type CreateJob = Pick<Job, "tenant" | "id">;
+
+/** A snapshot of a group and the job that creates it. */
+export interface CreatedMember {
+  readonly job: Job;
+  readonly snapshot: Snapshot;
+}
+
+/** Whether the job has not ended and its snapshot is still waiting for it. */
+export function isCreatedBy(job: Job, snapshot: Snapshot): boolean {
+  return !hasEnded(job.state) && snapshot.jobId === job.id;
+}
+
+/** All that the job's execution creates: the members of its group, or only its own snapshot. Throws StateConflict when a row is gone. */
+export async function readMembers(database: Database, { tenant, id }: CreateJob): Promise<CreatedMember[]> {
+  const named = await requireJob(database, tenant, id);
+  return Promise.all(
+    membersOf(named).map(async ({ jobId, snapshotId }) => {
+      const [job, snapshot] = await Promise.all([
+        jobId === id ? named : requireJob(database, tenant, jobId),
+        requireSnapshot(database, tenant, snapshotId),
+      ]);
+      return { job, snapshot };
+    }),
+  );
+}
+
+/** All rows of a group move in one transaction, so that either all have moved already or none. */
+function allOrReplay(items: readonly TransactionItem[][]): TransactionItem[] | "replay" {
+  const all = items.flat();
+  return all.length === 0 ? "replay" : all;
+}
+
+function requireOne<Value>(bySnapshot: ReadonlyMap<string, Value>, snapshotId: string): Value {
+  const value = bySnapshot.get(snapshotId);
+  if (value === undefined) throw new Error(`nothing is known of ${snapshotId} on primary storage`);
+  return value;
 }
 
 /** The job that backs this snapshot up, waiting for a slot. */

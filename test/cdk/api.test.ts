@@ -5,7 +5,7 @@ import { resourcesOf, templateWith, written } from "./synthesised.ts";
 
 const template = templateWith();
 
-test("any method on any path reaches a function: hypervisors and stores the one that talks to them", () => {
+test("any method on any path reaches a function: hypervisors, stores and operations on VMs the one that reaches them", () => {
   const resources = resourcesOf(template, "AWS::ApiGateway::Resource");
   const pathOf = (id: string): string => {
     const found = resources[/^<(\w+)>$/.exec(id)?.[1] ?? ""];
@@ -21,6 +21,10 @@ test("any method on any path reaches a function: hypervisors and stores the one 
     "ANY /hypervisors/{proxy+} Inventory",
     "ANY /stores Inventory",
     "ANY /stores/{proxy+} Inventory",
+    "ANY /vms Api",
+    "ANY /vms/{id} Api",
+    "ANY /vms/{id}/operations Inventory",
+    "ANY /vms/{id}/{proxy+} Api",
     "ANY /{proxy+} Api",
   ]);
 });

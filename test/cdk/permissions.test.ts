@@ -65,6 +65,7 @@ const expectedTables: Record<FunctionName, string[]> = {
     "Snapshots: write",
     "StoreReferences: write",
     "Stores: read",
+    "Vms: read",
     "Volumes: write",
   ],
   inventory: [
@@ -74,6 +75,7 @@ const expectedTables: Record<FunctionName, string[]> = {
     "Snapshots: write",
     "StoreReferences: write",
     "Stores: write",
+    "Vms: write",
     "Volumes: write",
   ],
   tasks: [...ofJobs, "Progress: update", "Rates: update"].sort(),

@@ -8,7 +8,7 @@ import { transact } from "../../lambdas/tables/database.ts";
 import { getJob } from "../../lambdas/tables/jobs.ts";
 import { getSnapshot } from "../../lambdas/tables/snapshots.ts";
 import { backedUp, backupFailed } from "../../lambdas/transactions/backup-snapshot.ts";
-import { requestSnapshot } from "../../lambdas/transactions/create-snapshot.ts";
+import { requestSnapshots } from "../../lambdas/transactions/create-snapshot.ts";
 import { cloud, eventually, type TestCloud } from "../support/cloud.ts";
 import { registerStore, type TestStore, writesPack } from "../support/stores.ts";
 import { endedJob, noise, snapshotIn, TestHypervisor } from "../support/volumes.ts";
@@ -164,43 +164,44 @@ describe("the backup pool", () => {
     const [snapshotId, jobId] = [newId("snapshot"), newId("job")];
     await transact(
       services.database,
-      requestSnapshot(
-        services.database,
+      requestSnapshots(services.database, [
         {
-          tenant: "acme",
-          id: snapshotId,
-          volumeId,
-          hypervisorId: hypervisor.id,
-          hypervisorTenant: "acme",
-          storeId: "default",
-          tags: {},
-          state: "Allocated",
-          updateCount: 0,
-          lastChange: changeId(jobId, "Allocated", 0),
-          jobId,
-          attempt: 0,
-          maxAttempts: 3,
-          onBackupFailure: "delete",
-          createdAt: now,
-          updatedAt: now,
+          snapshot: {
+            tenant: "acme",
+            id: snapshotId,
+            volumeId,
+            hypervisorId: hypervisor.id,
+            hypervisorTenant: "acme",
+            storeId: "default",
+            tags: {},
+            state: "Allocated",
+            updateCount: 0,
+            lastChange: changeId(jobId, "Allocated", 0),
+            jobId,
+            attempt: 0,
+            maxAttempts: 3,
+            onBackupFailure: "delete",
+            createdAt: now,
+            updatedAt: now,
+          },
+          job: {
+            tenant: "acme",
+            id: jobId,
+            kind: "create-snapshot",
+            state: "Queued",
+            phase: "Queued",
+            snapshotId,
+            volumeId,
+            attempt: 0,
+            attempts: [],
+            policy: { maxAttempts: 3, retryIntervalSeconds: 1 },
+            asyncBackup: false,
+            createdAt: now,
+            updatedAt: now,
+            queuedAt: now,
+          },
         },
-        {
-          tenant: "acme",
-          id: jobId,
-          kind: "create-snapshot",
-          state: "Queued",
-          phase: "Queued",
-          snapshotId,
-          volumeId,
-          attempt: 0,
-          attempts: [],
-          policy: { maxAttempts: 3, retryIntervalSeconds: 1 },
-          asyncBackup: false,
-          createdAt: now,
-          updatedAt: now,
-          queuedAt: now,
-        },
-      ),
+      ]),
     );
     await collectUntil(
       test,

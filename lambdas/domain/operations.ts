@@ -1,0 +1,74 @@
+/**
+ * What may be done to VMs and volumes while snapshots of them are BackingUp. A frozen disk is read apart from the VM, so that most of it is
+ * allowed; refused is what takes the disk away that a backup is of. Pure.
+ */
+
+/** Allowed, or why not: what follows "because" in a sentence. */
+export type Permission = true | string;
+
+/** Which disk is BackingUp, seen from an operation: the one that it names, the one that the VM boots from, or any other of the VM. */
+export const disksBackingUp = ["namedDisk", "rootDisk", "dataDisk"] as const;
+export type DiskBackingUp = (typeof disksBackingUp)[number];
+
+/** What an operation on a VM is told. `imagePath` and `path` are files on the hypervisor. */
+export type VmOperationField = "volumeId" | "path" | "imagePath" | "cpus" | "memoryBytes";
+
+interface VmOperationRule {
+  /** All of them must be given, and no others. */
+  readonly fields: readonly VmOperationField[];
+  /** An operation that names no disk has no `namedDisk`. */
+  readonly while: Readonly<Record<"rootDisk" | "dataDisk", Permission> & Partial<Record<"namedDisk", Permission>>>;
+}
+
+const always = { rootDisk: true, dataDisk: true } as const;
+
+/** The only operations on a VM that there are. */
+export const vmOperationRules = {
+  start: { fields: [], while: always },
+  stop: { fields: [], while: always },
+  reboot: { fields: [], while: always },
+  destroy: {
+    fields: [],
+    while: { rootDisk: "a VM is not destroyed while its root disk is being backed up", dataDisk: true },
+  },
+  "attach-iso": { fields: ["path"], while: always },
+  "detach-iso": { fields: [], while: always },
+  "attach-disk": { fields: ["volumeId"], while: { ...always, namedDisk: true } },
+  "detach-disk": {
+    fields: ["volumeId"],
+    while: { ...always, namedDisk: "a disk stays attached while it is being backed up" },
+  },
+  "change-cpu": { fields: ["cpus"], while: always },
+  "change-memory": { fields: ["memoryBytes"], while: always },
+  reinstall: {
+    fields: ["imagePath"],
+    while: { rootDisk: "a root disk is not replaced while it is being backed up", dataDisk: true },
+  },
+} as const satisfies Record<string, VmOperationRule>;
+
+export type VmOperation = keyof typeof vmOperationRules;
+export const vmOperations = Object.keys(vmOperationRules) as VmOperation[];
+
+/** Operations that name files on the hypervisor: these are for who administers it, since a path may lead to anybody's files. */
+export function namesFiles(operation: VmOperation): boolean {
+  return fieldsOf(operation).some((field) => field === "path" || field === "imagePath");
+}
+
+export function fieldsOf(operation: VmOperation): readonly VmOperationField[] {
+  return vmOperationRules[operation].fields;
+}
+
+/** Whether `operation` may be done while that disk is BackingUp. */
+export function permissionWhile(operation: VmOperation, disk: DiskBackingUp): Permission {
+  const rule: VmOperationRule = vmOperationRules[operation];
+  return rule.while[disk] ?? true;
+}
+
+/** What one disk of a VM is to an operation that names the volume `named`. */
+export function roleOf(disk: { readonly volumeId: string; readonly root: boolean }, named?: string): DiskBackingUp {
+  if (disk.volumeId === named) return "namedDisk";
+  return disk.root ? "rootDisk" : "dataDisk";
+}
+
+/** The only operation on a volume that there is, and whether it may be done while that volume is BackingUp. Other volumes never matter. */
+export const volumeOperationRules: Readonly<Record<"snapshot", Permission>> = { snapshot: true };
