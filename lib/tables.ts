@@ -63,7 +63,11 @@ const definitions = {
     sortKey: "id",
     indexes: { "by-hypervisor": { partitionKey: "hypervisorId", sortKey: "id" } },
   },
-  Hypervisors: { partitionKey: "tenant", sortKey: "id" },
+  Hypervisors: {
+    partitionKey: "tenant",
+    sortKey: "id",
+    indexes: { tended: { partitionKey: "tended", sortKey: "id" } },
+  },
   Stores: { partitionKey: "tenant", sortKey: "id" },
   Pools: { partitionKey: "id" },
   Progress: { partitionKey: "jobId", sortKey: "part", expires: true, expendable: true },

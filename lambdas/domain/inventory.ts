@@ -66,6 +66,17 @@ export interface KvmHypervisorSettings {
 export type HypervisorSettings = FileHypervisorSettings | KvmHypervisorSettings;
 export type HypervisorKind = HypervisorSettings["kind"];
 
+/**
+ * What is to be known of a kind without asking a hypervisor of it. `chained`: copies on primary are links of one chain with the volume, so
+ * that there must not be many. `tended`: a worker that dies may leave something open there, so that garbage collection looks after it.
+ */
+export const hypervisorKinds: Readonly<
+  Record<HypervisorKind, { readonly chained: boolean; readonly tended: boolean }>
+> = {
+  file: { chained: false, tended: false },
+  kvm: { chained: true, tended: true },
+};
+
 /** What a hypervisor turned out to be when it was registered. */
 export interface HypervisorCheck {
   /** ISO 8601. */

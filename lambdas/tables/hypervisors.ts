@@ -1,7 +1,7 @@
 /** Hypervisor rows. */
 import { DeleteCommand, UpdateCommand } from "@aws-sdk/lib-dynamodb";
-import type { HypervisorRow } from "../domain/inventory.ts";
-import { type Database, getRow, isMade, type Page, pageOfRows, type TransactionItem } from "./database.ts";
+import { type HypervisorRow, hypervisorKinds } from "../domain/inventory.ts";
+import { type Database, getRow, isMade, type Page, pageOfRows, queryRows, type TransactionItem } from "./database.ts";
 
 export async function getHypervisor(
   database: Database,
@@ -24,9 +24,27 @@ export function listHypervisors(
   );
 }
 
+/** Key of the sparse index that lists hypervisors which garbage collection looks after. */
+const tended = "tended";
+
+/** Hypervisors of every tenant whose kind is to be looked after. Eventually consistent. */
+export async function* tendedHypervisors(database: Database): AsyncGenerator<Pick<HypervisorRow, "tenant" | "id">> {
+  const rows = queryRows(database, {
+    TableName: database.tables.hypervisors,
+    IndexName: "tended",
+    KeyConditionExpression: "tended = :tended",
+    ExpressionAttributeValues: { ":tended": tended },
+  });
+  for await (const { tenant, id } of rows) yield { tenant: String(tenant), id: String(id) };
+}
+
 export function insertHypervisor(database: Database, hypervisor: HypervisorRow): TransactionItem {
   return {
-    Put: { TableName: database.tables.hypervisors, Item: hypervisor, ConditionExpression: "attribute_not_exists(id)" },
+    Put: {
+      TableName: database.tables.hypervisors,
+      Item: { ...hypervisor, ...(hypervisorKinds[hypervisor.settings.kind].tended && { tended }) },
+      ConditionExpression: "attribute_not_exists(id)",
+    },
   };
 }
 

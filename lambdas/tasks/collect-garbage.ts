@@ -6,6 +6,7 @@ import { backupPool } from "../domain/pool.ts";
 import type { Settings } from "../domain/settings.ts";
 import type { Snapshot } from "../domain/snapshot.ts";
 import { reconcileAll } from "../endings/reconcile.ts";
+import { tendHypervisors } from "../endings/tend-hypervisors.ts";
 import type { Services } from "../services.ts";
 import { getJob, openJobs } from "../tables/jobs.ts";
 import { correctRunning, getPool } from "../tables/pools.ts";
@@ -28,6 +29,12 @@ interface WrongCount {
 async function SettleJobs(services: Services, _input: unknown, { until }: TaskContext) {
   const { failed, ...counts } = await reconcileAll(services, until);
   if (failed > 0) throw new Error(`${failed} job(s) could not be reconciled; the log names them`);
+  return counts;
+}
+
+async function TendHypervisors(services: Services, _input: unknown, { until }: TaskContext) {
+  const { failed, ...counts } = await tendHypervisors(services, until);
+  if (failed > 0) throw new Error(`${failed} hypervisor(s) could not be looked after; the log names them`);
   return counts;
 }
 
@@ -106,4 +113,10 @@ async function CorrectCounts(services: Services, { counts }: { counts: { wrong: 
   return { corrected: proven.length };
 }
 
-export const collectGarbageStates: StateFunctions = { SettleJobs, CollectSnapshots, CountSlots, CorrectCounts };
+export const collectGarbageStates: StateFunctions = {
+  TendHypervisors,
+  SettleJobs,
+  CollectSnapshots,
+  CountSlots,
+  CorrectCounts,
+};

@@ -75,7 +75,7 @@ test("keys and indexes are the ones that the code queries", () => {
     Jobs: ["tenant, id", "queue: queue, queuePosition", "open: openKind, id"],
     Volumes: ["tenant, id", "by-hypervisor: hypervisorId, id", "busy: busy, id"],
     Vms: ["tenant, id", "by-hypervisor: hypervisorId, id"],
-    Hypervisors: ["tenant, id"],
+    Hypervisors: ["tenant, id", "tended: tended, id"],
     Stores: ["tenant, id"],
     Pools: ["id"],
     Progress: ["jobId, part"],
