@@ -43,6 +43,8 @@ export async function startSshd(folder: WorkFolder, options: SshdOptions = {}): 
     "UsePAM no",
     "AllowStreamLocalForwarding local",
     "AllowTcpForwarding local",
+    // Not the user's own home: what is there, a slow .bashrc too, is none of these tests' business.
+    `SetEnv HOME=${own}`,
   ];
   writeFileSync(`${own}/config`, `${lines.join("\n")}\n`);
   const server = await startServer(["/usr/sbin/sshd", "-D", "-e", "-f", `${own}/config`], () => accepts(port));
