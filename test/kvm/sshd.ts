@@ -9,6 +9,8 @@ export interface Sshd extends Server {
   readonly fingerprint: string;
   /** Takes {@link userKey} to log in as root. */
   readonly userKey: string;
+  /** Path of the user's home, for whoever logs in. */
+  readonly home: string;
 }
 
 export interface SshdOptions {
@@ -49,7 +51,7 @@ export async function startSshd(folder: WorkFolder, options: SshdOptions = {}): 
   writeFileSync(`${own}/config`, `${lines.join("\n")}\n`);
   const server = await startServer(["/usr/sbin/sshd", "-D", "-e", "-f", `${own}/config`], () => accepts(port));
   const fingerprint = run("ssh-keygen", "-l", "-f", `${own}/host.pub`).split(" ")[1]!;
-  return { ...server, port, fingerprint, userKey: readFileSync(`${own}/user`, "utf8") };
+  return { ...server, port, fingerprint, userKey: readFileSync(`${own}/user`, "utf8"), home: own };
 }
 
 function accepts(port: number): Promise<boolean> {
