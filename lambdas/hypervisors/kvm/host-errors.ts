@@ -64,6 +64,9 @@ const refusals: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
   "NO_SUPPORT",
 ]);
 
+/** What stands in the way passes: another job of the VM. */
+const passing: ReadonlySet<ErrorCode> = new Set<ErrorCode>(["RESOURCE_BUSY", "OPERATION_TIMEOUT", "BLOCK_COPY_ACTIVE"]);
+
 /** As the C library words ENOSPC and EDQUOT; programs and libvirt pass that on. */
 const noRoom = /No space left on device|Disk quota exceeded/;
 const noRights = /Permission denied|Operation not permitted|Read-only file system/;
@@ -78,6 +81,7 @@ export function hostError(error: unknown): Error {
   if (error instanceof SshKeyUnusable) return new SecretUnusable(message, options);
   if (error instanceof LibvirtCallFailed && refusals.has(error.code))
     return new HypervisorMisconfigured(message, options);
+  if (error instanceof LibvirtCallFailed && passing.has(error.code)) return new HypervisorUnavailable(message, options);
   if (error instanceof LibvirtCallFailed) return wordsOf(message, options) ?? new HypervisorFailed(message, options);
   if (isOneOf(error, unavailable)) return new HypervisorUnavailable(message, options);
   if (isOneOf(error, misconfigured)) return new HypervisorMisconfigured(message, options);

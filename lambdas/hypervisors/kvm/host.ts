@@ -79,6 +79,11 @@ export class KvmHost {
     return `${this.#settings.endpoint.host}:${this.#settings.endpoint.port}`;
   }
 
+  /** As libvirt's own tools on the host take it. */
+  get uri(): string {
+    return this.#settings.uri;
+  }
+
   /** Calls libvirt. */
   call<P extends ProcedureName>(name: P, args: Args<P>, options: CallOptions = {}): Promise<Result<P>> {
     return this.#use(async () => (await this.#libvirt.connect()).call(name, args, options));

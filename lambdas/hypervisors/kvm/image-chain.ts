@@ -13,6 +13,8 @@ export interface ImageLayer {
   readonly sizeBytes: number;
   /** Bytes that the file takes on its file system. */
   readonly allocatedBytes: number;
+  /** By QEMU itself, with a key that only the VM's definition names. */
+  readonly encrypted: boolean;
 }
 
 const layerSchema = z.object({
@@ -20,6 +22,7 @@ const layerSchema = z.object({
   format: z.string(),
   "virtual-size": z.int().nonnegative(),
   "actual-size": z.int().nonnegative().default(0),
+  encrypted: z.boolean().default(false),
   "full-backing-filename": z.string().optional(),
   "backing-filename-format": z.string().optional(),
 });
@@ -43,5 +46,6 @@ export function parseImageChain(json: string): readonly ImageLayer[] {
     format: layer.format,
     sizeBytes: layer["virtual-size"],
     allocatedBytes: layer["actual-size"],
+    encrypted: layer.encrypted,
   }));
 }

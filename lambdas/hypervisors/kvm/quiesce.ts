@@ -1,0 +1,140 @@
+/**
+ * Holds a VM's file systems for a moment, and lets them go on every path: when the work is done or fails, when it takes too long, and when
+ * the worker dies. For the last a note lies on the host before anything is held, with a process that lets go if the note is still there
+ * after the longest time; {@link thawForgotten} does it where that could not.
+ */
+import { HypervisorFailed, QuiesceFailed } from "../../domain/errors.ts";
+import type { Domain } from "../../protocols/libvirt/procedures.ts";
+import type { KvmHost } from "./host.ts";
+import { libvirtCode } from "./host-errors.ts";
+import { askAgent } from "./quiesce-agent.ts";
+
+/** From the command that holds to the one that lets go: what databases and Windows' shadow copies bear. */
+const longestHoldMs = 10_000;
+/** Of it the guest may take this long to write out what it has in memory. */
+const freezeSeconds = 8;
+const statusSeconds = 3;
+const thawSeconds = 5;
+const thawAttempts = 3;
+/** A note that is older belongs to a worker that died. */
+const forgottenAfterSeconds = 20;
+
+export interface Held<T> {
+  readonly result: T;
+  /** Whether the file systems were held from the beginning of the work to its end. */
+  readonly throughout: boolean;
+}
+
+/** Throws QuiesceFailed before `work` begins when the guest cannot hold its file systems; HypervisorFailed when it does not let go. */
+export async function whileHeld<T>(host: KvmHost, domain: Domain, work: () => Promise<T>): Promise<Held<T>> {
+  await assertThawed(host, domain);
+  const note = await leaveNote(host, domain);
+  // From here on every path lets go.
+  const deadline = Date.now() + longestHoldMs;
+  let letGo: Promise<number> | undefined;
+  try {
+    await freeze(host, domain);
+    const timer = setTimeout(() => {
+      letGo = thaw(host, domain);
+      letGo.catch(() => {});
+    }, deadline - Date.now());
+    const result = await work().finally(() => clearTimeout(timer));
+    const inTime = letGo === undefined;
+    letGo ??= thaw(host, domain);
+    // Who finds nothing to let go was too late: somebody else has done it.
+    return { result, throughout: (await letGo) > 0 && inTime };
+  } finally {
+    await (letGo ?? thaw(host, domain));
+    await host.run(["rm", "-f", note]);
+  }
+}
+
+/** Lets go what workers left held that died; returns the UUIDs of those VMs. */
+export async function thawForgotten(host: KvmHost): Promise<string[]> {
+  const folder = await notesFolder(host);
+  const text =
+    'cd "$1"; for f in *; do [ -e "$f" ] && [ $(($(date +%s) - $(stat -c %Y "$f"))) -gt "$2" ] && echo "$f"; done; true';
+  const listed = await host.script("list-notes", text, [folder, `${forgottenAfterSeconds}`]);
+  const thawed: string[] = [];
+  for (const name of listed.split("\n").filter((line) => line !== "")) {
+    const [uuid = ""] = name.split(".");
+    if (await thawIfFrozen(host, uuid)) thawed.push(uuid);
+    await host.run(["rm", "-f", `${folder}/${name}`]);
+  }
+  return thawed;
+}
+
+/** False for a VM that is gone, does not run or is not frozen. */
+async function thawIfFrozen(host: KvmHost, uuid: string): Promise<boolean> {
+  try {
+    const { domain } = await host.call("domainLookupByUuid", { uuid });
+    if ((await askAgent(host, domain, "guest-fsfreeze-status", statusSeconds)) !== "frozen") return false;
+    return (await thaw(host, domain)) > 0;
+  } catch (error) {
+    const code = libvirtCode(error);
+    if (code === "NO_DOMAIN" || code === "OPERATION_INVALID") return false;
+    throw error;
+  }
+}
+
+/** Throws QuiesceFailed for an agent that does not answer, and for file systems that somebody else holds. */
+async function assertThawed(host: KvmHost, domain: Domain): Promise<void> {
+  const status = await asking(domain, () => askAgent(host, domain, "guest-fsfreeze-status", statusSeconds));
+  if (status !== "thawed") throw new QuiesceFailed(`The file systems of ${domain.name} are held already (${status}).`);
+}
+
+async function freeze(host: KvmHost, domain: Domain): Promise<void> {
+  const count = await asking(domain, () => askAgent(host, domain, "guest-fsfreeze-freeze", freezeSeconds));
+  if (typeof count !== "number" || count === 0) {
+    throw new QuiesceFailed(`The guest agent of ${domain.name} has no file system to hold.`);
+  }
+}
+
+/** How many file systems were let go: none if they were not held. */
+async function thaw(host: KvmHost, domain: Domain): Promise<number> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return Number(await askAgent(host, domain, "guest-fsfreeze-thaw", thawSeconds)) || 0;
+    } catch (error) {
+      // A VM that was ended holds nothing.
+      if (libvirtCode(error) === "OPERATION_INVALID" || libvirtCode(error) === "NO_DOMAIN") return 0;
+      if (attempt < thawAttempts) continue;
+      const words = error instanceof Error ? error.message : String(error);
+      throw new HypervisorFailed(`The file systems of ${domain.name} were held and are not let go yet: ${words}`, {
+        cause: error,
+      });
+    }
+  }
+}
+
+/** An agent that does not do what it is asked for is the guest's business, a host that is out of reach is not. */
+async function asking<T>(domain: Domain, ask: () => Promise<T>): Promise<T> {
+  try {
+    return await ask();
+  } catch (error) {
+    if (libvirtCode(error) === undefined) throw error;
+    throw new QuiesceFailed(`The file systems of ${domain.name} cannot be held: ${(error as Error).message}`, {
+      cause: error,
+    });
+  }
+}
+
+async function notesFolder(host: KvmHost): Promise<string> {
+  const folder = `${await host.ownFolder()}/held`;
+  await host.run(["mkdir", "-p", folder]);
+  return folder;
+}
+
+/**
+ * Writes the note and starts the process that looks at it after the longest time. Without virsh on the host it can do nothing, and the
+ * note is for {@link thawForgotten}.
+ */
+async function leaveNote(host: KvmHost, domain: Domain): Promise<string> {
+  const note = `${await notesFolder(host)}/${domain.uuid}.${crypto.randomUUID()}`;
+  const watch =
+    '[ -e "$2" ] || exit 0; sleep "$1"; [ -e "$2" ] && virsh -q -c "$3" qemu-agent-command "$4" "$5" && rm -f "$2"';
+  const thawCommand = JSON.stringify({ execute: "guest-fsfreeze-thaw" });
+  const script = ': > "$2"; watch=$6; setsid -f sh -c "$watch" watch "$@" </dev/null >/dev/null 2>&1';
+  await host.script("leave-note", script, [`${longestHoldMs / 1000}`, note, host.uri, domain.uuid, thawCommand, watch]);
+  return note;
+}

@@ -1,0 +1,127 @@
+/** Takes snapshots: puts an overlay on each wanted disk of a VM at one moment, so that what lies below stays as it is. */
+import { HypervisorFailed, OperationRefused, QuiesceFailed, VolumeNotFound } from "../../domain/errors.ts";
+import { snapshotCreate } from "../../protocols/libvirt/flags.ts";
+import type { Quiesce, SnapshotRequest, TakenSnapshot } from "../port.ts";
+import { plannedOverlay } from "./chain.ts";
+import { type AttachedVolume, findVolume, readVms, unsupportedReason } from "./discovery.ts";
+import type { KvmHost } from "./host.ts";
+import { whileHeld } from "./quiesce.ts";
+import { removeLeftover } from "./take-leftover.ts";
+import { readConsistency, writeConsistency } from "./take-notes.ts";
+import { snapshotXml } from "./take-xml.ts";
+
+/** A volume that a snapshot is wanted of, as it was found. */
+interface Wanted {
+  readonly snapshotId: string;
+  readonly overlay: string;
+  readonly volume: AttachedVolume;
+}
+
+/** libvirt waits for 30 s until other jobs of the VM have ended. */
+const createTimeoutMs = 60_000;
+
+/**
+ * All or none for each VM, one VM after another. Snapshots that are there already are returned as they are. At most one call at a time
+ * for a host.
+ *
+ * @throws VolumeNotFound, OperationRefused, QuiesceFailed: before anything is created
+ */
+export async function takeSnapshots(
+  host: KvmHost,
+  requests: readonly SnapshotRequest[],
+  options: { readonly quiesce: Quiesce },
+): Promise<TakenSnapshot[]> {
+  const wanted = await find(host, requests);
+  for (const ofVm of Map.groupBy(wanted, ({ volume }) => volume.vm.domain.uuid).values()) {
+    const missing = ofVm.filter((one) => frozenLayer(one) === undefined);
+    if (missing.length > 0) await takeOfVm(host, missing, options.quiesce);
+  }
+  return Promise.all((await find(host, requests)).map((one) => describe(host, one)));
+}
+
+async function find(host: KvmHost, requests: readonly SnapshotRequest[]): Promise<Wanted[]> {
+  const vms = await readVms(host);
+  return Promise.all(
+    requests.map(async ({ externalId, snapshotId }) => {
+      const [volume, ...others] = await findVolume(host, externalId, vms);
+      if (!volume) throw new VolumeNotFound(`No VM on ${host.name} has the volume ${externalId} as a disk.`);
+      const reason = others.length > 0 ? "several VMs have it as a disk" : unsupportedReason(volume);
+      if (reason) throw new OperationRefused(`There are no snapshots of ${externalId}: ${reason}.`);
+      return { snapshotId, overlay: plannedOverlay({ externalId, snapshotId }), volume };
+    }),
+  );
+}
+
+/** What lies right below the overlay; undefined while that is not in the chain. */
+function frozenLayer({ overlay, volume: { chain } }: Wanted) {
+  const index = chain.findIndex(({ path }) => path === overlay);
+  return index < 0 ? undefined : chain[index + 1];
+}
+
+async function takeOfVm(host: KvmHost, wanted: readonly Wanted[], quiesce: Quiesce): Promise<void> {
+  const [{ volume }] = wanted as [Wanted];
+  const { domain, isActive } = volume.vm;
+  const ids = wanted.map(({ snapshotId }) => snapshotId);
+  await writeConsistency(host, ids, "crash");
+  const create = () => createOverlays(host, wanted);
+  if (!isActive) {
+    await create();
+    // If it was started meanwhile, the overlays may be those of a VM that ran.
+    if (!(await isActiveNow(host, domain.uuid))) await writeConsistency(host, ids, "offline");
+    return;
+  }
+  if (quiesce === false) return create();
+  const held = await whileHeld(host, domain, create).catch((error: unknown) => {
+    if (quiesce === "preferred" && error instanceof QuiesceFailed) return undefined;
+    throw error;
+  });
+  if (held?.throughout) return writeConsistency(host, ids, "filesystem");
+  if (!held) return create();
+  if (quiesce === true) {
+    throw new QuiesceFailed(`The file systems of ${domain.name} were let go before the snapshot was complete.`);
+  }
+}
+
+async function isActiveNow(host: KvmHost, uuid: string): Promise<boolean> {
+  const vm = (await readVms(host)).find(({ domain }) => domain.uuid === uuid);
+  return vm?.isActive ?? false;
+}
+
+/** All or none. */
+async function createOverlays(host: KvmHost, wanted: readonly Wanted[]): Promise<void> {
+  try {
+    await create(host, wanted);
+  } catch (error) {
+    // An error of the connection says nothing: a repetition will find out.
+    if (!(error instanceof HypervisorFailed)) throw error;
+    if (await areThere(host, wanted)) return;
+    const removed = await Promise.all(wanted.map(({ overlay }) => removeLeftover(host, overlay)));
+    if (!removed.includes(true)) throw error;
+    await create(host, wanted);
+  }
+}
+
+async function create(host: KvmHost, wanted: readonly Wanted[]): Promise<void> {
+  const [{ volume }] = wanted as [Wanted];
+  const { domain, definition } = volume.vm;
+  const overlays = new Map(wanted.map((one) => [one.volume.disk.target, one.overlay]));
+  const targets = definition.disks.map(({ target }) => target);
+  const flags = snapshotCreate.diskOnly | snapshotCreate.atomic | snapshotCreate.noMetadata;
+  const args = { domain, xml: snapshotXml(targets, overlays), flags };
+  await host.call("domainSnapshotCreateXml", args, { timeoutMs: createTimeoutMs });
+}
+
+/** Whether another worker, or an earlier try whose answer was lost, has made them. */
+async function areThere(host: KvmHost, wanted: readonly Wanted[]): Promise<boolean> {
+  const requests = wanted.map(({ snapshotId, volume }) => ({ snapshotId, externalId: volume.externalId }));
+  return (await find(host, requests)).every((one) => frozenLayer(one) !== undefined);
+}
+
+async function describe(host: KvmHost, wanted: Wanted): Promise<TakenSnapshot> {
+  const frozen = frozenLayer(wanted);
+  const { snapshotId, overlay: installPath, volume } = wanted;
+  if (!frozen) throw new HypervisorFailed(`${volume.vm.domain.name} does not use the snapshot's file ${installPath}.`);
+  const consistency = await readConsistency(host, snapshotId);
+  const { sizeBytes, allocatedBytes: physicalBytes } = frozen;
+  return { snapshotId, installPath, sizeBytes, physicalBytes, consistency };
+}
