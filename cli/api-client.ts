@@ -5,6 +5,8 @@ import type { ProblemBody } from "../lambdas/api/problem.ts";
 import type {
   ChangeStoreInput,
   CreateSnapshotInput,
+  CreateVmSnapshotInput,
+  OperateVmInput,
   RegisterHypervisorInput,
   RegisterStoreInput,
   RestoreInput,
@@ -18,12 +20,18 @@ import type {
   SnapshotLocation,
   SnapshotRepresentation,
   StoreRepresentation,
+  VmOperationsRepresentation,
+  VmRepresentation,
+  VmSnapshotRepresentation,
   VolumeRepresentation,
 } from "../lambdas/api/response-schemas.ts";
 
 export type Job = JobRepresentation;
 export type Snapshot = SnapshotRepresentation;
 export type Volume = VolumeRepresentation;
+export type Vm = VmRepresentation;
+export type VmOperations = VmOperationsRepresentation;
+export type VmSnapshot = VmSnapshotRepresentation;
 export type Hypervisor = HypervisorRepresentation;
 export type Store = StoreRepresentation;
 export type { Discovery, Forgotten, ImportReport, ProblemBody, SnapshotLocation };
@@ -105,6 +113,17 @@ export function createClient(options: ClientOptions) {
       list: (query: PageOptions & { hypervisorId?: string } = {}) =>
         get<Page<Volume>>("/volumes", { query: { ...query } }),
       get: (id: string) => get<Volume>(`/volumes/${part(id)}`),
+    },
+    vms: {
+      list: (query: PageOptions & { hypervisorId?: string } = {}) => get<Page<Vm>>("/vms", { query: { ...query } }),
+      get: (id: string) => get<Vm>(`/vms/${part(id)}`),
+      snapshot: (id: string, body: CreateVmSnapshotInput = {}, write: WriteOptions = {}) =>
+        post<VmSnapshot>(`/vms/${part(id)}/snapshots`, { body, ...write }),
+      snapshots: (id: string, query: PageOptions & { state?: string } = {}) =>
+        get<Page<Snapshot>>(`/vms/${part(id)}/snapshots`, { query: { ...query } }),
+      operations: (id: string) => get<VmOperations>(`/vms/${part(id)}/operations`),
+      operate: (id: string, body: OperateVmInput, write: WriteOptions = {}) =>
+        post<Vm>(`/vms/${part(id)}/operations`, { body, ...write }),
     },
     snapshots: {
       create: (volumeId: string, body: CreateSnapshotInput = {}, write: WriteOptions = {}) =>

@@ -40,10 +40,14 @@ export interface ListOptions extends JsonOption {
   readonly cursor?: string;
 }
 
-/** A command that lists, with the options of every list. */
+/** The command that lists what its group is about. */
 export function listCommand(summary: string, examples: readonly string[]): Command {
-  return command("ls", summary, examples)
-    .alias("list")
+  return pagedCommand("ls", summary, examples).alias("list");
+}
+
+/** A command with the options of every list. */
+export function pagedCommand(name: string, summary: string, examples: readonly string[]): Command {
+  return command(name, summary, examples)
     .option("--limit <count>", "how many at most, 1 to 100", wholeNumber)
     .option("--cursor <cursor>", "go on after an earlier page");
 }
@@ -104,6 +108,11 @@ const ulid = "[0-9A-HJKMNP-TV-Z]{26}";
 export function findVolume(client: Client, text: string): Promise<string> {
   const what = { kind: "volume", id: new RegExp(`^vol_${ulid}$`) };
   return findByName(text, what, client.volumes.list, (volume) => volume.status !== "missing");
+}
+
+export function findVm(client: Client, text: string): Promise<string> {
+  const what = { kind: "VM", id: new RegExp(`^vm_${ulid}$`) };
+  return findByName(text, what, client.vms.list, (vm) => vm.state !== "missing");
 }
 
 export function findHypervisor(client: Client, text: string): Promise<string> {

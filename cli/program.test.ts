@@ -14,6 +14,7 @@ const ids = {
   job: "job_01JD7QXN8ZK4V1TQ3C5M9R2WEY",
   backup: "job_01JD7QXN8ZK4V1TQ3C5M9R2WEZ",
   hypervisor: "hyp_01JD7QXN8ZK4V1TQ3C5M9R2WEY",
+  vm: "vm_01JD7QXN8ZK4V1TQ3C5M9R2WEY",
 };
 const gib = 1024 ** 3;
 
@@ -635,6 +636,106 @@ describe("problems", () => {
       problem(409, "snapshot-is-backing-up", detail),
     );
     assert.equal(JSON.parse(err).detail, detail);
+  });
+});
+
+describe("vms", () => {
+  const vm = {
+    id: ids.vm,
+    hypervisorId: ids.hypervisor,
+    name: "web",
+    externalId: "5f0c2b1e",
+    state: "running",
+    guestAgent: "connected",
+    disks: [
+      { target: "vda", root: true, volumeId: ids.volume, name: "web-root", sizeBytes: 40 * gib },
+      { target: "vdb", root: false },
+    ],
+    backingUp: 1,
+    discoveredAt: new Date().toISOString(),
+  };
+  const vms = { "GET /vms": { items: [vm] }, [`GET /vms/${ids.vm}`]: vm };
+
+  test("ls and show tell of state, agent and disks, and that a disk is somebody else's", async () => {
+    const list = await run(["vms", "list"], answers(vms));
+    assert.match(list.out, /web +running +connected +vda, vdb +1 /);
+    const { out, code } = await run(["vms", "show", "web"], answers(vms));
+    assert.equal(code, 0);
+    assert.match(out, /vda, root: web-root \(vol_01JD7QXN8ZK4V1TQ3C5M9R2WEY\) +40/);
+    assert.match(out, /vdb: not yours/);
+  });
+
+  test("snapshot asks for one moment of the named volumes and lists what is made", async () => {
+    const made = { groupId: "group_1", vmId: ids.vm, snapshots: [snapshot({ state: "Allocated" })] };
+    const { code, out, requests } = await run(
+      ["vms", "snapshot", "web", "--volume", "web-root", "--quiesce", "preferred", "--async"],
+      answers({ ...vms, ...volumes, [`POST /vms/${ids.vm}/snapshots`]: made, [`GET /volumes/${ids.volume}`]: {} }),
+    );
+    assert.equal(code, 0);
+    assert.match(out, /Allocated/);
+    const { body } = requests.find(({ method }) => method === "POST") ?? assert.fail();
+    assert.deepEqual(body, { asyncBackup: true, quiesce: "preferred", volumeIds: [ids.volume] });
+  });
+
+  test("snapshot --watch follows the job of each and fails when one does", async () => {
+    const failed = {
+      ...job({ state: "Failed", error: { name: "QuiesceFailed", message: "no agent" } }),
+      id: ids.backup,
+    };
+    const two = [snapshot(), snapshot({ job: { id: ids.backup, href: "" } })];
+    const { code, err } = await run(
+      ["vms", "snapshot", "web", "--watch"],
+      answers({
+        ...vms,
+        [`POST /vms/${ids.vm}/snapshots`]: { groupId: "group_1", vmId: ids.vm, snapshots: two },
+        [`GET /jobs/${ids.job}`]: job({ state: "Succeeded" }),
+        [`GET /jobs/${ids.backup}`]: failed,
+        [`GET /snapshots/${ids.snapshot}`]: snapshot(),
+        [`GET /volumes/${ids.volume}`]: volume(ids.volume, "web-root"),
+      }),
+    );
+    assert.equal(code, 1);
+    assert.match(err, /QuiesceFailed: no agent/);
+  });
+
+  test("operations says what is refused and why", async () => {
+    const operations = [
+      { operation: "start", allowed: true },
+      { operation: "detach-disk", volumeId: ids.volume, allowed: false, reason: "vda is being backed up by job_1." },
+    ];
+    const { out } = await run(
+      ["vms", "operations", "web"],
+      answers({ ...vms, [`GET /vms/${ids.vm}/operations`]: { vmId: ids.vm, operations } }),
+    );
+    assert.match(out, /start +yes/);
+    assert.match(out, /detach-disk +vol_01JD7QXN8ZK4V1TQ3C5M9R2WEY +no +vda is being backed up by job_1\./);
+  });
+
+  for (const [args, body] of [
+    [["start", "web"], { operation: "start" }],
+    [["stop", "web"], { operation: "stop" }],
+    [["reboot", "web"], { operation: "reboot" }],
+    [["destroy", "web"], { operation: "destroy" }],
+    [["attach-iso", "web", "/srv/a.iso"], { operation: "attach-iso", path: "/srv/a.iso" }],
+    [["detach-iso", "web"], { operation: "detach-iso" }],
+    [["attach-disk", "web", "db-data"], { operation: "attach-disk", volumeId: ids.other }],
+    [["detach-disk", "web", "web-root"], { operation: "detach-disk", volumeId: ids.volume }],
+    [["change-cpu", "web", "4"], { operation: "change-cpu", cpus: 4 }],
+    [["change-memory", "web", "1073741824"], { operation: "change-memory", memoryBytes: gib }],
+    [["reinstall", "web", "/srv/b.qcow2"], { operation: "reinstall", imagePath: "/srv/b.qcow2" }],
+  ] as const)
+    test(`${args[0]} asks for just that`, async () => {
+      const { code, out, requests } = await run(
+        ["vms", ...args],
+        answers({ ...vms, ...volumes, [`POST /vms/${ids.vm}/operations`]: vm }),
+      );
+      assert.equal(code, 0);
+      assert.match(out, /of web is done\. It is running\./);
+      assert.deepEqual(requests.find(({ method }) => method === "POST")?.body, body);
+    });
+
+  test("a count that is none is a usage error", async () => {
+    assert.equal((await run(["vms", "change-cpu", "web", "four"], answers(vms))).code, 2);
   });
 });
 

@@ -7,6 +7,7 @@ import { loginCommand } from "./commands/login.ts";
 import { snapshotsCommand } from "./commands/snapshots.ts";
 import { storeCommand } from "./commands/store.ts";
 import { storesCommand } from "./commands/stores.ts";
+import { vmsCommand } from "./commands/vms.ts";
 import { volumesCommand } from "./commands/volumes.ts";
 import { createContext, group } from "./context.ts";
 import { CliError, type ExitCode, exitCodeOf, exitCodes } from "./exit-codes.ts";
@@ -44,6 +45,7 @@ Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 not reachable, 4 not a
     )
     .addCommand(loginCommand(context))
     .addCommand(volumesCommand(context))
+    .addCommand(vmsCommand(context))
     .addCommand(snapshotsCommand(context))
     .addCommand(jobsCommand(context))
     .addCommand(hypervisorsCommand(context))

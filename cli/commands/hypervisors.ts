@@ -130,17 +130,17 @@ function addRule(text: string, rules: readonly TenantRule[] = []): TenantRule[] 
 }
 
 function discover(context: Context): Command {
-  return command("discover", "Look for volumes", ["hypervisors discover lab"])
+  return command("discover", "Look for volumes and virtual machines", ["hypervisors discover lab"])
     .argument("<hypervisor>", "name or id")
     .action(async (text: string, options: JsonOption) => {
       const client = await context.client();
       const counts = await client.hypervisors.discover(await findHypervisor(client, text));
-      print(
-        context,
-        options,
-        counts,
-        () =>
+      const { vms } = counts;
+      print(context, options, counts, () =>
+        [
           `${counts.found} volumes: ${counts.added} new, ${counts.unsupported} unsupported; ${counts.missing} missing.\n`,
+          ...(vms === undefined ? [] : [`${vms.found} VMs: ${vms.added} new; ${vms.missing} missing.\n`]),
+        ].join(""),
       );
     });
 }

@@ -1,11 +1,9 @@
-import { type Command, InvalidArgumentError, Option } from "commander";
-import type { CreateSnapshotInput } from "../../lambdas/api/request-schemas.ts";
+import type { Command } from "commander";
 import { ApiProblem, type Client, type JobAndSnapshot, type Snapshot } from "../api-client.ts";
 import {
   type Context,
   command,
   findHypervisor,
-  findStore,
   findVolume,
   group,
   hintAtMore,
@@ -16,6 +14,7 @@ import {
   print,
 } from "../context.ts";
 import { ago, bytes, details, percentage, printable, table } from "../format.ts";
+import { type SnapshotOptions, snapshotBody, snapshotOptions } from "../snapshot-options.ts";
 import { requireSuccess, watchJob } from "../watch.ts";
 import { downloadCommand } from "./snapshots-download.ts";
 
@@ -38,60 +37,20 @@ export function snapshotsCommand(context: Context): Command {
     .addCommand(backup(context));
 }
 
-type BackupVerification = NonNullable<CreateSnapshotInput["verify"]>;
-const verifications: readonly BackupVerification[] = ["checksum", "full"];
-
-interface CreateOptions extends JsonOption, WatchOption {
-  readonly name?: string;
-  readonly description?: string;
-  readonly tag?: Readonly<Record<string, string>>;
-  readonly store?: string;
-  readonly async?: boolean;
-  readonly verify?: BackupVerification;
-  readonly full?: boolean;
-}
-
 function create(context: Context): Command {
-  return command("create", "Snapshot a volume and back it up", [
-    "snapshots create web-root",
-    "snapshots create vol_01JD7 --async --watch",
-    "snapshots create db-data --name nightly --tag env=prod --tag tier=1 --store off-site",
-    "snapshots create db-data --full --verify full",
-  ])
-    .argument("<volume>", "name, id, or the beginning of an id")
-    .option("--name <name>", "a name for the snapshot")
-    .option("--description <text>", "more about it")
-    .option("--tag <key=value>", "a tag; may be given several times", addTag)
-    .option("--store <store>", "where the backup goes (name or id)")
-    .addOption(
-      new Option("--verify <how>", "how it is checked before it is published: full reads every byte back").choices(
-        verifications,
-      ),
-    )
-    .option("--full", "read the whole volume and use nothing of earlier backups again")
-    .option("--async", "the job is done as soon as the snapshot is on primary storage")
-    .option("--watch", "follow it to the end")
-    .action(async (text: string, options: CreateOptions) => {
-      const client = await context.client();
-      const volumeId = await findVolume(client, text);
-      const storeId = options.store === undefined ? undefined : await findStore(client, options.store);
-      const answer = await client.snapshots.create(volumeId, {
-        ...(options.name === undefined ? {} : { name: options.name }),
-        ...(options.description === undefined ? {} : { description: options.description }),
-        ...(options.tag === undefined ? {} : { tags: { ...options.tag } }),
-        ...(storeId === undefined ? {} : { storeId }),
-        ...(options.async ? { asyncBackup: true } : {}),
-        ...(options.verify === undefined ? {} : { verify: options.verify }),
-        ...(options.full ? { full: true } : {}),
-      });
-      await finish(context, client, options, answer, (snapshot) => `${snapshot.id} is ${snapshot.state}.`);
-    });
-}
-
-function addTag(text: string, tags: Readonly<Record<string, string>> = {}): Record<string, string> {
-  const split = text.indexOf("=");
-  if (split < 1) throw new InvalidArgumentError("A tag is KEY=VALUE.");
-  return { ...tags, [text.slice(0, split)]: text.slice(split + 1) };
+  return snapshotOptions(
+    command("create", "Snapshot a volume and back it up", [
+      "snapshots create web-root",
+      "snapshots create vol_01JD7 --async --watch",
+      "snapshots create db-data --name nightly --tag env=prod --tag tier=1 --store off-site",
+      "snapshots create db-data --full --verify full",
+    ]).argument("<volume>", "name, id, or the beginning of an id"),
+  ).action(async (text: string, options: SnapshotOptions & JsonOption & WatchOption) => {
+    const client = await context.client();
+    const volumeId = await findVolume(client, text);
+    const answer = await client.snapshots.create(volumeId, await snapshotBody(client, options));
+    await finish(context, client, options, answer, (snapshot) => `${snapshot.id} is ${snapshot.state}.`);
+  });
 }
 
 function ls(context: Context): Command {
@@ -117,7 +76,7 @@ function ls(context: Context): Command {
 }
 
 /** Names of the volumes, where they are still known. */
-async function volumeNames(client: Client, snapshots: readonly Snapshot[]): Promise<Map<string, string>> {
+export async function volumeNames(client: Client, snapshots: readonly Snapshot[]): Promise<Map<string, string>> {
   const ids = [...new Set(snapshots.map((snapshot) => snapshot.volumeId))];
   const names = new Map<string, string>();
   await Promise.all(
@@ -132,7 +91,7 @@ async function volumeNames(client: Client, snapshots: readonly Snapshot[]): Prom
   return names;
 }
 
-function snapshotTable(snapshots: readonly Snapshot[], names: ReadonlyMap<string, string>): string {
+export function snapshotTable(snapshots: readonly Snapshot[], names: ReadonlyMap<string, string>): string {
   return table(
     ["ID", "VOLUME", "STATE", "PRIMARY", "STORES", "LOGICAL", "STORED", "CONSISTENCY", "CREATED", ""],
     snapshots.map((snapshot) => [
