@@ -4,6 +4,7 @@ import {
   BatchGetCommand,
   DeleteCommand,
   GetCommand,
+  PutCommand,
   QueryCommand,
   TransactWriteCommand,
   UpdateCommand,
@@ -71,6 +72,7 @@ export class MemoryDatabase {
     if (command instanceof GetCommand) return { Item: this.#read(command.input) };
     if (command instanceof BatchGetCommand) return this.#batchGet(command);
     if (command instanceof QueryCommand) return this.#query(command);
+    if (command instanceof PutCommand) return this.#single("Put", command.input as Write);
     if (command instanceof UpdateCommand) return this.#single("Update", command.input as Write);
     if (command instanceof DeleteCommand) return this.#single("Delete", command.input as Write);
     if (command instanceof TransactWriteCommand) return this.#transact(command);

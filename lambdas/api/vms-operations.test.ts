@@ -1,0 +1,306 @@
+import assert from "node:assert/strict";
+import { beforeEach, describe, it } from "node:test";
+import { MemoryDatabase } from "../../test/support/memory-database.ts";
+import { VmHypervisor } from "../../test/support/vm-hypervisor.ts";
+import { HypervisorUnavailable, OperationRefused } from "../domain/errors.ts";
+import { type HypervisorRow, volumeIdFor } from "../domain/inventory.ts";
+import { type DiskBackingUp, permissionWhile, type VmOperation, vmOperations } from "../domain/operations.ts";
+import { backupPool } from "../domain/pool.ts";
+import { changeId } from "../domain/snapshot.ts";
+import { vmIdFor } from "../domain/vm.ts";
+import type { Services } from "../services.ts";
+import { type TransactionItem, WriteRefused } from "../tables/database.ts";
+import { startBackup } from "../transactions/backup-snapshot.ts";
+import type { ApiRequest } from "./api-handler.ts";
+import type { Caller } from "./http.ts";
+import type { operations } from "./operations.ts";
+import { Problem } from "./problem.ts";
+import { operateVmBody } from "./request-schemas.ts";
+import type { VmOperationsRepresentation } from "./response-schemas.ts";
+import { discoverVms } from "./vms-discovery.ts";
+import { listVmOperations, operateVm } from "./vms-operations.ts";
+
+const hypervisor: HypervisorRow = {
+  tenant: "acme",
+  id: "hyp_01JD7QXN8ZK4V1TQ3C5M9R2WEY",
+  name: "lab",
+  settings: { kind: "file", directory: "/srv" },
+  tenantRules: [],
+  createdAt: "2026-01-01T00:00:00.000Z",
+};
+const names = ["web-root", "web-data", "web-logs"] as const;
+const [root, data, logs] = names.map((name) => volumeIdFor(hypervisor.id, name)) as [string, string, string];
+const free = volumeIdFor(hypervisor.id, "free");
+const vmId = vmIdFor(hypervisor.id, "uuid-web");
+const admin: Caller = { tenant: "acme", role: "admin" };
+const start = Date.parse("2026-01-01T12:00:00.000Z");
+
+/** What each operation is told; detach-disk takes the second disk. */
+const bodies: Readonly<Record<VmOperation, object>> = {
+  start: {},
+  stop: {},
+  reboot: {},
+  destroy: {},
+  "attach-iso": { path: "/srv/a.iso" },
+  "detach-iso": {},
+  "attach-disk": { volumeId: free },
+  "detach-disk": { volumeId: data },
+  "change-cpu": { cpus: 2 },
+  "change-memory": { memoryBytes: 2 ** 30 },
+  reinstall: { imagePath: "/srv/b.qcow2" },
+};
+
+/** A hypervisor with one VM of three disks and a volume that is nobody's, discovered. */
+class Lab {
+  readonly memory = new MemoryDatabase();
+  readonly host = new VmHypervisor().addVm("web", names);
+  now = start;
+  /** Runs once, before the first transaction that an operation writes. */
+  beforeWriting: (() => Promise<void>) | undefined;
+
+  static async discovered(): Promise<Lab> {
+    const lab = new Lab();
+    lab.memory.put("hypervisors", hypervisor).put("pools", { id: backupPool, running: 0 });
+    for (const name of [...names, "free"]) lab.#addVolume(name);
+    const tenants = new Map(names.map((name) => [volumeIdFor(hypervisor.id, name), "acme"]));
+    await discoverVms(lab.services, hypervisor, lab.host.adapter, tenants, new Date(start).toISOString());
+    return lab;
+  }
+
+  #addVolume(name: string): void {
+    this.memory.put("volumes", {
+      tenant: "acme",
+      id: volumeIdFor(hypervisor.id, name),
+      hypervisorId: hypervisor.id,
+      hypervisorTenant: "acme",
+      externalId: name,
+      name,
+      sizeBytes: 1024,
+      inUse: name !== "free",
+      backingUp: 0,
+      unassigned: false,
+      missing: false,
+      discoveredAt: "",
+    });
+  }
+
+  get services(): Services {
+    const { database } = this.memory;
+    const send = async (command: { input: { TransactItems?: TransactionItem[] } }) => {
+      const before = this.beforeWriting;
+      if (before && command.input.TransactItems) {
+        this.beforeWriting = undefined;
+        await before();
+      }
+      return database.client.send(command as never);
+    };
+    return {
+      database: { ...database, client: { send } },
+      hypervisor: async () => this.host.adapter,
+      logger: { info: () => undefined, warn: () => undefined },
+      now: () => new Date(this.now),
+    } as unknown as Services;
+  }
+
+  /** A snapshot of the volume whose backup is queued as this job. */
+  queueBackup(volumeId: string, jobId = "job_1"): void {
+    const common = { tenant: "acme", volumeId, attempt: 0, createdAt: "" };
+    const snapshot = {
+      id: `snap_${jobId}`,
+      state: "CreatedOnPrimary",
+      updateCount: 2,
+      jobId,
+      onBackupFailure: "delete",
+    };
+    const lastChange = changeId("job_0", "CreatedOnPrimary", 0);
+    const policy = { maxAttempts: 3, retryIntervalSeconds: 1 };
+    this.memory
+      .put("snapshots", { ...common, ...snapshot, lastChange, storeId: "default", tags: {} })
+      .put("jobs", {
+        ...common,
+        id: jobId,
+        kind: "backup-snapshot",
+        state: "Queued",
+        snapshotId: snapshot.id,
+        policy,
+        pool: backupPool,
+      });
+  }
+
+  /** Gives the queued backup its slot. Throws WriteRefused when it may not begin. */
+  startBackup(jobId = "job_1") {
+    return startBackup(this.memory.database, { tenant: "acme", id: jobId }, 10, new Date(this.now).toISOString());
+  }
+
+  async backUp(volumeId: string, jobId = "job_1"): Promise<void> {
+    this.queueBackup(volumeId, jobId);
+    assert.equal(await this.startBackup(jobId), "written");
+  }
+
+  backingUp(volumeId: string): unknown {
+    return this.memory.get("volumes", { tenant: "acme", id: volumeId })?.backingUp;
+  }
+
+  /** Answers the problem when it is refused. */
+  async operate(operation: VmOperation, more: object = bodies[operation], caller = admin, idempotencyKey?: string) {
+    const body = operateVmBody.parse({ operation, ...more });
+    const request = { caller, id: vmId, body, method: "POST", path: `/vms/${vmId}/operations`, idempotencyKey };
+    try {
+      return await operateVm(this.services, request as ApiRequest<typeof operations.operateVm>);
+    } catch (error) {
+      if (error instanceof Problem) return error;
+      throw error;
+    }
+  }
+
+  async verdicts(caller = admin) {
+    const request = { caller, id: vmId } as ApiRequest<typeof operations.listVmOperations>;
+    const { body } = await listVmOperations(this.services, request);
+    return (body as VmOperationsRepresentation).operations;
+  }
+}
+
+let lab: Lab;
+beforeEach(async () => {
+  lab = await Lab.discovered();
+});
+
+describe("an operation on a VM", () => {
+  for (const operation of vmOperations)
+    it(`${operation} is done on the hypervisor, in its words`, async () => {
+      assert.equal((await lab.operate(operation)).status, 200);
+      const { volumeId, ...same } = bodies[operation] as { volumeId?: string };
+      const disk = volumeId === undefined ? {} : { volumeExternalId: volumeId === free ? "free" : "web-data" };
+      assert.deepEqual(lab.host.done, [{ vm: "uuid-web", request: { operation, ...same, ...disk } }]);
+    });
+
+  const disks: readonly [DiskBackingUp, string][] = [
+    ["rootDisk", root],
+    ["dataDisk", logs],
+    ["namedDisk", data],
+  ];
+  for (const operation of vmOperations)
+    for (const [disk, volumeId] of disks) {
+      const names = operation === "detach-disk";
+      const allowed = permissionWhile(operation, disk === "namedDisk" && !names ? "dataDisk" : disk) === true;
+      it(`${operation} is ${allowed ? "done" : "refused"} while the ${disk} is BackingUp, and the list says so`, async () => {
+        await lab.backUp(volumeId);
+        const verdict = (await lab.verdicts()).find(
+          (one) => one.operation === operation && (!names || one.volumeId === data),
+        );
+        assert.equal(verdict?.allowed, allowed);
+        const answer = await lab.operate(operation);
+        if (allowed) return assert.equal(answer.status, 200);
+        assert.ok(answer instanceof Problem);
+        assert.equal(answer.kind, "vm-is-backing-up");
+        assert.equal(answer.message, verdict.reason);
+        assert.match(
+          answer.message,
+          /is being backed up by job_1\. Wait for it \(GET \/v1\/jobs\/job_1\) or cancel it first/,
+        );
+        assert.deepEqual([answer.extras.members?.jobs, verdict.jobs], [["job_1"], ["job_1"]]);
+        assert.deepEqual(lab.host.done, []);
+      });
+    }
+
+  it("answers the VM as it is after it", async () => {
+    const { body } = (await lab.operate("stop")) as { body: { state: string } };
+    assert.equal(body.state, "stopped");
+  });
+
+  it("that the hypervisor refuses is a 409 in its words, and another may follow", async () => {
+    lab.host.meanwhile = async () => {
+      throw new OperationRefused("It is running already.");
+    };
+    const refused = (await lab.operate("start")) as Problem;
+    assert.deepEqual([refused.kind, refused.message], ["operation-refused", "It is running already."]);
+    lab.host.meanwhile = async () => {};
+    assert.equal((await lab.operate("start")).status, 200);
+  });
+
+  it("is refused of a VM that is missing", async () => {
+    lab.memory.put("vms", { ...lab.memory.get("vms", { tenant: "acme", id: vmId }), missing: true });
+    assert.equal(((await lab.operate("start")) as Problem).kind, "vm-is-missing");
+    assert.ok((await lab.verdicts()).every(({ allowed }) => !allowed));
+  });
+
+  it("names no volume that is not the VM's, or that is not there", async () => {
+    const notOurs = (await lab.operate("detach-disk", { volumeId: free })) as Problem;
+    assert.deepEqual(notOurs.extras.errors, [{ pointer: "/volumeId", detail: `is no disk of ${vmId}` }]);
+    const unknown = volumeIdFor(hypervisor.id, "nothing");
+    assert.equal(((await lab.operate("attach-disk", { volumeId: unknown })) as Problem).status, 404);
+  });
+
+  it("that names a file is for administrators of the tenant that registered the hypervisor", async () => {
+    const callers: readonly [Caller, boolean][] = [
+      [admin, true],
+      [{ tenant: "acme", role: "operator" }, false],
+    ];
+    for (const operation of ["attach-iso", "reinstall"] as const)
+      for (const [caller, allowed] of callers)
+        assert.equal((await lab.operate(operation, bodies[operation], caller)).status, allowed ? 200 : 403);
+    lab.memory.put("vms", { ...lab.memory.get("vms", { tenant: "acme", id: vmId }), hypervisorTenant: "provider" });
+    assert.equal((await lab.operate("reinstall")).status, 403);
+  });
+
+  it("is done once for each Idempotency-Key", async () => {
+    const first = await lab.operate("reboot", {}, admin, "key-1");
+    const second = await lab.operate("reboot", {}, admin, "key-1");
+    assert.deepEqual(second, first);
+    assert.equal(lab.host.done.length, 1);
+  });
+});
+
+describe("a backup and an operation that its disk is not to lose", () => {
+  for (const [operation, volumeId] of [
+    ["destroy", root],
+    ["reinstall", root],
+    ["detach-disk", data],
+  ] as const) {
+    it(`${operation} is not done when a backup begins after it was judged`, async () => {
+      lab.beforeWriting = () => lab.backUp(volumeId);
+      const answer = (await lab.operate(operation)) as Problem;
+      assert.equal(answer.kind, "vm-is-backing-up");
+      assert.deepEqual(lab.host.done, []);
+      assert.equal(lab.backingUp(volumeId), 1);
+    });
+
+    it(`no backup begins while ${operation} is done, and one does after it`, async () => {
+      lab.queueBackup(volumeId);
+      lab.host.meanwhile = () => assert.rejects(lab.startBackup(), WriteRefused);
+      assert.equal((await lab.operate(operation)).status, 200);
+      assert.equal(lab.backingUp(volumeId), 0);
+      assert.equal(await lab.startBackup(), "written");
+    });
+  }
+
+  it("a backup of another disk begins while the operation is done", async () => {
+    lab.queueBackup(logs);
+    lab.host.meanwhile = async () => assert.equal(await lab.startBackup(), "written");
+    assert.equal((await lab.operate("destroy")).status, 200);
+  });
+
+  it("another operation is refused meanwhile, and says until when", async () => {
+    let second: Problem | undefined;
+    lab.host.meanwhile = async () => {
+      lab.host.meanwhile = async () => {};
+      second = (await lab.operate("stop")) as Problem;
+    };
+    assert.equal((await lab.operate("reboot")).status, 200);
+    assert.equal(second?.kind, "vm-is-being-operated");
+    assert.match(second.message, /2026-01-01T12:01:00\.000Z/);
+    assert.equal(lab.host.done.length, 1);
+  });
+
+  it("what may still be carried out holds the disk back until its time is up", async () => {
+    lab.queueBackup(root);
+    lab.host.meanwhile = async () => {
+      throw new HypervisorUnavailable("the connection broke");
+    };
+    assert.equal((await lab.operate("destroy")).status, 503);
+    lab.now = start + 59_999;
+    await assert.rejects(lab.startBackup(), WriteRefused);
+    lab.now = start + 60_000;
+    assert.equal(await lab.startBackup(), "written");
+  });
+});
