@@ -5,6 +5,7 @@
 import { readFileSync, writeFileSync } from "node:fs";
 import { settingDefinitions } from "../../lambdas/domain/settings.ts";
 import { auditHint } from "../../lambdas/repository/audit.ts";
+import { startCodec } from "../../lambdas/repository/codec.ts";
 import { forEachInFlight } from "../../lambdas/repository/in-flight.ts";
 import { type BackupTarget, pinBase, unpinJob } from "../../lambdas/repository/pin.ts";
 import { type Extent, type PlanSummary, writePlan } from "../../lambdas/repository/planner.ts";
@@ -75,6 +76,7 @@ async function restore(request: EngineRequest): Promise<void> {
   await phase("finish", () => finishRestorePlan(source));
 }
 
+startCodec();
 const request = JSON.parse(readFileSync(process.argv[2] ?? "", "utf8")) as EngineRequest;
 await (request.action === "restore" ? restore(request) : backUp(request));
 writeFileSync(request.phasesFile, JSON.stringify(phases));

@@ -55,9 +55,12 @@ export async function pinBase(
 }
 
 async function writePin(target: BackupTarget, candidates: readonly string[]): Promise<Pin> {
-  const known = await readPin(target.store, target.domain, target.jobId);
+  const [known, baseRoot] = await Promise.all([
+    readPin(target.store, target.domain, target.jobId),
+    newestRoot(target, candidates),
+  ]);
   if (known) return known;
-  const pin = { jobId: target.jobId, snapshotId: target.snapshotId, baseRoot: await newestRoot(target, candidates) };
+  const pin = { jobId: target.jobId, snapshotId: target.snapshotId, baseRoot };
   const outcome = await target.store.put(jobKeys(target.domain, target.jobId).pin, encodePin(pin), { ifAbsent: true });
   return outcome === "written" ? pin : writePin(target, candidates);
 }
@@ -89,9 +92,8 @@ const unreadable = [RepositoryDamaged, UnsupportedFormat, EncryptionKeyUnavailab
 
 async function decideBase(target: BackupTarget, pin: Pin): Promise<{ baseSnapshotId?: string }> {
   const key = jobKeys(target.domain, target.jobId).base;
-  const known = await target.store.get(key);
+  const [known, base] = await Promise.all([target.store.get(key), publishedBase(target, pin)]);
   if (known) return decisionOf(known, key);
-  const base = await publishedBase(target, pin);
   const decision = { format: repositoryFormat, ...(base && { baseSnapshotId: base.snapshotId }) };
   const outcome = await target.store.put(key, encodeJobRecord(decision), { ifAbsent: true });
   return outcome === "written" ? decisionOf(encodeJobRecord(decision), key) : decideBase(target, pin);

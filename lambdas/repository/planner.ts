@@ -8,6 +8,7 @@ import { chunkLength, chunksOfPage, type Root } from "./manifest.ts";
 import { decodeBitmap, encodeBitmap } from "./page.ts";
 import { type BackupTarget, readPinnedBase } from "./pin.ts";
 import {
+  decodeShardTable,
   encodeShardTable,
   maxShards,
   readShardPart,
@@ -64,15 +65,20 @@ const shardBytes = 256 * 1024 * 1024;
  */
 export async function writePlan(target: BackupTarget, volume: VolumeToPlan): Promise<PlanSummary> {
   const key = jobKeys(target.domain, target.jobId).plan;
-  const known = await usablePlan(target, key);
-  if (!known) await target.store.put(key, await makePlan(target, volume), { ifAbsent: true });
-  const table = known ?? (await openPlan(target));
+  const table = (await usablePlan(target, key)) ?? (await putPlan(target, await makePlan(target, volume)));
   return {
     planHash: table.hash,
     shardCount: table.shards.length,
     bytesTotal: totalBytes(table),
     hinted: table.shape.hinted,
   };
+}
+
+/** Answers the plan that counts: another worker's, if that was sooner. */
+async function putPlan(target: BackupTarget, plan: Buffer): Promise<ShardTable> {
+  const key = jobKeys(target.domain, target.jobId).plan;
+  const outcome = await target.store.put(key, plan, { ifAbsent: true });
+  return outcome === "written" ? decodeShardTable(plan, key) : openPlan(target);
 }
 
 /** The plan that is there, but for a hinted one whose hint was ruled out by a worker that died before it could drop the plan. */

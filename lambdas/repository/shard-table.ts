@@ -69,6 +69,12 @@ export function totalBytes(table: ShardTable): number {
   return table.shards.reduce((sum, shard) => sum + shard.bytes, 0);
 }
 
+/** The table of a whole plan. Throws RepositoryDamaged. */
+export function decodeShardTable(plan: Uint8Array, key: string): ShardTable {
+  const length = new ByteReader(plan, key).u32();
+  return decodeTable(plan.subarray(prefixBytes, prefixBytes + length), key);
+}
+
 /** Undefined when there is no such plan. Throws RepositoryDamaged. */
 export function readShardTable(store: ObjectStore, key: string): Promise<ShardTable | undefined> {
   return readAgainIfDamaged(() => readTable(store, key));

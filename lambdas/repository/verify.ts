@@ -8,6 +8,7 @@ import { Fingerprints } from "./fingerprints.ts";
 import { baseOfHint, ruleOutHint } from "./hint.ts";
 import { forEachInFlight } from "./in-flight.ts";
 import { attemptOfKey, domainKeys, jobKeys, originalPack, parsePageName } from "./layout.ts";
+import type { Root } from "./manifest.ts";
 import { isIntact } from "./object-check.ts";
 import type { BackupTarget } from "./pin.ts";
 import { openPlan, readPlannedPages } from "./planner.ts";
@@ -120,6 +121,12 @@ interface Intact {
   readonly next: number;
 }
 
+interface TakenOver {
+  readonly base: Root;
+  readonly unread: () => AsyncGenerator<PageReference>;
+  readonly pagesInStore: Fingerprints;
+}
+
 class Verification {
   readonly #target: BackupTarget;
   readonly #plan: ShardTable;
@@ -136,6 +143,8 @@ class Verification {
   }
 
   async run(): Promise<Loss[]> {
+    const unread = this.#plan.shape.hinted ? this.#pagesTakenOver() : undefined;
+    unread?.catch(() => undefined);
     const [latest, present] = await Promise.all([latestResults(this.#target), this.#packsInStore()]);
     const { attempts } = this.#progress;
     const losses: Loss[] = [];
@@ -148,7 +157,7 @@ class Verification {
       if (!this.#note(verdicts.filter((verdict) => "attempt" in verdict))) return losses;
     }
     if (losses.length > 0 || this.#options.until()) return losses;
-    const ofBase = this.#plan.shape.hinted ? await this.#verifyUnread(present) : undefined;
+    const ofBase = unread && (await this.#verifyUnread(await unread, present));
     this.finished = ofBase !== "again";
     return ofBase === undefined || ofBase === "again" ? [] : [ofBase];
   }
@@ -208,24 +217,33 @@ class Verification {
     return readBack(this.#target, this.#plan.shape, pages, { from, until: this.#options.until });
   }
 
-  /** The pages that a hinted plan takes over from the base without a look at the volume. */
-  async #verifyUnread(present: Fingerprints): Promise<Loss | "again" | undefined> {
-    const base = await baseOfHint(this.#target, this.#plan.shape);
-    const keys = domainKeys(this.#target.domain);
-    const [copied, pagesInStore] = await Promise.all([this.#plannedPages(), this.#pagesInStore()]);
+  /** The pages that a hinted plan takes over from the base without a look at the volume, and all pages that the store has. */
+  async #pagesTakenOver(): Promise<TakenOver> {
+    const [base, copied, pagesInStore] = await Promise.all([
+      baseOfHint(this.#target, this.#plan.shape),
+      this.#plannedPages(),
+      this.#pagesInStore(),
+    ]);
     const unread = async function* (target: BackupTarget, shape: VolumeShape) {
       for await (const page of pagesWithin(target, base, shape)) if (!copied.has(page.index)) yield page;
     };
+    return { base, unread: () => unread(this.#target, this.#plan.shape), pagesInStore };
+  }
+
+  async #verifyUnread(
+    { base, unread, pagesInStore }: TakenOver,
+    present: Fingerprints,
+  ): Promise<Loss | "again" | undefined> {
+    const keys = domainKeys(this.#target.domain);
     const objects = new Set<string>();
     try {
-      for await (const page of unread(this.#target, this.#plan.shape)) {
+      for await (const page of unread()) {
         if (this.#options.until()) return "again";
         if (!pagesInStore.has(keys.page(page.name))) objects.add(keys.page(page.name));
         for (const key of page.packs.map(keys.pack)) if (!present.has(key)) objects.add(key);
       }
       if (this.#options.full && objects.size === 0) {
-        const pages = unread(this.#target, this.#plan.shape);
-        const { lost, finished, next } = await this.#readBack(pages, this.#progress.unreadNext);
+        const { lost, finished, next } = await this.#readBack(unread(), this.#progress.unreadNext);
         this.#progress.unreadNext = next;
         if (lost.size === 0 && !finished) return "again";
         for (const key of lost) objects.add(key);

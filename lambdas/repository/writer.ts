@@ -1,7 +1,7 @@
 /** Copies one shard of a volume into packs: read, compare with the base, compress, upload, all overlapped in bounded memory. */
 import { VerificationFailed } from "../domain/errors.ts";
 import { BasePages } from "./base-pages.ts";
-import { encodeChunks, startCodec } from "./codec.ts";
+import { encodeChunks } from "./codec.ts";
 import type { NamedChunk } from "./codec-worker.ts";
 import { readDistrusted } from "./distrust.ts";
 import { type DomainCipher, openCipher } from "./domain-cipher.ts";
@@ -39,16 +39,16 @@ export async function copyShard(
   target: BackupTarget,
   options: ShardCopyOptions,
 ): Promise<{ finished: boolean; bytesDone: number }> {
-  startCodec();
   const plan = await openPlan(target, options.planHash);
-  const [isDone, pages, cipher, distrusted] = await Promise.all([
+  const [isDone, pages, checkpoints, cipher, distrusted] = await Promise.all([
     hasResult(target, options),
     readPlannedPages(target, plan, options.shard),
+    checkpointKeys(target, options),
     openCipher(target, plan.shape.wrappedKey),
     readDistrusted(target),
   ]);
   if (isDone) return { finished: true, bytesDone: plan.shards[options.shard]?.bytes ?? 0 };
-  const resumed = await newestCheckpoint(target, options, pages);
+  const resumed = await newestCheckpoint(target, checkpoints, { planHash: options.planHash, pages });
   return new ShardCopy(target, { ...options, shape: plan.shape, pages, cipher, resumed, distrusted }).run();
 }
 
@@ -75,19 +75,23 @@ interface Resumable {
   readonly partial: Page | undefined;
 }
 
-/** The checkpoint of the latest attempt that has a usable one. */
+/** One for each attempt that left any, the latest first. */
+async function checkpointKeys(target: BackupTarget, { shard }: ShardCopyOptions): Promise<string[]> {
+  const keys: string[] = [];
+  for await (const { key } of target.store.list(jobKeys(target.domain, target.jobId).checkpoints(shard)))
+    keys.push(key);
+  return keys.sort((a, b) => attemptOfKey(b) - attemptOfKey(a));
+}
+
+/** The first that is usable. */
 async function newestCheckpoint(
   target: BackupTarget,
-  options: ShardCopyOptions,
-  pages: readonly PlannedPage[],
+  keys: readonly string[],
+  shard: { planHash: string; pages: readonly PlannedPage[] },
 ): Promise<Resumable | undefined> {
-  const keys: string[] = [];
-  for await (const { key } of target.store.list(jobKeys(target.domain, target.jobId).checkpoints(options.shard))) {
-    keys.push(key);
-  }
-  for (const key of keys.sort((a, b) => attemptOfKey(b) - attemptOfKey(a))) {
+  for (const key of keys) {
     const object = await target.store.get(key);
-    const usable = object && usableCheckpoint(object, key, { planHash: options.planHash, pages });
+    const usable = object && usableCheckpoint(object, key, shard);
     if (usable) return usable;
   }
   return undefined;
