@@ -16,7 +16,7 @@ export default {
       from: {
         orphan: true,
         pathNot:
-          "\\.(test|d)\\.(ts|mts)$|^(bin|test)/|handler\\.ts$|^lambdas/(events|hypervisors/port|executions)|^\\.",
+          "\\.(test|d)\\.(ts|mts)$|^(bin|test)/|handler\\.ts$|^lambdas/(events|hypervisors/port|executions)|^lib/node-http|^\\.",
       },
       to: {},
     },
