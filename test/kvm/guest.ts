@@ -1,8 +1,9 @@
 /**
- * A small real guest: Debian's cloud kernel and an initramfs of busybox and the guest agent, which mounts the first disk and writes to it
+ * A small real guest: Debian's cloud kernel and an initramfs of busybox and the guest agent, which mounts its disks and writes to them
  * all the time. The packages are downloaded and unpacked below `.snapferry/`, not installed.
  */
 import { execFileSync } from "node:child_process";
+import { hash } from "node:crypto";
 import { chmodSync, copyFileSync, existsSync, globSync, mkdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { run } from "./processes.ts";
@@ -23,21 +24,34 @@ const modules = [
   "virtio_console",
 ];
 
+/**
+ * Writes a number to each disk, and what the longest time between two writes was, in hundredths of a second: that to the console, too,
+ * whenever it grows. While the file `/slow` is there, the agent takes half a minute to hold the file systems.
+ */
 const init = `#!/bin/sh
 export PATH=/bin:/sbin
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
 for m in ${modules.join(" ")}; do insmod /lib/$m.ko 2>/dev/null; done
 i=0; while [ ! -b /dev/vda ] && [ $i -lt 100 ]; do sleep 0.1; i=$((i+1)); done
-mount -t ext4 /dev/vda /mnt
+mount -t ext4 /dev/vda /mnt; mkdir -p /more; mount -t ext4 /dev/vdb /more 2>/dev/null
 mkdir -p /run /var/run /etc; cat /proc/mounts > /etc/mtab
+printf '#!/bin/sh\\n[ "$1" = freeze ] && [ -e /slow ] && sleep 30; exit 0\\n' > /hook; chmod +x /hook
 for d in /sys/class/virtio-ports/*; do [ "$(cat $d/name)" = org.qemu.guest_agent.0 ] && port=/dev/\${d##*/}; done
-qemu-ga -m virtio-serial -p $port -t /run &
-n=0; while :; do n=$((n+1)); echo $n > /mnt/counter; sync; sleep 0.2; done
+qemu-ga -m virtio-serial -p $port -t /run -F/hook &
+n=0; last=0; max=0
+while :; do
+  n=$((n+1)); echo $n > /mnt/counter; echo $n > /more/counter; sync
+  read up rest < /proc/uptime; now=\${up%.*}\${up#*.}; gap=$((now-last))
+  if [ $last -gt 0 ] && [ $gap -gt $max ]; then max=$gap; echo "longest gap $max"; fi
+  last=$now; sleep 0.05
+done
 `;
 
 /** Takes half a minute the first time, of which most is the download of 70 MB. */
 export function guestFiles(): GuestFiles {
-  const folder = join(import.meta.dirname, "../../.snapferry/kvm-guest");
+  // Another guest than the one that was made last time has another name.
+  const name = `kvm-guest-${hash("sha256", init).slice(0, 12)}`;
+  const folder = join(import.meta.dirname, "../../.snapferry", name);
   const files = { kernel: join(folder, "vmlinuz"), initrd: join(folder, "initrd.gz") };
   if (existsSync(folder)) return files;
   const draft = `${folder}.tmp`;
@@ -105,18 +119,27 @@ export interface Definition {
   readonly files: GuestFiles;
   /** qcow2 image of the disk `vda`. */
   readonly disk: string;
+  /** Of `vdb`. */
+  readonly secondDisk?: string;
   /** For the agent's channel. */
   readonly agentSocket: string;
+  /** File that the guest's console goes to. */
+  readonly console?: string;
 }
 
 /** Runs in software: guests may hang under a nested KVM. */
-export function domainXml({ name, files, disk, agentSocket }: Definition): string {
+export function domainXml({ name, files, disk, secondDisk, agentSocket, console }: Definition): string {
+  const disks = [disk, ...(secondDisk ? [secondDisk] : [])].map(
+    (path, index) =>
+      `<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='${path}'/><target dev='vd${"ab"[index]}' bus='virtio'/></disk>`,
+  );
+  const serial = console ? `<serial type='file'><source path='${console}'/></serial>` : "";
   return `<domain type='qemu'><name>${name}</name><memory unit='MiB'>192</memory><vcpu>1</vcpu>
 <os><type arch='x86_64' machine='pc'>hvm</type><kernel>${files.kernel}</kernel><initrd>${files.initrd}</initrd>
 <cmdline>console=ttyS0 quiet panic=-1 tsc=unstable</cmdline></os>
 <features><acpi/></features><cpu mode='custom'><model>qemu64</model></cpu>
 <devices><emulator>/usr/bin/qemu-system-x86_64</emulator>
-<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='${disk}'/><target dev='vda' bus='virtio'/></disk>
+${disks.join("")}${serial}
 <controller type='usb' model='none'/><memballoon model='none'/>
 <channel type='unix'><source mode='bind' path='${agentSocket}'/><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
 </devices></domain>`;

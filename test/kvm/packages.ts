@@ -9,6 +9,7 @@ const programs: Readonly<Record<string, string>> = {
   "/usr/bin/qemu-img": "qemu-utils",
   "/usr/sbin/libvirtd": "libvirt-daemon-system",
   "/usr/lib/x86_64-linux-gnu/libvirt/connection-driver/libvirt_driver_qemu.so": "libvirt-daemon-driver-qemu",
+  "/usr/bin/virsh": "libvirt-clients",
   "/usr/sbin/nbdkit": "nbdkit",
   "/usr/bin/certtool": "gnutls-bin",
   "/usr/sbin/sshd": "openssh-server",

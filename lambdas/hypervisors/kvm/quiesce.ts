@@ -16,6 +16,8 @@ const freezeSeconds = 8;
 const statusSeconds = 3;
 const thawSeconds = 5;
 const thawAttempts = 3;
+/** Ten minutes at least; by then reconciliation has done it. */
+const watchTries = 300;
 /** A note that is older belongs to a worker that died. */
 const forgottenAfterSeconds = 20;
 
@@ -126,15 +128,26 @@ async function notesFolder(host: KvmHost): Promise<string> {
 }
 
 /**
- * Writes the note and starts the process that looks at it after the longest time. Without virsh on the host it can do nothing, and the
- * note is for {@link thawForgotten}.
+ * Writes the note and starts the process that looks at it after the longest time, and lets go for as long as it is there. Without virsh on
+ * the host that process can do nothing, and the note is for {@link thawForgotten}.
  */
 async function leaveNote(host: KvmHost, domain: Domain): Promise<string> {
   const note = `${await notesFolder(host)}/${domain.uuid}.${crypto.randomUUID()}`;
-  const watch =
-    '[ -e "$2" ] || exit 0; sleep "$1"; [ -e "$2" ] && virsh -q -c "$3" qemu-agent-command "$4" "$5" && rm -f "$2"';
   const thawCommand = JSON.stringify({ execute: "guest-fsfreeze-thaw" });
-  const script = ': > "$2"; watch=$6; setsid -f sh -c "$watch" watch "$@" </dev/null >/dev/null 2>&1';
-  await host.script("leave-note", script, [`${longestHoldMs / 1000}`, note, host.uri, domain.uuid, thawCommand, watch]);
+  const thawing = ["virsh", "-q", "-c", host.uri, "qemu-agent-command", domain.uuid, thawCommand];
+  const argv = [note, watch, `${longestHoldMs / 1000}`, `${watchTries}`, ...thawing];
+  await host.script("leave-note", ': > "$1"; setsid -f sh -c "$2" watch "$@" </dev/null >/dev/null 2>&1', argv);
   return note;
 }
+
+/** `$1` the note, `$3` seconds to wait, `$4` times to try, then the command that lets go. */
+const watch = `
+note=$1; tries=$4
+sleep "$3"
+shift 4
+while [ -e "$note" ] && [ "$tries" -gt 0 ]; do
+  "$@" && rm -f "$note"
+  tries=$((tries - 1))
+  sleep 2
+done
+`;
