@@ -47,6 +47,7 @@ export const problemKinds = {
   "snapshot-is-backed-up": { status: 409, title: "The snapshot is backed up already" },
   "backup-is-queued": { status: 409, title: "The backup is queued already" },
   "primary-copy-is-gone": { status: 409, title: "Nothing is left to back up from" },
+  "primary-chain-is-full": { status: 409, title: "The volume has too many snapshots on primary storage" },
   "volume-is-restoring": { status: 409, title: "The volume is being restored" },
   "volume-is-missing": { status: 409, title: "The volume is not on its hypervisor any more" },
   "volume-is-unsupported": { status: 409, title: "The volume cannot be backed up" },

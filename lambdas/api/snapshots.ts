@@ -21,6 +21,7 @@ import { currentJob, explainRefusal, showSnapshot, showSnapshots } from "./looku
 import { idempotently } from "./middleware/idempotency.ts";
 import { accepted, frozenPolicy, startOrLeave } from "./new-jobs.ts";
 import type { operations } from "./operations.ts";
+import { requireRoomInChain } from "./primary-chain.ts";
 import { invalidRequest, notFound } from "./problem.ts";
 import { volumeRefusal } from "./refusals.ts";
 import { jobRepresentation, snapshotRepresentation } from "./representations.ts";
@@ -38,6 +39,7 @@ export async function createSnapshot(
     const refusal = volumeRefusal(volume);
     if (refusal) throw refusal;
     await requireAsked(services, caller, volume, body);
+    await requireRoomInChain(services, [volume]);
     const rows = newSnapshot(ids, volume, body, await frozenPolicy(services, body), services.now().toISOString());
     const answer = {
       job: jobRepresentation(rows.job),

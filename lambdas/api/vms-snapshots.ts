@@ -17,6 +17,7 @@ import { showSnapshots } from "./lookups.ts";
 import { idempotently } from "./middleware/idempotency.ts";
 import { frozenPolicy, startOrLeave } from "./new-jobs.ts";
 import type { operations } from "./operations.ts";
+import { requireRoomInChain } from "./primary-chain.ts";
 import { invalidRequest, Problem } from "./problem.ts";
 import { vmRefusal, volumeRefusal } from "./refusals.ts";
 import { mostVolumesTogether } from "./request-schemas.ts";
@@ -39,6 +40,7 @@ export async function createVmSnapshot(
     const vm = await requireVm(services, caller, id);
     const volumes = await volumesToTake(services, caller, vm, body.volumeIds);
     await requireAsked(services, caller, vm, body);
+    await requireRoomInChain(services, volumes);
     const group: SnapshotGroup = {
       id: ids.group,
       members: volumes.map(() => ({ snapshotId: newId("snapshot"), jobId: newId("job") })),

@@ -7,7 +7,7 @@ import { findStoreReferences } from "./store-references.ts";
 
 /**
  * The volume's snapshots of which something may be on its hypervisor, newest first. Their rows come from an index that lags behind by a
- * moment: read one again before acting on it. Those that are not created yet are not among them.
+ * moment: read one again before acting on it. Those that were requested and have not begun are among them.
  */
 export async function snapshotsOnPrimary(
   database: Database,
@@ -24,5 +24,5 @@ export async function snapshotsOnPrimary(
   }));
   const references = await findStoreReferences(database, keys);
   const onPrimary = new Set(references.map(({ snapshotId }) => snapshotId));
-  return snapshots.filter(({ id: snapshotId }) => onPrimary.has(snapshotId));
+  return snapshots.filter(({ id: snapshotId, state }) => state === "Allocated" || onPrimary.has(snapshotId));
 }

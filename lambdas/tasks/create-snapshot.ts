@@ -3,22 +3,24 @@
  * work for all of them, and none of them stays where one cannot be had.
  */
 import { StateConflict } from "../domain/errors.ts";
+import { removePrimary } from "../endings/remove-primary.ts";
 import type { SnapshotRequest, TakenSnapshot } from "../hypervisors/port.ts";
 import type { Services } from "../services.ts";
 import { getJob } from "../tables/jobs.ts";
 import { getSnapshot } from "../tables/snapshots.ts";
-import { getStoreReference, writeStoreReference } from "../tables/store-references.ts";
 import {
   beginCreate,
   type CreatedMember,
   createdOnPrimary,
   createFailed,
   isCreatedBy,
-  primaryReference,
   readMembers,
 } from "../transactions/create-snapshot.ts";
 import { type CaughtError, causeOf, type StateFunctions, type TaskInput } from "./state-function.ts";
 import { volumeOf } from "./volume-of.ts";
+
+/** Nothing has been written to a copy that was just made, so that it is soon merged; garbage collection does what takes longer. */
+const takeBackSeconds = 60;
 
 /** What Take hands to Complete. */
 interface Frozen {
@@ -99,17 +101,11 @@ async function Fail(services: Services, { job: { tenant, jobId }, error }: TaskI
 
 /** Whether nothing of the snapshot is left on primary. */
 async function takeBack(services: Services, snapshot: CreatedMember["snapshot"]): Promise<boolean> {
-  const { database } = services;
-  const key = primaryReference(snapshot);
-  const reference = await getStoreReference(database, key);
-  if (!reference) return true;
-  await writeStoreReference(database, key, "Destroying", {
+  const removal = await removePrimary(services, snapshot, {
     jobId: snapshot.jobId,
-    updatedAt: services.now().toISOString(),
+    waitSeconds: takeBackSeconds,
   });
-  const hypervisor = await services.hypervisor(snapshot.hypervisorTenant, snapshot.hypervisorId);
-  const { finished } = await hypervisor.deleteSnapshot(reference.installPath);
-  return finished;
+  return removal === "gone";
 }
 
 export const createSnapshotStates: StateFunctions = { Begin, Take, Complete, Fail };
