@@ -54,8 +54,8 @@ All paths are below \`/v1\`. Bodies and answers are JSON; times are ISO 8601 in 
 this for machines.
 
 **Tokens.** \`Authorization: Bearer TOKEN\` with a JWT of the configured issuer (ES256, RS256 or EdDSA) that has the claims \`exp\`, \`tenant\`
-and \`role\`. A \`reader\` looks; an \`operator\` also makes, restores and deletes snapshots and cancels jobs; an \`admin\` also registers
-hypervisors and stores and sees volumes that no rule has assigned. Without a valid token the answer is 401, with too low a role 403, and what
+and \`role\`. A \`reader\` looks; an \`operator\` also makes, restores and deletes snapshots, cancels jobs and operates VMs; an \`admin\` also registers
+hypervisors and stores and sees volumes and VMs that no rule has assigned. Without a valid token the answer is 401, with too low a role 403, and what
 belongs to another tenant is a 404 like what never was. (API Gateway renames the header of a 401 to \`x-amzn-Remapped-WWW-Authenticate\`.)
 
 **Jobs.** What takes time is answered with 202, the job, and its path in \`Location\`. \`Prefer: wait=N\` holds the answer back until the job has
