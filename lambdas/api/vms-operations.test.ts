@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { beforeEach, describe, it } from "node:test";
 import { MemoryDatabase } from "../../test/support/memory-database.ts";
 import { VmHypervisor } from "../../test/support/vm-hypervisor.ts";
-import { HypervisorUnavailable, OperationRefused } from "../domain/errors.ts";
+import { HypervisorUnavailable, OperationRefused, StateConflict } from "../domain/errors.ts";
 import { type HypervisorRow, volumeIdFor } from "../domain/inventory.ts";
 import { type DiskBackingUp, permissionWhile, type VmOperation, vmOperations } from "../domain/operations.ts";
 import { backupPool } from "../domain/pool.ts";
@@ -17,6 +17,7 @@ import type { operations } from "./operations.ts";
 import { Problem } from "./problem.ts";
 import { operateVmBody } from "./request-schemas.ts";
 import type { VmOperationsRepresentation } from "./response-schemas.ts";
+import { parseBody } from "./validation.ts";
 import { discoverVms } from "./vms-discovery.ts";
 import { listVmOperations, operateVm } from "./vms-operations.ts";
 
@@ -114,17 +115,15 @@ class Lab {
     };
     const lastChange = changeId("job_0", "CreatedOnPrimary", 0);
     const policy = { maxAttempts: 3, retryIntervalSeconds: 1 };
-    this.memory
-      .put("snapshots", { ...common, ...snapshot, lastChange, storeId: "default", tags: {} })
-      .put("jobs", {
-        ...common,
-        id: jobId,
-        kind: "backup-snapshot",
-        state: "Queued",
-        snapshotId: snapshot.id,
-        policy,
-        pool: backupPool,
-      });
+    this.memory.put("snapshots", { ...common, ...snapshot, lastChange, storeId: "default", tags: {} }).put("jobs", {
+      ...common,
+      id: jobId,
+      kind: "backup-snapshot",
+      state: "Queued",
+      snapshotId: snapshot.id,
+      policy,
+      pool: backupPool,
+    });
   }
 
   /** Gives the queued backup its slot. Throws WriteRefused when it may not begin. */
@@ -241,6 +240,73 @@ describe("an operation on a VM", () => {
         assert.equal((await lab.operate(operation, bodies[operation], caller)).status, allowed ? 200 : 403);
     lab.memory.put("vms", { ...lab.memory.get("vms", { tenant: "acme", id: vmId }), hypervisorTenant: "provider" });
     assert.equal((await lab.operate("reinstall")).status, 403);
+  });
+
+  for (const operation of ["destroy", "detach-disk", "stop"] as const)
+    it(`${operation} of a VM whose disks were changed by others is ${operation === "stop" ? "done" : "refused: they may be being backed up"}`, async () => {
+      lab.host.vms = [];
+      lab.host.addVm("web", [names[1], names[0], "new"]);
+      const answer = await lab.operate(operation).catch((error: unknown) => error);
+      if (operation === "stop") return assert.equal((answer as { status: number }).status, 200);
+      assert.ok(answer instanceof StateConflict);
+      assert.match(answer.message, /Discover hyp_\w+ again/);
+      assert.deepEqual(lab.host.done, []);
+      assert.equal(lab.memory.get("vms", { tenant: "acme", id: vmId })?.heldFor, undefined);
+    });
+
+  it("of a VM that is gone is refused", async () => {
+    lab.host.vms = [];
+    assert.equal(((await lab.operate("start")) as Problem).kind, "conflict");
+    assert.deepEqual(lab.host.done, []);
+  });
+
+  it("on a hypervisor that cannot be reached is a 503 each time: nothing was asked for", async () => {
+    lab.host.listVms = () => {
+      throw new HypervisorUnavailable("no route to host");
+    };
+    for (const _time of [1, 2]) assert.equal(((await lab.operate("destroy")) as Problem).status, 503);
+  });
+
+  it("is answered in time where the hypervisor does not tell how the VM is after it", async (context) => {
+    context.mock.timers.enable({ apis: ["setTimeout"] });
+    let looks = 0;
+    const { host } = lab;
+    const list = host.listVms.bind(host);
+    host.listVms = async function* () {
+      if (looks++ > 0) await new Promise(() => {});
+      yield* list();
+    };
+    const answer = lab.operate("stop");
+    while (looks < 2) await new Promise(setImmediate);
+    await new Promise(setImmediate);
+    context.mock.timers.tick(5_000);
+    assert.equal((await answer).status, 200);
+  });
+
+  it("names no field that is not its own, and lacks none", () => {
+    for (const [body, errors] of [
+      [{ operation: "detach-disk" }, [{ pointer: "/volumeId", detail: "is missing: detach-disk needs it" }]],
+      [{ operation: "start", cpus: 2 }, [{ pointer: "/cpus", detail: "is no field of start" }]],
+      [{ operation: "attach-iso", path: "a.iso" }, [{ pointer: "/path", detail: /absolute path on the hypervisor/ }]],
+      [
+        { operation: "migrate" },
+        [{ pointer: "/operation", detail: /^must be "start", .* or "reinstall", not "migrate"$/ }],
+      ],
+    ] as const)
+      assert.throws(
+        () => parseBody(operateVmBody, body),
+        (error: Problem) => {
+          const found = error.extras.errors?.map((one) => ({ ...one })) ?? [];
+          assert.equal(found.length, errors.length);
+          for (const [index, { pointer, detail }] of errors.entries()) {
+            const one = found[index] as { pointer: string; detail: string };
+            assert.equal(one.pointer, pointer);
+            if (typeof detail === "string") assert.equal(one.detail, detail);
+            else assert.match(one.detail, detail);
+          }
+          return true;
+        },
+      );
   });
 
   it("is done once for each Idempotency-Key", async () => {

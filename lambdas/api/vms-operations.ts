@@ -5,11 +5,19 @@
  * transaction, the VM and the disks whose backups forbid it, on condition that none of them is being backed up; a backup begins on
  * condition that its volume is not held. Whichever is first, the other is refused.
  */
-import { isRetryable, StateConflict } from "../domain/errors.ts";
+import { isRetryable, StateConflict, VmNotFound } from "../domain/errors.ts";
 import { newId } from "../domain/ids.ts";
-import { namesFiles, permissionWhile, roleOf, type VmOperation, vmOperations } from "../domain/operations.ts";
+import { volumeIdFor } from "../domain/inventory.ts";
+import {
+  isForbiddenBySomeBackup,
+  namesFiles,
+  permissionWhile,
+  roleOf,
+  type VmOperation,
+  vmOperations,
+} from "../domain/operations.ts";
 import { type DiskOfVm, isHeld, type Vm } from "../domain/vm.ts";
-import type { Hypervisor, VmOperationRequest } from "../hypervisors/port.ts";
+import type { Hypervisor, VmDescription, VmOperationRequest } from "../hypervisors/port.ts";
 import type { Services } from "../services.ts";
 import { transact, WriteRefused } from "../tables/database.ts";
 import { snapshotsInState } from "../tables/snapshots.ts";
@@ -35,6 +43,9 @@ type Body = ApiRequest<Operations["operateVm"]>["body"];
  * done, or refused, within as long again.
  */
 const holdSeconds = 60;
+
+/** How long a VM is looked at after an operation. The answer must not fail for it: a repetition would do the operation again. */
+const lookMilliseconds = 5_000;
 
 /** All that decides whether an operation is allowed. */
 interface Situation {
@@ -149,8 +160,8 @@ export async function operateVm(
     if (refusal) throw refusal;
     const wanted = await wantedOf(services, situation, body);
     const held = await hold(services, situation, body, ids.operation);
-    const answer = await whileHeld(services, situation.vm, held, ids.operation, (adapter) =>
-      act(services, caller, situation.vm, adapter, wanted),
+    const answer = await whileHeld(services, situation.vm, held, ids.operation, (host) =>
+      act(services, situation, host, { wanted, volumeId: body.volumeId }),
     );
     const items = record(answer);
     if (items.length > 0) await transact(services.database, items);
@@ -217,56 +228,92 @@ async function hold(
   }
 }
 
-/** Lets go when it is done, or refused for good. What may still be carried out keeps its hold until that ends by itself. */
+/** What an operation is done with. */
+interface Host {
+  readonly adapter: Hypervisor;
+  /** To be called before the hypervisor is asked: from then on nobody knows what it does when the connection breaks. */
+  asking(): void;
+}
+
+/** Lets go when it is done, refused for good, or was never asked for. What may still be carried out keeps its hold until that ends by itself. */
 async function whileHeld<Result>(
   services: Services,
   vm: Vm,
   held: readonly DiskOfVm[],
   operationId: string,
-  act: (adapter: Hypervisor) => Promise<Result>,
+  act: (host: Host) => Promise<Result>,
 ): Promise<Result> {
   const release = async () => {
     for (const { tenant, volumeId: id } of held) await releaseVolume(services.database, { tenant, id }, operationId);
     await releaseVm(services.database, vm, operationId);
   };
+  let asked = false;
+  const asking = () => {
+    asked = true;
+  };
   try {
-    const result = await act(await services.hypervisor(vm.hypervisorTenant, vm.hypervisorId));
+    const result = await act({ adapter: await services.hypervisor(vm.hypervisorTenant, vm.hypervisorId), asking });
     await release();
     return result;
   } catch (error) {
-    if (!isRetryable(error)) await release();
+    if (!asked || !isRetryable(error)) await release();
     throw hypervisorProblem(vm.hypervisorId, error);
   }
 }
 
-/** Answers the VM as it is after that. */
+/**
+ * Does it, and answers the VM as it is after that. The VM is looked at before: what backups forbid was judged by the disks that the last
+ * discovery found.
+ */
 async function act(
   services: Services,
-  caller: Caller,
-  vm: Vm,
-  adapter: Hypervisor,
-  wanted: VmOperationRequest,
+  { caller, vm }: Situation,
+  { adapter, asking }: Host,
+  { wanted, volumeId }: { wanted: VmOperationRequest; volumeId: string | undefined },
 ): Promise<VmRepresentation> {
   if (!adapter.operateVm) throw new StateConflict(`${vm.hypervisorId} is of kind ${adapter.kind}, which has no VMs`);
+  const before = await lookAt(adapter, vm);
+  if (isForbiddenBySomeBackup(wanted.operation) && !hasDisksOf(vm, before))
+    throw new StateConflict(`${vm.id} has other disks than at the last discovery. Discover ${vm.hypervisorId} again`);
+  asking();
   await adapter.operateVm(vm.externalId, wanted);
   services.logger.info("operation done", { tenant: vm.tenant, vmId: vm.id, operation: wanted.operation });
-  await lookAgain(services, vm, adapter).catch((error: unknown) =>
+  const recorded = recordAsItIs(services, vm, adapter, volumeId).catch((error: unknown) =>
     services.logger.warn("the VM was not looked at after an operation", { vmId: vm.id, error: error as Error }),
   );
+  const timeIsUp = new Promise((resolve) => setTimeout(resolve, lookMilliseconds).unref());
+  await Promise.race([recorded, timeIsUp]);
   return showVm(services, caller, (await getVm(services.database, vm.tenant, vm.id)) ?? vm);
 }
 
-/** Brings the VM's row up to date. A disk that was attached is of the VM's tenant, as only that one's are. */
-async function lookAgain({ database, now }: Services, vm: Vm, adapter: Hypervisor): Promise<void> {
-  const { tenant, unassigned } = vm;
+/** Throws VmNotFound. */
+async function lookAt(adapter: Hypervisor, vm: Vm): Promise<VmDescription> {
+  for await (const found of adapter.listVms?.() ?? []) if (found.externalId === vm.externalId) return found;
+  throw new VmNotFound(`${vm.id} (${vm.name}) is not on its hypervisor any more.`);
+}
+
+function hasDisksOf(vm: Vm, { disks }: VmDescription): boolean {
+  const known = vm.disks.map(({ volumeId }) => volumeId);
+  const now = disks.map(({ volumeExternalId }) => volumeIdFor(vm.hypervisorId, volumeExternalId));
+  return JSON.stringify(known) === JSON.stringify(now);
+}
+
+/** Brings the VM's row up to date. A disk that was attached is of the VM's tenant; whose others are the next discovery tells. */
+async function recordAsItIs(
+  { database, now }: Services,
+  vm: Vm,
+  adapter: Hypervisor,
+  attached: string | undefined,
+): Promise<void> {
+  const { tenant, unassigned, hypervisorTenant } = vm;
   const discoveredAt = now().toISOString();
-  const hypervisor = { tenant: vm.hypervisorTenant, id: vm.hypervisorId };
   const tenants = new Map(vm.disks.map((disk) => [disk.volumeId, disk.tenant]));
-  for await (const found of adapter.listVms?.() ?? []) {
-    if (found.externalId !== vm.externalId) continue;
-    const row = vmRow(hypervisor, found, (volumeId) => tenants.get(volumeId) ?? tenant);
+  const tenantOf = (id: string) => tenants.get(id) ?? (id === attached ? tenant : hypervisorTenant);
+  try {
+    const row = vmRow({ tenant: hypervisorTenant, id: vm.hypervisorId }, await lookAt(adapter, vm), tenantOf);
     await recordDiscoveredVm(database, { ...row, tenant, unassigned, discoveredAt });
-    return;
+  } catch (error) {
+    if (!(error instanceof VmNotFound)) throw error;
+    await markVmMissing(database, vm, discoveredAt);
   }
-  await markVmMissing(database, vm, discoveredAt);
 }

@@ -64,6 +64,11 @@ export function permissionWhile(operation: VmOperation, disk: DiskBackingUp): Pe
   return rule.while[disk] ?? true;
 }
 
+/** Whether there is a disk whose backup forbids the operation. */
+export function isForbiddenBySomeBackup(operation: VmOperation): boolean {
+  return disksBackingUp.some((disk) => permissionWhile(operation, disk) !== true);
+}
+
 /** What one disk of a VM is to an operation that names the volume `named`. */
 export function roleOf(disk: { readonly volumeId: string; readonly root: boolean }, named?: string): DiskBackingUp {
   if (disk.volumeId === named) return "namedDisk";
