@@ -60,7 +60,7 @@ export class Api extends Construct {
     answer(vms, props.functions.api);
     const vm = vms.addResource("{id}");
     serve(vm, props.functions.api);
-    answer(vm.addResource(inventoryResourceOfVms), props.functions.inventory);
+    serve(vm.addResource(inventoryResourceOfVms), props.functions.inventory);
     this.#describeRefusals();
     this.#acknowledgeChecks();
   }

@@ -24,6 +24,7 @@ test("any method on any path reaches a function: hypervisors, stores and operati
     "ANY /vms Api",
     "ANY /vms/{id} Api",
     "ANY /vms/{id}/operations Inventory",
+    "ANY /vms/{id}/operations/{proxy+} Inventory",
     "ANY /vms/{id}/{proxy+} Api",
     "ANY /{proxy+} Api",
   ]);
