@@ -19,9 +19,9 @@ import {
   LibvirtTimedOut,
 } from "../../protocols/libvirt/errors.ts";
 import { NbdConnectionLost, NbdError, NbdProtocolError, NbdTimedOut } from "../../protocols/nbd/errors.ts";
+import { printable } from "../../protocols/printable.ts";
 import type { ExecResult } from "../../protocols/ssh/connection.ts";
 import {
-  printable,
   SshConnectionLost,
   SshHostKeyMismatch,
   SshKeyRejected,

@@ -1,6 +1,7 @@
 /** A connection to libvirt: calls side by side, each answered by its serial number, and events of block jobs. */
 import { once } from "node:events";
 import type { Duplex } from "node:stream";
+import { printable } from "../printable.ts";
 import {
   LibvirtCallCancelled,
   LibvirtCallFailed,
@@ -9,7 +10,6 @@ import {
   LibvirtLoginRequired,
   LibvirtProtocolError,
   LibvirtTimedOut,
-  printable,
 } from "./errors.ts";
 import { eventId } from "./flags.ts";
 import { Keepalive } from "./keepalive.ts";

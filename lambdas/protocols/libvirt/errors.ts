@@ -1,5 +1,7 @@
 /** What can go wrong between a client and libvirt, one class for each thing that a caller can act on. */
 
+import { printable } from "../printable.ts";
+
 export abstract class LibvirtError extends Error {
   constructor(message: string, options?: ErrorOptions) {
     super(message, options);
@@ -76,14 +78,3 @@ export type ErrorCode = keyof typeof errorCodes | "OTHER";
 const codesByNumber = new Map<number, ErrorCode>(
   Object.entries(errorCodes).map(([name, number]) => [number, name as ErrorCode]),
 );
-
-/** More than a few sentences of a server's message help nobody. */
-const maxShownCharacters = 600;
-
-/** A text of the other side, fit for a line of a log: without control characters, and not too long. */
-export function printable(text: string): string {
-  return text
-    .replaceAll(/\p{Cc}+/gu, " ")
-    .trim()
-    .slice(0, maxShownCharacters);
-}

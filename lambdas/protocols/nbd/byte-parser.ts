@@ -4,7 +4,8 @@
  * parser has judged them.
  */
 import type { Duplex } from "node:stream";
-import { NbdConnectionLost, printable } from "./errors.ts";
+import { printable } from "../printable.ts";
+import { NbdConnectionLost } from "./errors.ts";
 
 /** `T` is what the parser has found when it is at its end. */
 export type ByteParser<T> = Generator<Uint8Array, T, void>;

@@ -41,14 +41,3 @@ export class NbdRequestFailed extends NbdError {
     this.offset = offset;
   }
 }
-
-/** More than a sentence of a server's message helps nobody. */
-const maxShownCharacters = 300;
-
-/** A server's text, fit for a line of a log: without control characters, and not too long. */
-export function printable(text: string): string {
-  return text
-    .replaceAll(/\p{Cc}+/gu, " ")
-    .trim()
-    .slice(0, maxShownCharacters);
-}

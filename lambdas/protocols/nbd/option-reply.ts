@@ -1,6 +1,8 @@
 /** Options of the handshake and their replies. */
+
+import { printable } from "../printable.ts";
 import { type ByteParser, take } from "./byte-parser.ts";
-import { NbdProtocolError, NbdRefused, printable } from "./errors.ts";
+import { NbdProtocolError, NbdRefused } from "./errors.ts";
 import {
   maxStringBytes,
   newstyleMagic,

@@ -1,6 +1,8 @@
 /** Replies of the transmission phase: simple ones, and structured ones whose chunks may come in any order and between those of others. */
+
+import { printable } from "../printable.ts";
 import { type ByteParser, take } from "./byte-parser.ts";
-import { NbdProtocolError, NbdRequestFailed, printable } from "./errors.ts";
+import { NbdProtocolError, NbdRequestFailed } from "./errors.ts";
 import type { PendingRequest } from "./pending-request.ts";
 import {
   chunk,

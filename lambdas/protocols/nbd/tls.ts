@@ -2,7 +2,8 @@
 import { isIP } from "node:net";
 import type { Duplex } from "node:stream";
 import { connect, type TLSSocket } from "node:tls";
-import { NbdTlsFailed, printable } from "./errors.ts";
+import { printable } from "../printable.ts";
+import { NbdTlsFailed } from "./errors.ts";
 
 export interface TlsSettings {
   /** The name or address that the server's certificate must be made for. */

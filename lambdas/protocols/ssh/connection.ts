@@ -2,10 +2,10 @@
 import { once } from "node:events";
 import type { Duplex } from "node:stream";
 import ssh2, { type Client, type ClientChannel, type ConnectConfig } from "ssh2";
+import { printable } from "../printable.ts";
 import { assertText, commandLine } from "./command-line.ts";
 import { dial } from "./dial.ts";
 import {
-  printable,
   SshConnectionLost,
   type SshError,
   SshHostKeyMismatch,
@@ -17,6 +17,7 @@ import {
   SshTimedOut,
 } from "./errors.ts";
 import { fingerprint, keyType } from "./host-key.ts";
+import { useKeyObjects } from "./session-keys.ts";
 
 export interface SshSettings {
   readonly host: string;
@@ -99,6 +100,7 @@ export class SshConnection {
     const where = `${host}:${port}`;
     const socket = await dial({ host, port, allowedCidrs: settings.allowedCidrs, timeoutMs: connectTimeoutMs });
     const client = new ssh2.Client();
+    useKeyObjects(client);
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     let mismatch: SshHostKeyMismatch | undefined;
     const failed = (error?: Error) => reject(mismatch ?? loginError(error, where, settings.user));

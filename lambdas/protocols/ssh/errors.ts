@@ -42,14 +42,3 @@ export class SshHostKeyMismatch extends SshError {
     this.found = found;
   }
 }
-
-/** More than a sentence of a server's message helps nobody. */
-const maxShownCharacters = 300;
-
-/** A text of the other side, fit for a line of a log: without control characters, and not too long. */
-export function printable(text: string): string {
-  return text
-    .replaceAll(/\p{Cc}+/gu, " ")
-    .trim()
-    .slice(0, maxShownCharacters);
-}
