@@ -32,8 +32,8 @@ export interface Task {
 export interface Contender {
   readonly name: string;
   readonly actions: readonly Action[];
-  /** Makes the empty repository; not measured. */
-  prepare(scene: Scene): Promise<void>;
+  /** Makes the empty repository, where there has to be one; not measured. */
+  prepare?(scene: Scene): Promise<void>;
   command(scene: Scene, task: Task): Command;
   /** Where the measured time went, by phase, in seconds; where the contender tells. */
   phases?(scene: Scene): Readonly<Record<string, number>>;

@@ -74,7 +74,7 @@ interface Stage {
 
 async function runActions(bench: Bench, stage: Stage, wanted: readonly Action[]): Promise<Measurement[]> {
   const { contender, scene, scenario } = stage;
-  await contender.prepare(scene);
+  await contender.prepare?.(scene);
   const measurements: Measurement[] = [];
   const output = join(bench.memory, "restored.raw");
   let newest: Backup | undefined;

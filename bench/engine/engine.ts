@@ -45,9 +45,6 @@ class Engine implements Contender {
     this.#options = options;
   }
 
-  /** The first backup makes the repository. */
-  async prepare(): Promise<void> {}
-
   command(scene: Scene, task: Task) {
     const requestFile = join(scene.directory, "request.json");
     writeFileSync(requestFile, JSON.stringify(this.#request(scene, task)));

@@ -25,8 +25,6 @@ class QemuImg implements Contender {
     this.#rclone = rclone;
   }
 
-  async prepare(): Promise<void> {}
-
   command({ access, directory }: Scene, { action, version, output }: Task) {
     const object = `store:${access.bucket}/volume.qcow2`;
     const rclone = `${this.#rclone.path} ${rcloneFlags} copyto`;

@@ -26,8 +26,6 @@ class ZstdRclone implements Contender {
     this.#rclone = rclone;
   }
 
-  async prepare(): Promise<void> {}
-
   command({ access, directory }: Scene, { action, version, output }: Task) {
     const object = `store:${access.bucket}/volume.zst`;
     const rclone = `${this.#rclone.path} ${rcloneFlags}`;
