@@ -133,15 +133,17 @@ export class MemoryDatabase {
   }
 }
 
-/** `SET a = :a, b = :b REMOVE c ADD d :d`. */
+/** `SET a = :a, b = if_not_exists(b, :b) REMOVE c ADD d :d`. */
 function update(row: Row, write: Write): void {
   const name = (text: string) => write.ExpressionAttributeNames?.[text] ?? text;
   const value = (text: string) => givenValue(text, write);
   const clauses = (write.UpdateExpression ?? "").split(/\b(SET|REMOVE|ADD)\b/).slice(1);
   for (let at = 0; at < clauses.length; at += 2) {
-    for (const part of (clauses[at + 1] ?? "").split(",").map((text) => text.trim())) {
+    for (const part of (clauses[at + 1] ?? "").split(/,(?![^(]*\))/).map((text) => text.trim())) {
       const [attribute = "", ...rest] = part.split(/[\s=]+/);
-      if (clauses[at] === "SET") row[name(attribute)] = value(rest[0] ?? "");
+      const [, kept = "", fallback] = /^if_not_exists\((\S+), (\S+)\)$/.exec(rest.join(" ")) ?? [];
+      if (clauses[at] === "SET")
+        row[name(attribute)] = (fallback && row[name(kept)]) ?? value(fallback ?? rest[0] ?? "");
       if (clauses[at] === "REMOVE") delete row[name(attribute)];
       if (clauses[at] === "ADD")
         row[name(attribute)] = Number(row[name(attribute)] ?? 0) + Number(value(rest[0] ?? ""));
