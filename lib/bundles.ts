@@ -1,6 +1,7 @@
 /**
- * The code of the functions: each entry file in one minified ES module with all it imports. One run of esbuild bundles all of them,
- * which parses the AWS SDK once.
+ * The code of the functions: each entry file with all it imports, as minified ES modules. What is imported only when it is needed (the
+ * clients of SSH, libvirt and NBD; the AWS SDK's ways to come by credentials) lies in files of its own: a start reads half of the code. So
+ * each function takes a run of esbuild, which parses the AWS SDK anew.
  */
 import { cpSync, existsSync, readdirSync, rmSync, statSync } from "node:fs";
 import { basename, extname, join } from "node:path";
@@ -38,21 +39,25 @@ export function bundle<Name extends string>(
 
   const directory = join(Stage.of(scope)?.outdir ?? projectRoot, "bundles");
   rmSync(directory, { recursive: true, force: true });
-  compile(directory, Object.fromEntries(names.flatMap((name) => outputs(name, entries[name]))));
-  for (const name of names) if (entries[name].nativeFileCalls) addKoffi(join(directory, name));
+  for (const name of names) {
+    compile(join(directory, name), entries[name]);
+    if (entries[name].nativeFileCalls) addKoffi(join(directory, name));
+  }
   return codes((name) => lambda.Code.fromAsset(join(directory, name)));
 }
 
-/** What is compiled for one function: where to, without the extension, and from which file. */
-function outputs(name: string, { file, loadedLater = [] }: Entry): [string, string][] {
-  return [
-    [`${name}/index`, file],
-    ...loadedLater.map((later): [string, string] => [`${name}/${basename(later, extname(later))}`, later]),
-  ];
-}
-
-function compile(outdir: string, entryPoints: Record<string, string>): void {
-  buildSync({ ...bundleSettings, absWorkingDir: projectRoot, entryPoints, outdir, entryNames: "[dir]/[name]" });
+/** What several of these files need is shared by them, so that an error of one is an instance of the other's class. */
+function compile(outdir: string, { file, loadedLater = [] }: Entry): void {
+  const later = loadedLater.map((one): [string, string] => [basename(one, extname(one)), one]);
+  buildSync({
+    ...bundleSettings,
+    absWorkingDir: projectRoot,
+    entryPoints: { index: file, ...Object.fromEntries(later) },
+    outdir,
+    entryNames: "[name]",
+    chunkNames: "[name]-[hash]",
+    splitting: true,
+  });
 }
 
 const loadable: ReadonlySet<string> = new Set([".js", ".cjs", ".json", ".node"]);

@@ -21,7 +21,7 @@ import { hypervisorRepresentation, pathOf } from "./representations.ts";
 type Operations = typeof operations;
 
 /** The adapter for settings that are not registered yet. Whoever opens it closes it. */
-export type OpenHypervisor = (hypervisor: Pick<HypervisorRow, "tenant" | "settings">) => Promise<Hypervisor>;
+export type OpenHypervisor = (hypervisor: Pick<HypervisorRow, "tenant" | "id" | "settings">) => Promise<Hypervisor>;
 
 export async function registerHypervisor(
   services: Services,
@@ -33,7 +33,7 @@ export async function registerHypervisor(
   const answer = await idempotently(services, request, { hypervisor: id }, async ({ ids, record }) => {
     if (body.kind === "kvm") requireOwnSecret(caller, body.secretId);
     const { settings, defaultName } = settingsOf(body);
-    const lastCheck = await check(services, open, { tenant: caller.tenant, settings, body });
+    const lastCheck = await check(services, open, { tenant: caller.tenant, id: ids.hypervisor, settings, body });
     const row: HypervisorRow = {
       tenant: caller.tenant,
       id: ids.hypervisor,
@@ -63,7 +63,7 @@ export async function registerHypervisor(
 async function check(
   services: Services,
   open: OpenHypervisor,
-  { body, ...hypervisor }: Pick<HypervisorRow, "tenant" | "settings"> & { body: Parameters<typeof blamedField>[1] },
+  { body, ...hypervisor }: Parameters<OpenHypervisor>[0] & { body: Parameters<typeof blamedField>[1] },
 ): Promise<HypervisorCheck> {
   try {
     const adapter = await open(hypervisor);

@@ -1,10 +1,25 @@
 import assert from "node:assert/strict";
+import { once } from "node:events";
 import { mkdir, mkdtemp, rm } from "node:fs/promises";
+import { createServer, type Server } from "node:http";
+import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import path from "node:path";
-import { after, before, describe, it } from "node:test";
-import { HypervisorMisconfigured, PathOutsideDirectory } from "../domain/errors.ts";
-import { hypervisorOf } from "./hypervisors.ts";
+import { after, before, beforeEach, describe, it } from "node:test";
+import ssh2 from "ssh2";
+import { MemoryDatabase } from "../../test/support/memory-database.ts";
+import { hostKey, type SshPeer, startSshPeer, userKey } from "../../test/support/ssh-peer.ts";
+import {
+  EndpointForbidden,
+  HypervisorMisconfigured,
+  HypervisorUnavailable,
+  PathOutsideDirectory,
+  SecretUnusable,
+} from "../domain/errors.ts";
+import type { KvmHypervisorSettings } from "../domain/inventory.ts";
+import type { Hypervisor } from "../hypervisors/port.ts";
+import { fingerprint } from "../protocols/ssh/host-key.ts";
+import { hypervisorOf, openHypervisor } from "./hypervisors.ts";
 
 describe("the directories that a tenant may register", () => {
   let root: string;
@@ -17,10 +32,10 @@ describe("the directories that a tenant may register", () => {
     delete process.env.FILE_ROOTS;
     await rm(root, { recursive: true });
   });
-  const check = (tenant: string, owner: string) =>
-    hypervisorOf({ tenant, settings: { kind: "file", directory: path.join(root, owner, "volumes") } }).then(
-      (hypervisor) => hypervisor.check(),
-    );
+  const check = async (tenant: string, owner: string) => {
+    const settings = { kind: "file", directory: path.join(root, owner, "volumes") } as const;
+    return (await hypervisorOf({ tenant, id: "hyp_1", settings })).check();
+  };
 
   it("are its own where file.roots says {tenant}", async () => {
     await check("acme", "acme");
@@ -29,4 +44,135 @@ describe("the directories that a tenant may register", () => {
       (error) => error instanceof HypervisorMisconfigured || error instanceof PathOutsideDirectory,
     );
   });
+});
+
+describe("a KVM host", () => {
+  const secrets = new Map<string, string>();
+  const environment = { ...process.env };
+  let reads = 0;
+  let secretsManager: Server;
+  let host: SshPeer;
+
+  before(async () => {
+    secretsManager = createServer(async (request, response) => {
+      const chunks = await Array.fromAsync(request as AsyncIterable<Buffer>);
+      const { SecretId } = JSON.parse(Buffer.concat(chunks).toString());
+      const text = secrets.get(SecretId);
+      reads++;
+      response.writeHead(text === undefined ? 400 : 200, { "content-type": "application/x-amz-json-1.1" });
+      response.end(
+        JSON.stringify(text === undefined ? { __type: "ResourceNotFoundException" } : { SecretString: text }),
+      );
+    }).listen(0, "127.0.0.1");
+    await once(secretsManager, "listening");
+    Object.assign(process.env, {
+      AWS_ENDPOINT_URL_SECRETS_MANAGER: `http://127.0.0.1:${(secretsManager.address() as AddressInfo).port}`,
+      AWS_REGION: "us-east-1",
+      AWS_ACCESS_KEY_ID: "test",
+      AWS_SECRET_ACCESS_KEY: "test",
+    });
+    host = await startSshPeer();
+  });
+  beforeEach(() => {
+    process.env.ALLOWED_CIDRS = "127.0.0.0/8";
+    secrets.clear();
+    secrets.set("snapferry/acme/kvm1", userKey.private.trimEnd());
+  });
+  after(async () => {
+    process.env = environment;
+    await host.close();
+    secretsManager.closeAllConnections();
+    secretsManager.close();
+  });
+
+  const settings = (changes: Partial<KvmHypervisorSettings> = {}): KvmHypervisorSettings => ({
+    kind: "kvm",
+    endpoint: `ssh://backup@127.0.0.1:${host.port}`,
+    hostKeys: [fingerprint(Buffer.from(hostKey.public.split(" ")[1] ?? "", "base64"))],
+    secretId: "snapferry/acme/kvm1",
+    uri: "qemu:///system",
+    ...changes,
+  });
+  const memory = new MemoryDatabase();
+  const register = (changes: Partial<KvmHypervisorSettings> = {}) =>
+    memory.put("hypervisors", { tenant: "acme", id: "hyp_1", settings: settings(changes) });
+  const open = () => openHypervisor(memory.database, "acme", "hyp_1");
+  /** The host of these tests takes logins, and runs nothing. */
+  const failureOf = async (hypervisor: Hypervisor | Promise<Hypervisor>) =>
+    (await hypervisor).check().then(
+      () => assert.fail("it can be used"),
+      (error: unknown) => error,
+    );
+  const failureWith = async (changes: Partial<KvmHypervisorSettings>) => {
+    const hypervisor = await hypervisorOf({ tenant: "acme", id: "hyp_1", settings: settings(changes) });
+    return failureOf(hypervisor).finally(() => hypervisor.close?.());
+  };
+
+  it("keeps its adapter and its connection until its settings change, or it is forgotten", async () => {
+    register();
+    const first = await open();
+    const before = host.connections();
+    for (let call = 0; call < 3; call++) await failureOf(open());
+    assert.equal(host.connections(), before + 1);
+    assert.equal(await open(), first);
+
+    register({ uri: "qemu+unix:///system?socket=/run/other" });
+    const second = await open();
+    assert.notEqual(second, first);
+    await failureOf(second);
+    assert.equal(host.connections(), before + 2);
+
+    const forgotten = new MemoryDatabase();
+    await assert.rejects(openHypervisor(forgotten.database, "acme", "hyp_1"), HypervisorMisconfigured);
+    assert.notEqual(await open(), second);
+  });
+
+  it("is asked for its key again by each connection, so that a rotated one is taken up", async () => {
+    register();
+    const hypervisor = await open();
+    secrets.set("snapferry/acme/kvm1", ssh2.utils.generateKeyPairSync("ed25519").private);
+    const refused = await failureOf(hypervisor);
+    assert.ok(
+      refused instanceof HypervisorMisconfigured && /does not take the key/.test(refused.message),
+      `${refused}`,
+    );
+    secrets.set("snapferry/acme/kvm1", userKey.private);
+    const before = reads;
+    const after = await failureOf(hypervisor);
+    assert.ok(!/does not take the key/.test(String(after)), `${after}`);
+    assert.equal(reads, before + 1);
+    await hypervisor.close?.();
+  });
+
+  it("that nobody answers at may answer later", async () => {
+    const unreachable = await failureWith({ endpoint: "ssh://backup@127.0.0.1:1" });
+    assert.ok(unreachable instanceof HypervisorUnavailable, String(unreachable));
+  });
+
+  it("is not called at an address inside the network that nobody has allowed", async () => {
+    process.env.ALLOWED_CIDRS = "10.0.0.0/8";
+    const before = host.connections();
+    assert.ok((await failureWith({})) instanceof EndpointForbidden);
+    assert.equal(host.connections(), before);
+  });
+
+  for (const [what, secretId, text, words] of [
+    ["that is not there", "snapferry/acme/none", undefined, /^there is no secret snapferry\/acme\/none$/],
+    ["of another tenant", "snapferry/bolt/kvm1", userKey.private, /is not one of acme/],
+    ["that is JSON", "snapferry/acme/kvm1", '{"privateKey":"x"}', /must be a private key in OpenSSH's format or PEM/],
+    ["that is a public key", "snapferry/acme/kvm1", userKey.public, /must be a private key/],
+    [
+      "with a passphrase",
+      "snapferry/acme/kvm1",
+      ssh2.utils.generateKeyPairSync("ed25519", { passphrase: "x", cipher: "aes256-cbc", rounds: 1 }).private,
+      /[Ee]ncrypted/,
+    ],
+  ] as const)
+    it(`has no use for a secret ${what}, and no message shows it`, async () => {
+      if (text !== undefined) secrets.set(secretId, text);
+      const error = await failureWith({ secretId });
+      assert.ok(error instanceof SecretUnusable, String(error));
+      assert.match(error.message, words);
+      if (text !== undefined) assert.ok(!error.message.includes(text.slice(0, 20)));
+    });
 });

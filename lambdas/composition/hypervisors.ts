@@ -1,10 +1,14 @@
-import { HypervisorMisconfigured } from "../domain/errors.ts";
-import type { HypervisorRow } from "../domain/inventory.ts";
+import { HypervisorMisconfigured, SecretUnusable } from "../domain/errors.ts";
+import { type HypervisorRow, isSecretOf, type KvmHypervisorSettings } from "../domain/inventory.ts";
+import { parseSshEndpoint } from "../domain/ssh-endpoint.ts";
 import { environmentList } from "../environment.ts";
 import { FileHypervisor } from "../hypervisors/file/file-hypervisor.ts";
 import type { Hypervisor } from "../hypervisors/port.ts";
 import type { Database } from "../tables/database.ts";
 import { getHypervisor } from "../tables/hypervisors.ts";
+import { readSecret } from "./secrets.ts";
+
+type RegisteredAs = Pick<HypervisorRow, "tenant" | "id" | "settings">;
 
 /** An adapter that stays for the life of the function, with the settings that it was made with. */
 interface OpenedHypervisor {
@@ -41,16 +45,41 @@ function closeInTime({ adapter }: OpenedHypervisor): void {
  * A new adapter for a hypervisor, registered or about to be. A root of `file.roots` with `{tenant}` in it is each tenant's own:
  * none can register a directory of another.
  */
-export async function hypervisorOf({
-  tenant,
-  settings,
-}: Pick<HypervisorRow, "tenant" | "settings">): Promise<Hypervisor> {
+export async function hypervisorOf({ tenant, id, settings }: RegisteredAs): Promise<Hypervisor> {
   switch (settings.kind) {
     case "file": {
       const allowedRoots = environmentList("FILE_ROOTS").map((root) => root.replaceAll("{tenant}", tenant));
       return new FileHypervisor({ directory: settings.directory, allowedRoots });
     }
     case "kvm":
-      throw new HypervisorMisconfigured(`${settings.endpoint} is a KVM host, which this version does not use yet`);
+      return kvmHypervisorOf({ tenant, id, settings });
   }
+}
+
+/** SSH, libvirt and NBD are loaded by the functions that meet such a hypervisor, and by no others. */
+async function kvmHypervisorOf({
+  tenant,
+  id,
+  settings,
+}: RegisteredAs & { settings: KvmHypervisorSettings }): Promise<Hypervisor> {
+  const { KvmHypervisor } = await import("../hypervisors/kvm/kvm-hypervisor.ts");
+  const endpoint = parseSshEndpoint(settings.endpoint);
+  if (!endpoint) throw new HypervisorMisconfigured(`${settings.endpoint} is not ssh://user@host:port`);
+  const { hostKeys, uri, secretId } = settings;
+  return new KvmHypervisor({
+    endpoint,
+    hostKeys,
+    uri,
+    privateKey: () => readPrivateKey(tenant, secretId),
+    allowedCidrs: environmentList("ALLOWED_CIDRS"),
+    owner: `${id}-${tenant}`,
+  });
+}
+
+/** Read for each connection, so that a rotated key takes effect with the next one. */
+async function readPrivateKey(tenant: string, secretId: string): Promise<string> {
+  if (!isSecretOf(tenant, secretId)) throw new SecretUnusable(`the secret ${secretId} is not one of ${tenant}`);
+  const text = await readSecret(secretId);
+  if (/^-----BEGIN [A-Z ]*PRIVATE KEY-----/.test(text.trim())) return text;
+  throw new SecretUnusable(`the secret ${secretId} must be a private key in OpenSSH's format or PEM, and nothing else`);
 }

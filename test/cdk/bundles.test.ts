@@ -6,7 +6,9 @@ import { join, relative } from "node:path";
 import { test } from "node:test";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { App, Stack } from "aws-cdk-lib";
+import { fingerprint } from "../../lambdas/protocols/ssh/host-key.ts";
 import { bundle } from "../../lib/bundles.ts";
+import { hostKey, startSshPeer, userKey } from "../support/ssh-peer.ts";
 
 const projectRoot = fileURLToPath(new URL("../..", import.meta.url));
 
@@ -43,6 +45,39 @@ test("a bundle keeps the names of errors, can require, and brings native file ca
     { works: "in a thread" },
   );
   assert.ok(bytesIn(join(outdir, "bundles/native/node_modules")) < 4_000_000);
+});
+
+const connecting = `
+  import { SshHostKeyMismatch } from "${projectRoot}lambdas/protocols/ssh/errors.ts";
+  export const handler = async (settings) => {
+    const { SshConnection } = await import("${projectRoot}lambdas/protocols/ssh/connection.ts");
+    try {
+      await (await SshConnection.open(settings)).close();
+      return "open";
+    } catch (error) {
+      return error instanceof SshHostKeyMismatch ? error.name : String(error);
+    }
+  };
+`;
+
+test("a bundled function opens SSH connections, without native parts, and has read nothing of that before", async (t) => {
+  const directory = await mkdtemp(join(tmpdir(), "snapferry-bundle-"));
+  t.after(() => rm(directory, { recursive: true }));
+  await writeFile(join(directory, "entry.ts"), connecting);
+  const outdir = join(directory, "out");
+  bundle(new Stack(new App({ outdir })), { ssh: { file: relative(projectRoot, join(directory, "entry.ts")) } });
+  const folder = join(outdir, "bundles/ssh");
+  assert.ok(statSync(join(folder, "index.mjs")).size < 10_000);
+  assert.ok(readdirSync(folder).some((name) => /^connection-[A-Z0-9]+\.mjs$/.test(name)));
+
+  const peer = await startSshPeer();
+  t.after(() => peer.close());
+  const { handler } = await import(pathToFileURL(join(folder, "index.mjs")).href);
+  const key = Buffer.from(hostKey.public.split(" ")[1] ?? "", "base64");
+  const privateKey = userKey.private;
+  const settings = { host: "127.0.0.1", port: peer.port, user: "backup", privateKey, allowedCidrs: ["127.0.0.1"] };
+  assert.equal(await handler({ ...settings, hostKeys: [fingerprint(key)] }), "open");
+  assert.equal(await handler({ ...settings, hostKeys: [] }), "SshHostKeyMismatch");
 });
 
 function bytesIn(directory: string): number {

@@ -104,3 +104,17 @@ for (const [call, action] of [
     const calling = names.filter((name) => calls(name, call));
     assert.deepEqual(allowed, calling);
   });
+
+test("those who open hypervisors or stores may read the secrets of tenants, and nobody else", () => {
+  const opening = names.filter((name) => ["hypervisor", "objectStore"].some((what) => calls(name, `services.${what}`)));
+  assert.deepEqual(opening, ["inventory", "tasks", "copy", "collect", "import"]);
+  assert.deepEqual(
+    names.filter((name) => may(name, /^secretsmanager:/)),
+    opening,
+  );
+  for (const name of opening) {
+    const [statement, ...others] = allowing(statementsOf(template, functionRoles[name]), /^secretsmanager:/);
+    assert.deepEqual([statement?.actions, others], [["secretsmanager:GetSecretValue"], []]);
+    assert.match(statement?.resources.join() ?? "", /:secret:snapferry\/\*$/);
+  }
+});
