@@ -110,6 +110,6 @@ test("every part that operators and tests look up is an output", () => {
     "StateMachineArnPrefix",
   ])
     assert.ok(outputs.includes(name), name);
-  assert.equal(outputs.filter((name) => name.endsWith("TableName")).length, 10);
+  assert.equal(outputs.filter((name) => name.endsWith("TableName")).length, 11);
   assert.ok(!outputs.some((name) => /[0-9A-F]{8}$/.test(name)));
 });
