@@ -52,6 +52,14 @@ describe("an event of a snapshot", () => {
     assert.equal(snapshotEvent(snapshot({ updateCount: 0 }), backedUp)?.type, "snapshot.backed-up");
   });
 
+  it("of a snapshot of a VM names the VM and the group, and of any other neither", () => {
+    const taken = { state: "CreatedOnPrimary", updateCount: 7, lastChange: "job_1#CreatedOnPrimary#0" } as const;
+    const before = snapshot({ state: "Creating" });
+    const { detail } = snapshotEvent(before, snapshot({ ...taken, vmId: "vm_1", groupId: "group_1" })) ?? assert.fail();
+    assert.deepEqual([detail.vmId, detail.groupId], ["vm_1", "group_1"]);
+    assert.ok(!("vmId" in (snapshotEvent(before, snapshot(taken))?.detail ?? assert.fail())));
+  });
+
   it("names the job that made the change, not the next one", () => {
     const message = snapshotEvent(
       snapshot({ state: "Creating" }),

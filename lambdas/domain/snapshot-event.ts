@@ -37,6 +37,9 @@ export interface SnapshotEventDetail {
   readonly tenant: string;
   readonly snapshotId: string;
   readonly volumeId: string;
+  /** Of a snapshot that was taken of a VM. */
+  readonly vmId?: string;
+  readonly groupId?: string;
   readonly jobId: string;
   readonly from?: SnapshotState;
   readonly to: SnapshotState;
@@ -98,6 +101,7 @@ function moveEvent(before: Snapshot | undefined, after: Snapshot): SnapshotEvent
     tenant: after.tenant,
     snapshotId: after.id,
     volumeId: after.volumeId,
+    ...groupOf(after),
     jobId: jobOfChange(after),
     ...(before ? { from: before.state } : {}),
     to: after.state,
@@ -111,6 +115,10 @@ function moveEvent(before: Snapshot | undefined, after: Snapshot): SnapshotEvent
   });
 }
 
+function groupOf({ vmId, groupId }: Snapshot): Pick<SnapshotEventDetail, "vmId" | "groupId"> {
+  return { ...(vmId === undefined ? {} : { vmId }), ...(groupId === undefined ? {} : { groupId }) };
+}
+
 /** The state stays: `from` and `to` are the same. */
 function findingEvent(before: Snapshot, after: Snapshot): SnapshotEventMessage | undefined {
   const { lastCheck, hintMismatch } = after;
@@ -118,6 +126,7 @@ function findingEvent(before: Snapshot, after: Snapshot): SnapshotEventMessage |
     tenant: after.tenant,
     snapshotId: after.id,
     volumeId: after.volumeId,
+    ...groupOf(after),
     from: after.state,
     to: after.state,
     maxAttempts: after.maxAttempts,
