@@ -85,6 +85,19 @@ describe("a plan", () => {
     assert.deepEqual(replay, first);
   });
 
+  test("of two workers at once is that of one of them", async () => {
+    const target = await newTarget(smallGeometry);
+    const extents = [
+      { offset: 0, length: 10_000 },
+      { offset: 50_000, length: 10 },
+    ];
+    const plans = await Promise.all(
+      extents.map((extent) => writePlan(target, { sizeBytes: 100_000, extents: from([extent]) })),
+    );
+    assert.deepEqual(plans[0], plans[1]);
+    assert.equal((await openPlan(target)).hash, plans[0]?.planHash);
+  });
+
   test("refuses extents that are out of order or outside of the volume", async () => {
     const wrong = [
       [{ offset: 0, length: 1001 }],

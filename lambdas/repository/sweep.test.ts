@@ -124,6 +124,19 @@ describe("the sweep", () => {
     await assertRestores(job(2), content);
   });
 
+  test("finds the pin of a finished backup until all else of the job is deleted", async () => {
+    const { store, hooks, job } = await newDomain();
+    const volume = SparseVolume.of(randomBytes(pageBytes));
+    const plan = await planBackup(job(1), volume);
+    await copyAll(job(1), plan, volume);
+    const left = store.keys("domains/vol/jobs/");
+    const deleted: string[] = [];
+    hooks.before = (operation, key) => void (operation === "delete" && deleted.push(key));
+    assert.deepEqual(await unpinJob(job(1)), { finished: true });
+    assert.deepEqual([...deleted].sort(), left);
+    assert.equal(deleted.at(-1), "domains/vol/jobs/job1/pin");
+  });
+
   test("does not take a restore's work objects for a pin", async () => {
     const { store, job, location } = await newDomain();
     await store.put("domains/vol/jobs/job9/restore/plan", Buffer.from("work"));
