@@ -39,6 +39,13 @@ export const contextKeys = {
   "file.subnetIds":
     "Comma-separated subnets from which the EFS access point, S3 and the other AWS services are reachable.",
   "file.securityGroupIds": "Comma-separated security groups for the functions that mount the EFS access point.",
+  vpcId:
+    "VPC in which the functions run that reach hypervisors and stores, with subnetIds and securityGroupIds. Default none.",
+  subnetIds: "Comma-separated subnets of the VPC, of different zones, from which the hypervisors can be reached.",
+  securityGroupIds: "Comma-separated security groups for the functions in the VPC.",
+  vpcEndpoints:
+    "Whether endpoints of the AWS services that these functions call are made in the VPC: `create`, or `none` where it has them or a NAT gateway. Default create.",
+  routeTableIds: "Comma-separated route tables of the subnets, for the endpoints of S3 and DynamoDB that are made.",
   "notify.email":
     "Address that is told when a snapshot exists on primary storage and when its backup has ended, well or badly.",
   "alarm.email": "Address that is told of alarms.",
@@ -62,6 +69,15 @@ export interface MountedFileSystem {
   readonly securityGroupIds: readonly string[];
 }
 
+/** A VPC from which hypervisors are reached. */
+export interface Network {
+  readonly vpcId: string;
+  readonly subnetIds: readonly string[];
+  readonly securityGroupIds: readonly string[];
+  /** Route tables of the subnets, where endpoints of AWS services are to be made; undefined: the VPC has them. */
+  readonly endpointRouteTableIds: readonly string[] | undefined;
+}
+
 /** The checked context. */
 export interface Deployment {
   readonly stackName: string;
@@ -80,6 +96,8 @@ export interface Deployment {
   readonly allowedCidrs: readonly string[];
   readonly fileRoots: readonly string[];
   readonly fileSystem: MountedFileSystem | undefined;
+  /** Undefined: no function runs in a VPC but for the file system's sake. */
+  readonly network: Network | undefined;
   readonly notifyEmail: string | undefined;
   readonly alarmEmail: string | undefined;
   readonly apiRate: number;
@@ -92,6 +110,13 @@ export function readDeployment(node: Node): Deployment {
   refuseUnknownKeys(Object.keys(given));
   const text = (key: ContextKey) => textOf(key, given[key]);
   const settings = settingTexts((name) => text(name as ContextKey));
+  const vpc = network({
+    vpcId: text("vpcId"),
+    subnetIds: list(text("subnetIds")),
+    securityGroupIds: list(text("securityGroupIds")),
+    vpcEndpoints: text("vpcEndpoints"),
+    routeTableIds: list(text("routeTableIds")),
+  });
   const shardConcurrency = wholeNumber("backup.shard.concurrency", text("backup.shard.concurrency") ?? "4", 1, 100);
   return {
     stackName: stackName(text("stack.name") ?? "Snapferry"),
@@ -107,11 +132,11 @@ export function readDeployment(node: Node): Deployment {
     authentication: authentication(text("auth.issuer"), text("auth.audience"), text("auth.jwksUrl")),
     allowedCidrs: list(text("endpoints.allowed.cidrs")).map(cidr),
     fileRoots: list(text("file.roots")).map(fileRoot),
-    fileSystem: fileSystem(
-      text("file.efsAccessPointArn"),
-      list(text("file.subnetIds")),
-      list(text("file.securityGroupIds")),
+    fileSystem: inTheSamePlace(
+      vpc,
+      fileSystem(text("file.efsAccessPointArn"), list(text("file.subnetIds")), list(text("file.securityGroupIds"))),
     ),
+    network: vpc,
     notifyEmail: matching("notify.email", text("notify.email"), emailAddress, "an e-mail address"),
     alarmEmail: matching("alarm.email", text("alarm.email"), emailAddress, "an e-mail address"),
     apiRate: wholeNumber("api.rate", text("api.rate") ?? "50", 1, 10_000),
@@ -123,7 +148,10 @@ const emailAddress = /^[^@\s]+@[^@\s]+$/;
 const keyArn = /^arn:[\w-]+:kms:[\w-]+:\d{12}:key\/[\w-]+$/;
 
 const knownKeys: ReadonlySet<string> = new Set([...Object.keys(contextKeys), ...settingNames]);
-const namespaces: ReadonlySet<string> = new Set([...knownKeys].map(namespaceOf));
+/** Keys without a dot are in none: all sorts of keys have no dot. */
+const namespaces: ReadonlySet<string> = new Set(
+  [...knownKeys].map(namespaceOf).filter((namespace) => namespace !== ""),
+);
 
 function namespaceOf(key: string): string {
   return key.slice(0, Math.max(0, key.indexOf(".")));
@@ -251,4 +279,62 @@ function fileSystem(
   const arn = /^arn:[\w-]+:elasticfilesystem:[\w-]+:\d{12}:access-point\/fsap-[0-9a-f]+$/;
   matching("file.efsAccessPointArn", accessPointArn, arn, "an access point's ARN");
   return { accessPointArn, subnetIds, securityGroupIds };
+}
+
+interface GivenNetwork {
+  readonly vpcId: string | undefined;
+  readonly subnetIds: readonly string[];
+  readonly securityGroupIds: readonly string[];
+  readonly vpcEndpoints: string | undefined;
+  readonly routeTableIds: readonly string[];
+}
+
+function network({ vpcId, subnetIds, securityGroupIds, ...given }: GivenNetwork): Network | undefined {
+  if (vpcId === undefined && subnetIds.length === 0 && securityGroupIds.length === 0) {
+    if (given.vpcEndpoints === undefined && given.routeTableIds.length === 0) return undefined;
+    throw new InvalidContext(
+      "context vpcEndpoints and routeTableIds mean nothing without vpcId, subnetIds and securityGroupIds",
+    );
+  }
+  if (vpcId === undefined || subnetIds.length === 0 || securityGroupIds.length === 0) {
+    throw new InvalidContext(
+      "context vpcId, subnetIds and securityGroupIds belong together; give all three, or none of them for functions outside of any VPC",
+    );
+  }
+  matching("vpcId", vpcId, idOf("vpc"), "a VPC's id");
+  for (const id of subnetIds) matching("subnetIds", id, idOf("subnet"), "a list of subnets' ids");
+  for (const id of securityGroupIds) matching("securityGroupIds", id, idOf("sg"), "a list of security groups' ids");
+  return { vpcId, subnetIds, securityGroupIds, endpointRouteTableIds: endpoints(given) };
+}
+
+function idOf(prefix: string): RegExp {
+  return new RegExp(`^${prefix}-[0-9a-f]{8,17}$`);
+}
+
+function endpoints({
+  vpcEndpoints = "create",
+  routeTableIds,
+}: Pick<GivenNetwork, "vpcEndpoints" | "routeTableIds">): readonly string[] | undefined {
+  matching("vpcEndpoints", vpcEndpoints, /^(?:create|none)$/, "create or none");
+  for (const id of routeTableIds) matching("routeTableIds", id, idOf("rtb"), "a list of route tables' ids");
+  if (vpcEndpoints === "none" && routeTableIds.length > 0)
+    throw new InvalidContext("context routeTableIds means nothing with vpcEndpoints=none; leave it out");
+  if (vpcEndpoints === "create" && routeTableIds.length === 0)
+    throw new InvalidContext(
+      "context routeTableIds must list the route tables of the subnets: the endpoints of S3 and DynamoDB stand in these; give vpcEndpoints=none where the VPC has endpoints or a NAT gateway",
+    );
+  return vpcEndpoints === "create" ? routeTableIds : undefined;
+}
+
+/** A function runs in one place only. */
+function inTheSamePlace(
+  network: Network | undefined,
+  fileSystem: MountedFileSystem | undefined,
+): MountedFileSystem | undefined {
+  const sorted = (ids: readonly string[]) => [...ids].sort().join();
+  if (network && fileSystem && sorted(network.subnetIds) !== sorted(fileSystem.subnetIds))
+    throw new InvalidContext(
+      "context file.subnetIds and subnetIds must be the same: the same functions mount the file system and reach the hypervisors",
+    );
+  return fileSystem;
 }

@@ -18,6 +18,7 @@ import type { EncryptionKey } from "./encryption-key.ts";
 import type { Events } from "./events.ts";
 import { HandlerFunction } from "./handler-function.ts";
 import type { MachineArns } from "./machine-arns.ts";
+import { placementOf } from "./network.ts";
 import { allow } from "./permissions.ts";
 import type { Settings } from "./settings.ts";
 import type { Tables } from "./tables.ts";
@@ -264,6 +265,8 @@ export class Functions extends Construct {
     handler.addEnvironment("FILE_ROOTS", deployment.fileRoots.join(","));
     handler.addEnvironment("ALLOWED_CIDRS", deployment.allowedCidrs.join(","));
     if (deployment.fileSystem) handler.mount(deployment.fileSystem, fileSystemPath);
+    const placement = placementOf(deployment);
+    if (placement) handler.runIn(placement);
   }
 
   #allowStart(handler: HandlerFunction, kinds: readonly JobKind[]): void {

@@ -8,6 +8,7 @@ import * as lambda from "aws-cdk-lib/aws-lambda";
 import * as logs from "aws-cdk-lib/aws-logs";
 import type { Construct } from "constructs";
 import type { MountedFileSystem } from "./deployment.ts";
+import type { Placement } from "./network.ts";
 import { nodeEnvironment } from "./node-environment.ts";
 import { acknowledge, allow } from "./permissions.ts";
 
@@ -61,14 +62,10 @@ export class HandlerFunction extends lambda.Function {
     acknowledge(role, "AwsSolutions-IAM5[Resource::*]", "X-Ray takes traces without naming a resource.");
   }
 
-  /** Mounts the file system at `path`. The function then runs in the given subnets. */
+  /** Mounts the file system at `path`; the function must run where it can be reached. */
   mount(fileSystem: MountedFileSystem, path: string): void {
     const resource = this.node.defaultChild as lambda.CfnFunction;
     resource.fileSystemConfigs = [{ arn: fileSystem.accessPointArn, localMountPath: path }];
-    resource.vpcConfig = {
-      subnetIds: [...fileSystem.subnetIds],
-      securityGroupIds: [...fileSystem.securityGroupIds],
-    };
     allow(this.role, {
       actions: ["elasticfilesystem:ClientMount", "elasticfilesystem:ClientWrite"],
       resources: [
@@ -77,6 +74,12 @@ export class HandlerFunction extends lambda.Function {
       conditions: { StringEquals: { "elasticfilesystem:AccessPointArn": fileSystem.accessPointArn } },
       wildcardBecause: "The condition narrows it to the file system of the one access point.",
     });
+  }
+
+  /** Runs the function in these subnets. */
+  runIn({ subnetIds, securityGroupIds }: Placement): void {
+    const resource = this.node.defaultChild as lambda.CfnFunction;
+    resource.vpcConfig = { subnetIds: [...subnetIds], securityGroupIds: [...securityGroupIds] };
     allow(this.role, {
       actions: [
         "ec2:CreateNetworkInterface",

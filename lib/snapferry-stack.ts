@@ -8,6 +8,7 @@ import { EncryptionKey } from "./encryption-key.ts";
 import { Events } from "./events.ts";
 import { Functions } from "./functions.ts";
 import { MachineArns } from "./machine-arns.ts";
+import { VpcEndpoints } from "./network.ts";
 import { Observability } from "./observability.ts";
 import { Settings } from "./settings.ts";
 import { Tables, tableNames } from "./tables.ts";
@@ -35,6 +36,12 @@ export class SnapferryStack extends Stack {
       machineArns,
       events,
     });
+    if (deployment.network?.endpointRouteTableIds)
+      new VpcEndpoints(this, "Network", {
+        network: deployment.network,
+        routeTableIds: deployment.network.endpointRouteTableIds,
+        usesKms: deployment.encryptionKey !== "none",
+      });
     const workflows = new Workflows(this, "Workflows", {
       functions,
       backupBucket,

@@ -18,7 +18,14 @@ const everything = {
   "file.securityGroupIds": "sg-0123456789abcdef0",
 };
 
-const deployments = { "no context": {}, "all of the context": everything };
+const inVpc = {
+  vpcId: "vpc-0123456789abcdef0",
+  subnetIds: "subnet-0123456789abcdef0",
+  securityGroupIds: "sg-0123456789abcdef0",
+  routeTableIds: "rtb-0123456789abcdef0",
+};
+
+const deployments = { "no context": {}, "all of the context": { ...everything, ...inVpc } };
 
 for (const [name, context] of Object.entries(deployments))
   test(`the AWS Solutions rules find nothing with ${name} that is not acknowledged`, () => {

@@ -68,6 +68,30 @@ test("keys of the CDK and of others are let be", () => {
   read({ "@aws-cdk/core:newStyleStackSynthesis": true, "hosted-zone:account=1": "x", somebodys: "own" });
 });
 
+const vpc = {
+  vpcId: "vpc-0123456789abcdef0",
+  subnetIds: "subnet-0123456789abcdef0,subnet-0123456789abcdef1",
+  securityGroupIds: "sg-0123456789abcdef0",
+};
+const mounted = {
+  "file.efsAccessPointArn": "arn:aws:elasticfilesystem:eu-central-1:111122223333:access-point/fsap-0123456789abcdef0",
+  "file.securityGroupIds": "sg-0123456789abcdef1",
+};
+
+test("a VPC has endpoints of its own, or gets them with its route tables", () => {
+  const ids = { ...vpc, subnetIds: vpc.subnetIds.split(","), securityGroupIds: [vpc.securityGroupIds] };
+  assert.equal(read().network, undefined);
+  const made = read({ ...vpc, routeTableIds: ["rtb-01234567", "rtb-89abcdef"] }).network;
+  assert.deepEqual(made, { ...ids, endpointRouteTableIds: ["rtb-01234567", "rtb-89abcdef"] });
+  assert.deepEqual(read({ ...vpc, vpcEndpoints: "none" }).network, { ...ids, endpointRouteTableIds: undefined });
+});
+
+test("a file system may be mounted in the subnets of the VPC", () => {
+  const subnets = "subnet-0123456789abcdef1, subnet-0123456789abcdef0";
+  const deployment = read({ ...vpc, vpcEndpoints: "none", ...mounted, "file.subnetIds": subnets });
+  assert.equal(deployment.fileSystem?.subnetIds.length, 2);
+});
+
 const wrong: readonly [Record<string, unknown>, RegExp][] = [
   [{ "backup.retries": "2" }, /^context backup\.retries is not known; there are .*backup\.retry,/],
   [{ "stack.name": "1st" }, /^context stack\.name must start with a letter .*not "1st"$/],
@@ -125,6 +149,24 @@ const wrong: readonly [Record<string, unknown>, RegExp][] = [
   [
     { "file.efsAccessPointArn": "fsap-1", "file.subnetIds": "subnet-1", "file.securityGroupIds": "sg-1" },
     /^context file\.efsAccessPointArn must be an access point's ARN, not "fsap-1"$/,
+  ],
+  [{ vpcId: vpc.vpcId }, /^context vpcId, subnetIds and securityGroupIds belong together; give all three, or none/],
+  [{ subnetIds: vpc.subnetIds }, /^context vpcId, subnetIds and securityGroupIds belong together/],
+  [{ vpcEndpoints: "none" }, /^context vpcEndpoints and routeTableIds mean nothing without vpcId/],
+  [{ routeTableIds: "rtb-01234567" }, /^context vpcEndpoints and routeTableIds mean nothing without vpcId/],
+  [{ ...vpc }, /^context routeTableIds must list the route tables of the subnets: .*vpcEndpoints=none/],
+  [{ ...vpc, vpcId: "mine" }, /^context vpcId must be a VPC's id, not "mine"$/],
+  [{ ...vpc, subnetIds: "subnet-01234567,b" }, /^context subnetIds must be a list of subnets' ids, not "b"$/],
+  [{ ...vpc, securityGroupIds: "b" }, /^context securityGroupIds must be a list of security groups' ids, not "b"$/],
+  [{ ...vpc, routeTableIds: "b" }, /^context routeTableIds must be a list of route tables' ids, not "b"$/],
+  [{ ...vpc, vpcEndpoints: "some" }, /^context vpcEndpoints must be create or none, not "some"$/],
+  [
+    { ...vpc, vpcEndpoints: "none", routeTableIds: "rtb-01234567" },
+    /^context routeTableIds means nothing with vpcEndpoints=none/,
+  ],
+  [
+    { ...vpc, vpcEndpoints: "none", ...mounted, "file.subnetIds": "subnet-0123456789abcdef9" },
+    /^context file\.subnetIds and subnetIds must be the same/,
   ],
 ];
 
