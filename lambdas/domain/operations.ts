@@ -3,7 +3,7 @@
  * allowed; refused is what takes the disk away that a backup is of. Pure.
  */
 
-/** Allowed, or why not: what follows "because" in a sentence. */
+/** Allowed, or why not, as a part of a sentence. */
 export type Permission = true | string;
 
 /** Which disk is BackingUp, seen from an operation: the one that it names, the one that the VM boots from, or any other of the VM. */

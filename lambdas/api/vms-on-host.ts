@@ -1,0 +1,79 @@
+/** Doing an operation on the hypervisor, and looking at the VM there. */
+import { StateConflict, VmNotFound } from "../domain/errors.ts";
+import { volumeIdFor } from "../domain/inventory.ts";
+import { isForbiddenBySomeBackup } from "../domain/operations.ts";
+import type { Vm } from "../domain/vm.ts";
+import type { Hypervisor, VmDescription, VmOperationRequest } from "../hypervisors/port.ts";
+import type { Services } from "../services.ts";
+import { getVm, markVmMissing, recordDiscoveredVm } from "../tables/vms.ts";
+import type { VmRepresentation } from "./response-schemas.ts";
+import { showVm } from "./vms.ts";
+import { vmRow } from "./vms-discovery.ts";
+import type { Situation } from "./vms-refusals.ts";
+
+/** How long a VM is looked at after an operation. The answer must not fail for it: a repetition would do the operation again. */
+const lookMilliseconds = 5_000;
+
+/** What an operation is done with. */
+export interface Host {
+  readonly adapter: Hypervisor;
+  /** To be called before the hypervisor is asked: from then on nobody knows what it does when the connection breaks. */
+  asking(): void;
+}
+
+/**
+ * Does it, and answers the VM as it is after that. The VM is looked at before: what backups forbid was judged by the disks that the last
+ * discovery found.
+ */
+export async function operateOnHost(
+  services: Services,
+  { caller, vm }: Situation,
+  { adapter, asking }: Host,
+  { wanted, volumeId }: { wanted: VmOperationRequest; volumeId: string | undefined },
+): Promise<VmRepresentation> {
+  if (!adapter.operateVm) throw new StateConflict(`${vm.hypervisorId} is of kind ${adapter.kind}, which has no VMs`);
+  const before = await lookAt(adapter, vm);
+  if (isForbiddenBySomeBackup(wanted.operation) && !hasDisksOf(vm, before))
+    throw new StateConflict(`${vm.id} has other disks than at the last discovery. Discover ${vm.hypervisorId} again`);
+  asking();
+  await adapter.operateVm(vm.externalId, wanted);
+  services.logger.info("operation done", { tenant: vm.tenant, vmId: vm.id, operation: wanted.operation });
+  const recorded = recordAsItIs(services, vm, adapter, volumeId).catch((error: unknown) =>
+    services.logger.warn("the VM was not looked at after an operation", { vmId: vm.id, error: error as Error }),
+  );
+  const timeIsUp = new Promise((resolve) => setTimeout(resolve, lookMilliseconds).unref());
+  await Promise.race([recorded, timeIsUp]);
+  return showVm(services, caller, (await getVm(services.database, vm.tenant, vm.id)) ?? vm);
+}
+
+/** Throws VmNotFound. */
+async function lookAt(adapter: Hypervisor, vm: Vm): Promise<VmDescription> {
+  for await (const found of adapter.listVms?.() ?? []) if (found.externalId === vm.externalId) return found;
+  throw new VmNotFound(`${vm.id} (${vm.name}) is not on its hypervisor any more.`);
+}
+
+function hasDisksOf(vm: Vm, { disks }: VmDescription): boolean {
+  const known = vm.disks.map(({ volumeId }) => volumeId);
+  const now = disks.map(({ volumeExternalId }) => volumeIdFor(vm.hypervisorId, volumeExternalId));
+  return JSON.stringify(known) === JSON.stringify(now);
+}
+
+/** Brings the VM's row up to date. A disk that was attached is of the VM's tenant; whose others are the next discovery tells. */
+async function recordAsItIs(
+  { database, now }: Services,
+  vm: Vm,
+  adapter: Hypervisor,
+  attached: string | undefined,
+): Promise<void> {
+  const { tenant, unassigned, hypervisorTenant } = vm;
+  const discoveredAt = now().toISOString();
+  const tenants = new Map(vm.disks.map((disk) => [disk.volumeId, disk.tenant]));
+  const tenantOf = (id: string) => tenants.get(id) ?? (id === attached ? tenant : hypervisorTenant);
+  try {
+    const row = vmRow({ tenant: hypervisorTenant, id: vm.hypervisorId }, await lookAt(adapter, vm), tenantOf);
+    await recordDiscoveredVm(database, { ...row, tenant, unassigned, discoveredAt });
+  } catch (error) {
+    if (!(error instanceof VmNotFound)) throw error;
+    await markVmMissing(database, vm, discoveredAt);
+  }
+}
