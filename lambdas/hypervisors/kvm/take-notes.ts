@@ -5,15 +5,23 @@
 import { type Consistency, consistencies } from "../../domain/snapshot.ts";
 import type { KvmHost } from "./host.ts";
 
-const write =
-  'umask 077; mkdir -p "$1"; cd "$1"; word=$2; shift 2; for id; do printf %s "$word" > "$id.new"; mv "$id.new" "$id"; done';
+const write = `umask 077; mkdir -p "$1"; cd "$1"; word=$2; shift 2
+for id; do printf %s "$word" > "$id.$$"; mv "$id.$$" "$id"; done`;
+const writeLeast = `umask 077; mkdir -p "$1"; cd "$1"
+shift; for id; do [ -e "$id" ] || printf crash > "$id"; done`;
 
-export async function writeConsistency(
+/** Before anything is created. What another worker has noted already stays. */
+export async function noteLeast(host: KvmHost, snapshotIds: readonly string[]): Promise<void> {
+  await host.script("write-note", writeLeast, [await folderOf(host), ...snapshotIds]);
+}
+
+/** By who has created the snapshots. */
+export async function noteAchieved(
   host: KvmHost,
   snapshotIds: readonly string[],
-  consistency: Consistency,
+  achieved: Consistency,
 ): Promise<void> {
-  await host.script("write-note", write, [await folderOf(host), consistency, ...snapshotIds]);
+  await host.script("write-note", write, [await folderOf(host), achieved, ...snapshotIds]);
 }
 
 /** As a power cut would leave it, where there is no note. */

@@ -1,13 +1,14 @@
 /** Takes snapshots: puts an overlay on each wanted disk of a VM at one moment, so that what lies below stays as it is. */
 import { HypervisorFailed, OperationRefused, QuiesceFailed, VolumeNotFound } from "../../domain/errors.ts";
 import { snapshotCreate } from "../../protocols/libvirt/flags.ts";
+import type { Domain } from "../../protocols/libvirt/procedures.ts";
 import type { Quiesce, SnapshotRequest, TakenSnapshot } from "../port.ts";
 import { plannedOverlay } from "./chain.ts";
 import { type AttachedVolume, findVolume, readVms, unsupportedReason } from "./discovery.ts";
 import type { KvmHost } from "./host.ts";
 import { whileHeld } from "./quiesce.ts";
 import { removeLeftover } from "./take-leftover.ts";
-import { readConsistency, writeConsistency } from "./take-notes.ts";
+import { noteAchieved, noteLeast, readConsistency } from "./take-notes.ts";
 import { snapshotXml } from "./take-xml.ts";
 
 /** A volume that a snapshot is wanted of, as it was found. */
@@ -62,24 +63,33 @@ async function takeOfVm(host: KvmHost, wanted: readonly Wanted[], quiesce: Quies
   const [{ volume }] = wanted as [Wanted];
   const { domain, isActive } = volume.vm;
   const ids = wanted.map(({ snapshotId }) => snapshotId);
-  await writeConsistency(host, ids, "crash");
+  await noteLeast(host, ids);
   const create = () => createOverlays(host, wanted);
   if (!isActive) {
-    await create();
+    const created = await create();
     // If it was started meanwhile, the overlays may be those of a VM that ran.
-    if (!(await isActiveNow(host, domain.uuid))) await writeConsistency(host, ids, "offline");
+    if (created && !(await isActiveNow(host, domain.uuid))) await noteAchieved(host, ids, "offline");
     return;
   }
-  if (quiesce === false) return create();
-  const held = await whileHeld(host, domain, create).catch((error: unknown) => {
+  const held = quiesce === false ? undefined : await heldUnlessPreferred(host, domain, create, quiesce);
+  if (!held) await create();
+  else if (held.throughout && held.result) await noteAchieved(host, ids, "filesystem");
+  else if (quiesce === true && held.result) {
+    throw new QuiesceFailed(`The file systems of ${domain.name} were let go before the snapshot was complete.`);
+  }
+}
+
+/** Undefined when they cannot be held and need not be. */
+function heldUnlessPreferred(
+  host: KvmHost,
+  domain: Domain,
+  create: () => Promise<boolean>,
+  quiesce: true | "preferred",
+) {
+  return whileHeld(host, domain, create).catch((error: unknown) => {
     if (quiesce === "preferred" && error instanceof QuiesceFailed) return undefined;
     throw error;
   });
-  if (held?.throughout) return writeConsistency(host, ids, "filesystem");
-  if (!held) return create();
-  if (quiesce === true) {
-    throw new QuiesceFailed(`The file systems of ${domain.name} were let go before the snapshot was complete.`);
-  }
 }
 
 async function isActiveNow(host: KvmHost, uuid: string): Promise<boolean> {
@@ -87,17 +97,19 @@ async function isActiveNow(host: KvmHost, uuid: string): Promise<boolean> {
   return vm?.isActive ?? false;
 }
 
-/** All or none. */
-async function createOverlays(host: KvmHost, wanted: readonly Wanted[]): Promise<void> {
+/** All or none. False when another worker, or an earlier try whose answer was lost, has made them. */
+async function createOverlays(host: KvmHost, wanted: readonly Wanted[]): Promise<boolean> {
   try {
     await create(host, wanted);
+    return true;
   } catch (error) {
     // An error of the connection says nothing: a repetition will find out.
     if (!(error instanceof HypervisorFailed)) throw error;
-    if (await areThere(host, wanted)) return;
+    if (await areThere(host, wanted)) return false;
     const removed = await Promise.all(wanted.map(({ overlay }) => removeLeftover(host, overlay)));
     if (!removed.includes(true)) throw error;
     await create(host, wanted);
+    return true;
   }
 }
 
@@ -111,7 +123,6 @@ async function create(host: KvmHost, wanted: readonly Wanted[]): Promise<void> {
   await host.call("domainSnapshotCreateXml", args, { timeoutMs: createTimeoutMs });
 }
 
-/** Whether another worker, or an earlier try whose answer was lost, has made them. */
 async function areThere(host: KvmHost, wanted: readonly Wanted[]): Promise<boolean> {
   const requests = wanted.map(({ snapshotId, volume }) => ({ snapshotId, externalId: volume.externalId }));
   return (await find(host, requests)).every((one) => frozenLayer(one) !== undefined);
