@@ -267,7 +267,7 @@ describe("a worker", () => {
 
   test("that finds a result does not read", async () => {
     const target = await smallTarget();
-    const volume = SparseVolume.of(randomBytes(pageBytes));
+    const volume = SparseVolume.of(randomBytes(pageBytes + 1));
     const plan = await planBackup(target, volume);
     await copyAll(target, plan, volume);
     volume.bytesRead = 0;
