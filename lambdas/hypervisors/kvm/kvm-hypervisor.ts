@@ -1,0 +1,137 @@
+/** Volumes that are disks of VMs on one host with libvirt and QEMU, reached through SSH. */
+import { OperationRefused } from "../../domain/errors.ts";
+import type {
+  Capabilities,
+  DeletedSnapshot,
+  ExportDescriptor,
+  Extent,
+  Hypervisor,
+  HypervisorReport,
+  NewVolume,
+  Quiesce,
+  SnapshotRequest,
+  TakenSnapshot,
+  VmDescription,
+  VolumeDescription,
+  VolumeReader,
+  VolumeWriter,
+} from "../port.ts";
+import { plannedOverlay } from "./chain.ts";
+import { checkHost } from "./check.ts";
+import { describeVolume, listVms, listVolumes } from "./discovery.ts";
+import {
+  closeExport,
+  closeStaleExports,
+  type ExportRecord,
+  frozenChain,
+  type KvmExport,
+  openExport,
+} from "./export.ts";
+import { changedExtents, changedLayers, dataExtents } from "./export-extents.ts";
+import { KvmHost, type KvmHostSettings } from "./host.ts";
+import { thawForgotten } from "./quiesce.ts";
+import { KvmVolumeReader, withMetadata } from "./reader.ts";
+import { takeSnapshots } from "./take.ts";
+import { Turns } from "./turns.ts";
+
+export class KvmHypervisor implements Hypervisor {
+  readonly kind = "kvm";
+  readonly capabilities: Capabilities = { quiesce: true, changeTracking: true, snapshotCopies: false };
+  readonly #host: KvmHost;
+  /** libvirt changes one chain of a VM after another anyway. */
+  readonly #takes = new Turns(1);
+
+  /** Opens nothing yet. */
+  constructor(settings: KvmHostSettings) {
+    this.#host = new KvmHost(settings);
+  }
+
+  check(): Promise<HypervisorReport> {
+    return checkHost(this.#host);
+  }
+
+  listVolumes(): AsyncGenerator<VolumeDescription> {
+    return listVolumes(this.#host);
+  }
+
+  describeVolume(externalId: string): Promise<VolumeDescription> {
+    return describeVolume(this.#host, externalId);
+  }
+
+  listVms(): AsyncGenerator<VmDescription> {
+    return listVms(this.#host);
+  }
+
+  plannedInstallPath(request: SnapshotRequest): string {
+    return plannedOverlay(request);
+  }
+
+  takeSnapshots(requests: readonly SnapshotRequest[], options: { quiesce: Quiesce }): Promise<TakenSnapshot[]> {
+    return this.#takes.take(() => takeSnapshots(this.#host, requests, options));
+  }
+
+  async deleteSnapshot(): Promise<DeletedSnapshot> {
+    throw new OperationRefused("This version does not delete snapshots on KVM hosts.");
+  }
+
+  thaw(): Promise<string[]> {
+    return thawForgotten(this.#host);
+  }
+
+  openExport(snapshot: { snapshotId: string; installPath: string }): Promise<KvmExport> {
+    return openExport(this.#host, snapshot);
+  }
+
+  extents(descriptor: ExportDescriptor, range: Extent): AsyncGenerator<Extent> {
+    return withMetadata(this.#host, kvmExport(descriptor), (pool) => dataExtents(pool, range));
+  }
+
+  async changedExtents(descriptor: ExportDescriptor, since: ExportRecord): Promise<AsyncIterable<Extent> | undefined> {
+    const changed = changedLayers(await frozenChain(this.#host, descriptor), since);
+    return changed && withMetadata(this.#host, kvmExport(descriptor), (pool) => changedExtents(pool, changed));
+  }
+
+  openReader(descriptor: ExportDescriptor): Promise<VolumeReader> {
+    return KvmVolumeReader.open(this.#host, kvmExport(descriptor));
+  }
+
+  closeExport(descriptor: ExportDescriptor): Promise<void> {
+    return closeExport(this.#host, descriptor);
+  }
+
+  closeStaleExports(isNeeded: (snapshotId: string) => Promise<boolean>): Promise<string[]> {
+    return closeStaleExports(this.#host, isNeeded);
+  }
+
+  async createVolume(): Promise<void> {
+    throw noRestore();
+  }
+
+  async openWriter(): Promise<VolumeWriter> {
+    throw noRestore();
+  }
+
+  async publishVolume(): Promise<VolumeDescription> {
+    throw noRestore();
+  }
+
+  async discardVolume(_volume: NewVolume): Promise<void> {
+    throw noRestore();
+  }
+
+  close(): Promise<void> {
+    return this.#host.close();
+  }
+}
+
+function noRestore(): OperationRefused {
+  return new OperationRefused("This version does not restore to KVM hosts.");
+}
+
+/** Throws TypeError for the descriptor of another kind of hypervisor, which is a bug. */
+function kvmExport(descriptor: ExportDescriptor): KvmExport {
+  if (descriptor.kind === "kvm" && "socket" in descriptor && typeof descriptor.socket === "string") {
+    return descriptor as KvmExport;
+  }
+  throw new TypeError(`This is not an export of a KVM host: ${descriptor.kind}.`);
+}
