@@ -1,7 +1,8 @@
 /**
- * The nine functions, split by what they may do:
+ * The functions, split by what they may do:
  *
  * - `api` and `inventory` answer HTTP requests: the first starts and stops work, the second reaches hypervisors and stores;
+ * - `keys` is there where `inventory` runs in a VPC, from which it may not reach the issuer of tokens: it fetches the issuer's keys;
  * - `import` makes rows for backups that a store holds; `inventory` calls it, which may itself read no backup;
  * - `tasks`, `copy` and `collect` are called by state machines: the steps of jobs and the checks of backups, the copying of bytes,
  *   and garbage collection, which alone may delete versions of objects;
@@ -43,6 +44,12 @@ const definitions = {
     seconds: 29,
     memoryMiB: 512,
     does: "API: hypervisors, operations on VMs, stores",
+  },
+  keys: {
+    file: "lambdas/api/keys-handler.ts",
+    seconds: 10,
+    memoryMiB: 256,
+    does: "Fetches the issuer's keys for the API in a VPC",
   },
   tasks: {
     file: "lambdas/tasks/handler.ts",
@@ -126,39 +133,38 @@ export class Functions extends Construct {
   readonly publish: HandlerFunction;
   readonly reconcile: HandlerFunction;
   readonly #props: FunctionsProps;
+  readonly #codes: ReturnType<typeof bundle<FunctionName>>;
 
   constructor(scope: Construct, id: string, props: FunctionsProps) {
     super(scope, id);
     this.#props = props;
-    const codes = bundle(this, definitions);
-    const define = (name: FunctionName, reservedConcurrency?: number) => {
-      const { does, seconds, memoryMiB } = definitions[name];
-      return new HandlerFunction(
-        this,
-        name.replace(/^./, (letter) => letter.toUpperCase()),
-        {
-          service: name,
-          description: `Snapferry: ${does}`,
-          code: codes[name],
-          timeout: Duration.seconds(seconds),
-          memoryMiB,
-          reservedConcurrency,
-        },
-      );
-    };
-    this.api = define("api");
-    this.inventory = define("inventory");
-    this.tasks = define("tasks");
-    this.copy = define("copy", props.deployment.copyReservedConcurrency);
-    this.collect = define("collect");
-    this.import = define("import");
-    this.dispatch = define("dispatch");
-    this.publish = define("publish");
-    this.reconcile = define("reconcile");
+    this.#codes = bundle(this, definitions);
+    this.api = this.#define("api");
+    this.inventory = this.#define("inventory");
+    this.tasks = this.#define("tasks");
+    this.copy = this.#define("copy", props.deployment.copyReservedConcurrency);
+    this.collect = this.#define("collect");
+    this.import = this.#define("import");
+    this.dispatch = this.#define("dispatch");
+    this.publish = this.#define("publish");
+    this.reconcile = this.#define("reconcile");
 
     this.#grantApi();
     this.#grantWorkers();
     this.#grantEventHandlers();
+  }
+
+  #define(name: FunctionName, reservedConcurrency?: number): HandlerFunction {
+    const { does, seconds, memoryMiB } = definitions[name];
+    const id = name.replace(/^./, (letter) => letter.toUpperCase());
+    return new HandlerFunction(this, id, {
+      service: name,
+      description: `Snapferry: ${does}`,
+      code: this.#codes[name],
+      timeout: Duration.seconds(seconds),
+      memoryMiB,
+      reservedConcurrency,
+    });
   }
 
   #grantApi(): void {
@@ -199,6 +205,14 @@ export class Functions extends Construct {
       handler.addEnvironment("AUTH_AUDIENCE", deployment.authentication.audience);
       handler.addEnvironment("AUTH_JWKS_URL", deployment.authentication.jwksUrl);
     }
+    if (deployment.authentication && placementOf(deployment)) this.#letKeysBeFetched(deployment.authentication.jwksUrl);
+  }
+
+  #letKeysBeFetched(jwksUrl: string): void {
+    const keys = this.#define("keys");
+    keys.addEnvironment("AUTH_JWKS_URL", jwksUrl);
+    allow(this.inventory.role, { actions: ["lambda:InvokeFunction"], resources: [keys.functionArn] });
+    this.inventory.addEnvironment("AUTH_KEYS_FUNCTION", keys.functionName);
   }
 
   #grantWorkers(): void {

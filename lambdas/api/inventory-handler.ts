@@ -3,6 +3,7 @@
 import { encryptionOfDeployment } from "../composition/encryption.ts";
 import { hypervisorOf } from "../composition/hypervisors.ts";
 import { importFunction } from "../composition/import-function.ts";
+import { keysFunction } from "../composition/keys-function.ts";
 import { composeServices } from "../composition/services.ts";
 import { openStore } from "../composition/stores.ts";
 import { environmentList, requiredEnvironment } from "../environment.ts";
@@ -28,6 +29,7 @@ const stores = {
   ...encryptionOfDeployment(),
 };
 
+const keysName = process.env.AUTH_KEYS_FUNCTION;
 const doImport = importFunction(requiredEnvironment("IMPORT_FUNCTION"));
 
 export const handler = apiHandler(
@@ -48,7 +50,7 @@ export const handler = apiHandler(
   ],
   {
     logger: services.logger,
-    tokens: tokenSettings(),
+    tokens: tokenSettings(keysName === undefined ? undefined : keysFunction(keysName)),
     readJob: (tenant, id) => getJob(services.database, tenant, id),
   },
 );

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { type FunctionName, functionFiles } from "../../lib/functions.ts";
 import { bundledImports } from "./bundled-imports.ts";
-import { resource, resourcesOf, templateWith, written } from "./synthesised.ts";
+import { allowing, functionRoles, resource, resourcesOf, statementsOf, templateWith, written } from "./synthesised.ts";
 
 const vpc = {
   vpcId: "vpc-0123456789abcdef0",
@@ -13,7 +13,7 @@ const withEndpoints = templateWith({ ...vpc, routeTableIds: "rtb-01234567" });
 const names = Object.keys(functionFiles) as FunctionName[];
 
 function inVpc(of: ReturnType<typeof templateWith>): FunctionName[] {
-  return names.filter((name) => functionIn(of, name).VpcConfig !== undefined);
+  return names.filter((name) => name !== "keys" && functionIn(of, name).VpcConfig !== undefined);
 }
 
 function functionIn(of: ReturnType<typeof templateWith>, name: FunctionName) {
@@ -43,6 +43,39 @@ test("the functions that reach hypervisors and stores run in the VPC, and no oth
       SubnetIds: vpc.subnetIds.split(","),
       SecurityGroupIds: [vpc.securityGroupIds],
     });
+});
+
+const authentication = {
+  "auth.issuer": "https://id.example.org/",
+  "auth.audience": "snapferry",
+  "auth.jwksUrl": "https://id.example.org/keys",
+};
+
+test("a function outside of the VPC fetches the issuer's keys for the one inside, and may do nothing else", () => {
+  const told = templateWith({ ...vpc, ...authentication, vpcEndpoints: "none" });
+  const variables = (name: FunctionName) =>
+    (functionIn(told, name).Environment as { Variables: Record<string, unknown> }).Variables;
+  assert.equal(functionIn(told, "keys").VpcConfig, undefined);
+  assert.equal(variables("keys").AUTH_JWKS_URL, "https://id.example.org/keys");
+  assert.match(written(variables("inventory").AUTH_KEYS_FUNCTION), /^<FunctionsKeys[0-9A-F]{8}>$/);
+  const called = allowing(statementsOf(told, functionRoles.inventory), /^lambda:/).flatMap(
+    ({ resources }) => resources,
+  );
+  assert.match(called.join(), /<FunctionsKeys[0-9A-F]{8}\.Arn>/);
+  const actions = statementsOf(told, functionRoles.keys).flatMap((statement) => statement.actions);
+  assert.ok(
+    actions.every((action) => /^(logs|xray):/.test(action)),
+    actions.join(),
+  );
+});
+
+test("without a VPC each function of the API fetches the keys itself", () => {
+  const told = templateWith(authentication);
+  assert.ok(!("AUTH_KEYS_FUNCTION" in (functionIn(told, "inventory").Environment as { Variables: object }).Variables));
+  assert.equal(
+    Object.keys(resourcesOf(told, "AWS::Lambda::Function")).some((id) => id.startsWith("FunctionsKeys")),
+    false,
+  );
 });
 
 /** The names of services in endpoints, by those of the SDK's clients. */

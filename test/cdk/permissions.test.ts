@@ -78,6 +78,7 @@ const expectedTables: Record<FunctionName, string[]> = {
     "Vms: write",
     "Volumes: write",
   ],
+  keys: [],
   tasks: [...ofJobs, "Progress: update", "Rates: update"].sort(),
   copy: ["Hypervisors: read", "Jobs: read", "Progress: update", "Rates: update", "Snapshots: read", "Stores: read"],
   collect: [...ofJobs, "Rates: update"].sort(),

@@ -95,6 +95,7 @@ export function allowing(statements: readonly Statement[], action: RegExp): Stat
 export const functionRoles = {
   api: "FunctionsApiRole",
   inventory: "FunctionsInventoryRole",
+  keys: "FunctionsKeysRole",
   tasks: "FunctionsTasksRole",
   copy: "FunctionsCopyRole",
   collect: "FunctionsCollectRole",

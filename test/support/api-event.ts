@@ -1,6 +1,6 @@
 /** Events as API Gateway (REST, proxy integration) sends them to a function, and tokens as an issuer signs them. */
 import type { APIGatewayProxyEvent, Context } from "aws-lambda";
-import { createLocalJWKSet, exportJWK, generateKeyPair, type JWTPayload, SignJWT } from "jose";
+import { createLocalJWKSet, exportJWK, generateKeyPair, type JSONWebKeySet, type JWTPayload, SignJWT } from "jose";
 import type { TokenSettings } from "../../lambdas/api/middleware/authenticate.ts";
 
 export interface EventOptions {
@@ -43,6 +43,8 @@ export function lambdaContext(remainingMilliseconds = 29_000): Context {
 
 export interface Issuer {
   readonly settings: TokenSettings;
+  /** Its public keys, as it would publish them. */
+  readonly keys: JSONWebKeySet;
   /** A token of this issuer. `claims` may take any of them away or change it. */
   token(claims?: JWTPayload & Record<string, unknown>, header?: { alg?: string; kid?: string }): Promise<string>;
 }
@@ -53,6 +55,7 @@ export async function issuer(algorithm = "ES256"): Promise<Issuer> {
   const jwk = { ...(await exportJWK(publicKey)), kid: "key-1", alg: algorithm };
   return {
     settings: { issuer: "https://issuer.test", audience: "snapferry", keys: createLocalJWKSet({ keys: [jwk] }) },
+    keys: { keys: [jwk] },
     token: (claims = {}, header = {}) => {
       const now = Math.floor(Date.now() / 1000);
       const all = {

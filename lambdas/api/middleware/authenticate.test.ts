@@ -131,6 +131,19 @@ describe("authenticate", async () => {
     assert.equal(problem.status, 503);
   });
 
+  test("keys may be fetched by somebody else, once for many tokens", async () => {
+    let fetched = 0;
+    const keys = remoteKeys("https://issuer.test/keys", async () => {
+      fetched++;
+      return Response.json(acme.keys);
+    });
+    for (let request = 0; request < 3; request++)
+      assert.ok(await attempt({ ...acme.settings, keys }, `Bearer ${await acme.token()}`));
+    assert.equal(fetched, 1);
+    const failing = remoteKeys("https://issuer.test/keys", () => Promise.reject(new Error("the function failed")));
+    assert.equal((await refusal({ ...acme.settings, keys: failing }, `Bearer ${await acme.token()}`)).status, 503);
+  });
+
   test("503 when the issuer answers with something else than keys", async () => {
     for (const [status, body] of [
       [500, "{}"],

@@ -1,6 +1,6 @@
 /** Who asks: a bearer token (JWT) of the configured issuer, with the tenant and the role in its claims. */
 import type { MiddlewareObj } from "@middy/core";
-import { createRemoteJWKSet, errors, type JWTPayload, type JWTVerifyGetKey, jwtVerify } from "jose";
+import { createRemoteJWKSet, customFetch, errors, type JWTPayload, type JWTVerifyGetKey, jwtVerify } from "jose";
 import { type ApiEvent, type ApiResponse, type Caller, mayActAs, type Role, roles } from "../http.ts";
 import { Problem, unavailable } from "../problem.ts";
 
@@ -16,9 +16,13 @@ export interface TokenSettings {
   readonly keys: JWTVerifyGetKey;
 }
 
-/** The keys behind a JWKS URL: fetched when first needed, kept for ten minutes, fetched anew for an unknown key. */
-export function remoteKeys(jwksUrl: string): JWTVerifyGetKey {
+/**
+ * The keys behind a JWKS URL: fetched when first needed, kept for ten minutes, fetched anew for an unknown key. `fetchKeys` fetches them
+ * where the URL cannot be reached from here.
+ */
+export function remoteKeys(jwksUrl: string, fetchKeys?: () => Promise<Response>): JWTVerifyGetKey {
   return createRemoteJWKSet(new URL(jwksUrl), {
+    ...(fetchKeys && { [customFetch]: fetchKeys }),
     timeoutDuration: 5000,
     cooldownDuration: 5000,
     cacheMaxAge: 600_000,
