@@ -115,6 +115,12 @@ export class DomainXml {
     disk.insertBefore(source, child(disk, "target") ?? null);
   }
 
+  /** Lets libvirt look anew at what lies below a disk's file. Throws OperationRefused if there is no such disk. */
+  forgetBacking(target: string): void {
+    const disk = this.#diskElement(target);
+    for (const one of children(disk, "backingStore")) disk.removeChild(one);
+  }
+
   /** Takes the disc out of a drive. Throws OperationRefused if there is no such drive. */
   eject(target: string): void {
     const disk = this.#diskElement(target);

@@ -28,7 +28,7 @@ export const snapshotCreate = {
 
 export const snapshotDelete = { metadataOnly: 1 << 1 } as const;
 
-export const blockCommit = { active: 1 << 2 } as const;
+export const blockCommit = { active: 1 << 2, bandwidthBytes: 1 << 4 } as const;
 
 export const blockJobAbort = { async: 1, pivot: 1 << 1 } as const;
 

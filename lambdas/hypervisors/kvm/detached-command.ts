@@ -1,0 +1,75 @@
+/**
+ * A program of the host that works on when the connection ends, as a merge of a stopped VM may take hours. Whether it still runs is told by
+ * a lock that the kernel takes away with the process: it survives no crash and no restart of the host.
+ */
+import { HypervisorFailed } from "../../domain/errors.ts";
+import type { KvmHost } from "./host.ts";
+
+/** Arguments: the log, then the program and its arguments. */
+const startScript = 'log=$1; shift; exec setsid --fork "$@" >"$log" 2>&1 </dev/null';
+/** Arguments: the file for the process id, then the program. */
+const noteScript = 'echo "$$" >"$0"; exec "$@"';
+/** Arguments: that file, and a text that the program's arguments have: ids of processes are used again. */
+const stopScript = 'pid=$(cat "$0") && grep -qF -- "$1" "/proc/$pid/cmdline" && kill "$pid"';
+
+/** Of `sysexits.h`: the lock is held. */
+const lockedCode = 75;
+/** For a program that was told to end. */
+const endSeconds = 20;
+/** The end of what it wrote is what went wrong. */
+const maxLogBytes = 4_000;
+
+export class DetachedCommand {
+  readonly #host: KvmHost;
+  readonly #lock: string;
+  readonly #processId: string;
+  readonly #log: string;
+
+  /** `prefix`: path of its three small files, up to their endings. Who uses the same prefix means the same work. */
+  constructor(host: KvmHost, prefix: string) {
+    this.#host = host;
+    this.#lock = `${prefix}.lock`;
+    this.#processId = `${prefix}.pid`;
+    this.#log = `${prefix}.log`;
+  }
+
+  /** What is left of it, to be removed when the work is done. */
+  get files(): readonly string[] {
+    return [this.#lock, this.#processId, this.#log];
+  }
+
+  /** Starts it and returns at once. Does nothing while one runs. */
+  async start(argv: readonly string[]): Promise<void> {
+    const locked = ["flock", "--nonblock", this.#lock, "sh", "-c", noteScript, this.#processId, ...argv];
+    await this.#host.run(["sh", "-c", startScript, "sh", this.#log, ...locked]);
+  }
+
+  async isRunning(): Promise<boolean> {
+    const { code } = await this.#tryLock("--nonblock");
+    return code === lockedCode;
+  }
+
+  /** Waits for its end for at most so long; tells whether it has ended. */
+  async ended(seconds: number): Promise<boolean> {
+    const { code } = await this.#tryLock(`--timeout=${seconds}`);
+    return code !== lockedCode;
+  }
+
+  /** The end of what it wrote. */
+  async output(): Promise<string> {
+    const { stdout } = await this.#host.exec(["tail", "-c", `${maxLogBytes}`, this.#log]);
+    return stdout.trim();
+  }
+
+  /** Ends it, if it runs. `argument`: one that it was started with. Throws HypervisorFailed when it does not end. */
+  async stop(argument: string): Promise<void> {
+    if (!(await this.isRunning())) return;
+    await this.#host.exec(["sh", "-c", stopScript, this.#processId, argument]);
+    if (!(await this.ended(endSeconds)))
+      throw new HypervisorFailed(`A program that works on ${argument} does not end.`);
+  }
+
+  #tryLock(patience: string) {
+    return this.#host.exec(["flock", patience, "--conflict-exit-code", `${lockedCode}`, this.#lock, "true"]);
+  }
+}

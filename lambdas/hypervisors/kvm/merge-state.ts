@@ -1,0 +1,199 @@
+/** Finds out what {@link nextStep} needs to know of a host. */
+import { dirname } from "node:path";
+import { HypervisorFailed } from "../../domain/errors.ts";
+import { blockJobType, domainXml } from "../../protocols/libvirt/flags.ts";
+import type { Domain } from "../../protocols/libvirt/procedures.ts";
+import { SshOutputTooLong } from "../../protocols/ssh/errors.ts";
+import { type DomainDisk, DomainXml } from "./domain-xml.ts";
+import type { KvmHost } from "./host.ts";
+import { libvirtCode } from "./host-errors.ts";
+import { type ImageFormat, imageFormats } from "./image-chain.ts";
+import { type ImageFile, imageFiles, realPaths } from "./image-files.ts";
+import type { MergeFiles } from "./merge-files.ts";
+import type { DefinedUse, DiskJob, DiskUse, MergedImage, MergeState, RunningUse } from "./merge-plan.ts";
+
+/** A snapshot whose frozen bytes somebody reads. */
+export interface OpenExport {
+  readonly snapshotId: string;
+  readonly installPath: string;
+}
+
+/** A disk as a VM has it now (`running`), or will have it after its next start. */
+interface FoundDisk {
+  readonly domain: Domain;
+  readonly running: boolean;
+  readonly disk: DomainDisk;
+}
+
+const all = { needResults: 1, flags: 0 } as const;
+
+const nothing = {
+  overlay: undefined,
+  children: [],
+  siblings: [],
+  running: [],
+  defined: [],
+  baseUsers: [],
+  exports: [],
+  mergesStopped: false,
+} as const;
+
+/** Looks at all VMs of the host, at their disks, and at all images beside the overlay. */
+export async function mergeState(
+  host: KvmHost,
+  files: MergeFiles,
+  exports: readonly OpenExport[],
+): Promise<MergeState> {
+  const there = await files.look(host);
+  if (!there.overlay) return { ...nothing, installPath: files.overlay, noted: there.noted };
+  const disks = await disksOf(host);
+  const mentioned = disks.flatMap(({ disk }) => chainOf(disk));
+  // What lies below the disks of running VMs is known from libvirt.
+  const known = new Set(disks.filter(({ running }) => running).flatMap(({ disk }) => chainOf(disk)));
+  const raw = new Set(disks.flatMap(({ disk }) => ((disk.format ?? "raw") === "raw" && disk.file ? [disk.file] : [])));
+  const others = [...new Set(mentioned)].filter((path) => !known.has(path));
+  const images = await imageFiles(host, dirname(files.overlay), others, raw);
+  const below = [...images.values()].flatMap((image) => image.below?.path ?? []);
+  const real = await realPaths(host, [files.overlay, ...mentioned, ...images.keys(), ...below]);
+  const is = (path: string | undefined, other: string | undefined) =>
+    path !== undefined && other !== undefined && (real.get(path) ?? path) === (real.get(other) ?? other);
+
+  const image = [...images.values()].find(({ path }) => is(path, files.overlay));
+  const base = image?.below && (await describeBase(host, image.below));
+  const standOn = (path: string | undefined) =>
+    [...images.values()].filter((one) => is(one.below?.path, path)).map((one) => one.path);
+  const has = (path: string | undefined) => (found: FoundDisk) => chainOf(found.disk).some((one) => is(one, path));
+  const users = disks.filter(has(files.overlay));
+  const names = new Set(users.map(diskName));
+  const baseUsers = disks.filter(has(base?.path)).filter((disk) => !names.has(diskName(disk)));
+  const isWritten = there.merges || users.some(({ running }) => running);
+  /** Overlay and base are called the same everywhere. */
+  const named = (path: string) =>
+    is(path, files.overlay) ? files.overlay : base && is(path, base.path) ? base.path : path;
+
+  return {
+    installPath: files.overlay,
+    overlay: image && {
+      sizeBytes: image.sizeBytes,
+      // While it is written nobody needs to know, and the lock of a merge would not let it be read.
+      empty: !isWritten && (await isEmpty(host, files.overlay)),
+      base,
+    },
+    noted: there.noted,
+    children: standOn(files.overlay),
+    siblings: base ? standOn(base.path).filter((path) => !is(path, files.overlay)) : [],
+    running: await Promise.all(users.filter(({ running }) => running).map((use) => runningUse(host, use, named))),
+    defined: await Promise.all(users.filter(({ running }) => !running).map((use) => definedUse(host, use, named))),
+    baseUsers: [...new Set(baseUsers.map(diskName))],
+    exports: exports.filter((one) => reads(one, images, is, [files.overlay, base?.path])).map(describeExport),
+    mergesStopped: there.merges,
+  };
+}
+
+function diskName({ domain, disk }: FoundDisk): string {
+  return `${disk.target} of ${domain.name}`;
+}
+
+function chainOf({ file, backing }: DomainDisk): string[] {
+  return file === undefined ? [] : [file, ...backing];
+}
+
+/** Disks of all VMs without their discs, of those that run twice: as they are now, and as they are defined. */
+async function disksOf(host: KvmHost): Promise<FoundDisk[]> {
+  const { domains } = await host.call("connectListAllDomains", all);
+  const found = await Promise.all(
+    domains.flatMap((domain) => {
+      const isRunning = domain.id !== -1;
+      const defined = definition(host, domain, domainXml.inactive, false);
+      return isRunning ? [definition(host, domain, 0, true), defined] : [defined];
+    }),
+  );
+  return found.flat();
+}
+
+/** Empty for a VM that is gone meanwhile. */
+async function definition(host: KvmHost, domain: Domain, flags: number, running: boolean): Promise<FoundDisk[]> {
+  try {
+    const { xml } = await host.call("domainGetXml", { domain, flags });
+    const disks = new DomainXml(xml).disks.filter(({ device }) => device !== "cdrom" && device !== "floppy");
+    return disks.map((disk) => ({ domain, running, disk }));
+  } catch (error) {
+    if (libvirtCode(error) === "NO_DOMAIN") return [];
+    throw error;
+  }
+}
+
+async function describeBase(
+  host: KvmHost,
+  { path, format }: NonNullable<ImageFile["below"]>,
+): Promise<MergedImage | undefined> {
+  const known = imageFormats.find((one) => one === format);
+  if (!known) {
+    throw new HypervisorFailed(
+      `What lies below a snapshot, ${path}, is of the format ${format ?? "that nobody knows"}.`,
+    );
+  }
+  const [layer] = (await host.imageChain(path, known satisfies ImageFormat)) ?? [];
+  return layer && { path, format: known, sizeBytes: layer.sizeBytes };
+}
+
+/** Whether the image has nothing of its own: no data, and no zeros that hide what lies below. */
+export async function isEmpty(host: KvmHost, path: string): Promise<boolean> {
+  const alone = JSON.stringify({ driver: "qcow2", file: { driver: "file", filename: path }, backing: null });
+  try {
+    const output = await host.run(["qemu-img", "map", "--output=json", "-U", `json:${alone}`]);
+    return (JSON.parse(output) as { present: boolean }[]).every(({ present }) => present === false);
+  } catch (error) {
+    // A megabyte of extents is not nothing.
+    if (error instanceof HypervisorFailed && error.cause instanceof SshOutputTooLong) return false;
+    throw error;
+  }
+}
+
+async function runningUse(
+  host: KvmHost,
+  { domain, disk }: FoundDisk,
+  named: (path: string) => string,
+): Promise<RunningUse> {
+  const { found, type } = await host.call("domainGetBlockJobInfo", { domain, disk: disk.target, flags: 0 });
+  return { ...useOf(domain, disk, named), job: found === 0 ? undefined : jobOf(type, disk, named) };
+}
+
+function jobOf(type: number, { mirror }: DomainDisk, named: (path: string) => string): DiskJob {
+  const kind = type === blockJobType.commit ? "commit" : type === blockJobType.activeCommit ? "active-commit" : "other";
+  return { kind, into: mirror?.file && named(mirror.file), ready: mirror?.ready ?? false };
+}
+
+async function definedUse(
+  host: KvmHost,
+  { domain, disk }: FoundDisk,
+  named: (path: string) => string,
+): Promise<DefinedUse> {
+  const { result } = await host.call("domainHasManagedSave", { domain, flags: 0 });
+  return { ...useOf(domain, disk, named), saved: result !== 0 };
+}
+
+function useOf({ uuid, name }: Domain, disk: DomainDisk, named: (path: string) => string): DiskUse {
+  return { vm: { uuid, name }, target: disk.target, chain: chainOf(disk).map(named) };
+}
+
+/** Whether an export reads one of these files. */
+function reads(
+  { installPath }: OpenExport,
+  images: ReadonlyMap<string, ImageFile>,
+  is: (path: string | undefined, other: string | undefined) => boolean,
+  files: readonly (string | undefined)[],
+): boolean {
+  const seen = new Set<ImageFile>();
+  const find = (path: string) => [...images.values()].find((image) => is(image.path, path));
+  for (let image = find(installPath); image?.below && !seen.has(image); image = find(image.below.path)) {
+    const { path } = image.below;
+    if (files.some((file) => is(file, path))) return true;
+    seen.add(image);
+  }
+  return false;
+}
+
+function describeExport({ snapshotId }: OpenExport): string {
+  return `the export of ${snapshotId}`;
+}
