@@ -16,7 +16,7 @@ import type {
   VolumeReader,
   VolumeWriter,
 } from "../port.ts";
-import { plannedOverlay } from "./chain.ts";
+import { plannedBy, plannedOverlay } from "./chain.ts";
 import { checkHost } from "./check.ts";
 import { describeVolume, listVms, listVolumes } from "./discovery.ts";
 import {
@@ -25,13 +25,16 @@ import {
   type ExportRecord,
   frozenChain,
   type KvmExport,
+  listExports,
   openExport,
 } from "./export.ts";
 import { changedExtents, changedLayers, dataExtents } from "./export-extents.ts";
 import { KvmHost, type KvmHostSettings } from "./host.ts";
+import { mergeSnapshot } from "./merge.ts";
 import { thawForgotten } from "./quiesce.ts";
 import { KvmVolumeReader, withMetadata } from "./reader.ts";
 import { takeSnapshots } from "./take.ts";
+import { forgetConsistency } from "./take-notes.ts";
 import { Turns } from "./turns.ts";
 
 export class KvmHypervisor implements Hypervisor {
@@ -70,8 +73,12 @@ export class KvmHypervisor implements Hypervisor {
     return this.#takes.take(() => takeSnapshots(this.#host, requests, options));
   }
 
-  async deleteSnapshot(): Promise<DeletedSnapshot> {
-    throw new OperationRefused("This version does not delete snapshots on KVM hosts.");
+  async deleteSnapshot(installPath: string, options: { until?: number } = {}): Promise<DeletedSnapshot> {
+    const { snapshotId } = plannedBy(installPath);
+    const exports = async () => (await listExports(this.#host)).filter(({ running }) => running);
+    const { finished } = await mergeSnapshot(this.#host, installPath, { exports, ...options });
+    if (finished) await forgetConsistency(this.#host, snapshotId);
+    return { finished };
   }
 
   thaw(): Promise<string[]> {
