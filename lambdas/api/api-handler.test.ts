@@ -149,7 +149,6 @@ describe("bodies", () => {
         tags: {},
         verify: "checksum",
         full: false,
-        quiesce: false,
       });
     }
   });

@@ -86,12 +86,12 @@ const ofEverySnapshot = {
     .meta({ description: "true: the whole volume is read, and nothing of earlier backups is used again." }),
   quiesce: z
     .literal(quiesceModes)
-    .default(false)
+    .optional()
     .meta({
       type: ["boolean", "string"],
       enum: [...quiesceModes],
       description:
-        "Whether the guest's file systems are flushed and held for the moment of the snapshot. false, the default: they are not; true: they are, or nothing is created; `preferred`: where they can be.",
+        "Whether the guest's file systems are flushed and held for the moment of the snapshot. false, or absent: they are not; true: they are, or nothing is created; `preferred`: where they can be.",
     }),
 };
 
