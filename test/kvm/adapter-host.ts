@@ -6,6 +6,7 @@ import { DomainXml } from "../../lambdas/hypervisors/kvm/domain-xml.ts";
 import type { KvmHostSettings } from "../../lambdas/hypervisors/kvm/host.ts";
 import { KvmHypervisor } from "../../lambdas/hypervisors/kvm/kvm-hypervisor.ts";
 import { parseOverlayPath } from "../../lambdas/hypervisors/kvm/overlay-path.ts";
+import { ownFolderPath } from "../../lambdas/hypervisors/kvm/own-folder.ts";
 import { type LibvirtConnection, openLibvirt } from "../../lambdas/protocols/libvirt/connection.ts";
 import { undefine } from "../../lambdas/protocols/libvirt/flags.ts";
 import type { Domain, Pool } from "../../lambdas/protocols/libvirt/procedures.ts";
@@ -116,7 +117,7 @@ export class KvmSubject implements HypervisorSubject {
 
   /** Path of a file in the registration's own folder on the host. */
   own(...names: readonly string[]): string {
-    return join(this.host.sshd.home, ".snapferry", this.owner, ...names);
+    return join(this.host.sshd.home, ownFolderPath(this.owner), ...names);
   }
 
   /** A VM of its own with this disk. */

@@ -6,17 +6,17 @@
 const lock = 'umask 077; mkdir -p "$1"; exec 9>>"$1/lock"; flock -w 20 9; folder=$1/$2';
 
 const isRunning =
-  'is_running() { [ -s "$1/pid" ] && grep -qaF -- "$1/nbd.sock" "/proc/$(cat "$1/pid")/cmdline" 2>/dev/null; }';
+  'is_running() { [ -s "$1/pid" ] && grep -qaF -- "$1/sock" "/proc/$(cat "$1/pid")/cmdline" 2>/dev/null; }';
 
 /** `$1` folder of all exports, `$2` id of the snapshot, `$3` the record, then the arguments of qemu-nbd. It does not inherit the lock. */
 export const openScript = `
 ${lock}; ${isRunning}
 mkdir -p "$folder"
-if is_running "$folder" && [ -S "$folder/nbd.sock" ]; then exit 0; fi
-rm -f "$folder/nbd.sock" "$folder/pid"
+if is_running "$folder" && [ -S "$folder/sock" ]; then exit 0; fi
+rm -f "$folder/sock" "$folder/pid"
 printf '%s\\n' "$3" > "$folder/record.json"
 shift 3
-qemu-nbd --fork --pid-file="$folder/pid" --socket="$folder/nbd.sock" "$@" 9>&-
+qemu-nbd --fork --pid-file="$folder/pid" --socket="$folder/sock" "$@" 9>&-
 `;
 
 /** Arguments as above. Ends with qemu-nbd gone: after 5 s it is killed. */

@@ -111,5 +111,5 @@ async function exportsFolder(host: KvmHost): Promise<string> {
 
 /** As the scripts name it. */
 function socketOf(folder: string, snapshotId: string): string {
-  return `${folder}/${snapshotId}/nbd.sock`;
+  return `${folder}/${snapshotId}/sock`;
 }

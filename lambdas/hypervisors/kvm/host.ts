@@ -12,6 +12,7 @@ import { SshRefused } from "../../protocols/ssh/errors.ts";
 import { commandError, onHost } from "./host-errors.ts";
 import { type ImageFormat, type ImageLayer, parseImageChain } from "./image-chain.ts";
 import { parseUri } from "./libvirt-uri.ts";
+import { assertShortEnough, ownFolderPath } from "./own-folder.ts";
 import { Reconnecting } from "./reconnecting.ts";
 import { Turns } from "./turns.ts";
 
@@ -25,7 +26,7 @@ export interface KvmHostSettings {
   readonly privateKey: () => Promise<string>;
   /** Networks that may be called although they are not public. */
   readonly allowedCidrs: readonly string[];
-  /** Id of the registration: what others have on the same host is not touched. */
+  /** Names the registration: what others have on the same host is not touched. */
   readonly owner: string;
 }
 
@@ -50,7 +51,6 @@ const idleTrustMs = 15_000;
 
 /** OpenSSH runs 10 programs of one connection at once (`MaxSessions`). */
 const maxPrograms = 8;
-const ownerPattern = /^[A-Za-z0-9_-]{1,128}$/;
 
 /** Of RFC 4254, 5.1: why a channel was not opened. */
 const administrativelyProhibited = 1;
@@ -129,10 +129,10 @@ export class KvmHost {
   }
 
   async #makeFolder(): Promise<string> {
-    const { owner } = this.#settings;
-    if (!ownerPattern.test(owner)) throw new TypeError(`${JSON.stringify(owner)} is not the id of a hypervisor.`);
-    const text = 'umask 077; mkdir -p "$HOME/.snapferry/$1"; cd "$HOME/.snapferry/$1"; pwd -P';
-    return (await this.script("mkdir", text, [owner])).trimEnd();
+    const text = 'umask 077; mkdir -p "$HOME/$1"; cd "$HOME/$1"; pwd -P';
+    const folder = (await this.script("mkdir", text, [ownFolderPath(this.#settings.owner)])).trimEnd();
+    assertShortEnough(folder);
+    return folder;
   }
 
   /**
