@@ -229,6 +229,19 @@ describe("hypervisors", () => {
     assert.equal(code, 2);
     assert.match(err, /^\/no\/such cannot be read: /);
   });
+
+  test("discover counts volumes, and VMs where there may be any", async () => {
+    const counts = { found: 3, added: 1, missing: 0, unsupported: 1 };
+    for (const [vms, lines] of [
+      [{}, 1],
+      [{ vms: { found: 2, added: 2, missing: 1 } }, 2],
+    ] as const) {
+      const found = { [`POST /hypervisors/${ids.hypervisor}/discover`]: { ...counts, ...vms } };
+      const { out } = await run(["hypervisors", "discover", ids.hypervisor], answers(found));
+      assert.match(out, /^3 volumes: 1 new, 1 unsupported; 0 missing\.\n/);
+      assert.equal(/\n2 VMs: 2 new; 1 missing\.\n$/.test(out), lines === 2);
+    }
+  });
 });
 
 describe("stores", () => {
