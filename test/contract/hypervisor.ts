@@ -195,6 +195,23 @@ export function hypervisorContract(
         assert.deepEqual(Buffer.concat(parts), content.subarray(0, 200_000));
       });
 
+      test("of each of several volumes is read at the same time", async () => {
+        const size = rounded(500_000);
+        const contents = [randomBytes(size), randomBytes(size), randomBytes(size)];
+        const requests = [];
+        for (const [n, content] of contents.entries()) {
+          const externalId = await subject.makeVolume(`disk-${n}`, size);
+          await subject.writeVolume(externalId, content, 0);
+          requests.push({ externalId, snapshotId: `snap_${n}` });
+        }
+        const taken = await subject.hypervisor.takeSnapshots(requests, { quiesce: false });
+        for (const { externalId } of requests) await subject.writeVolume(externalId, randomBytes(1000), 1000);
+        const descriptors = await Promise.all(taken.map((one) => subject.hypervisor.openExport(one)));
+        const bytes = await Promise.all(descriptors.map((one) => read(one, { offset: 0, length: size })));
+        assert.deepEqual(bytes, contents);
+        await Promise.all(descriptors.map((one) => subject.hypervisor.closeExport(one)));
+      });
+
       test("that is read past its end is ExportLost", async () => {
         const externalId = await subject.makeVolume("disk-a", rounded(4096));
         const descriptor = await subject.hypervisor.openExport(await snapshot(externalId, "snap_1"));

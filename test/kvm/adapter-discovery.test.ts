@@ -330,6 +330,27 @@ test("a host whose libvirt was started anew is found again by the same adapter",
   folder.remove();
 });
 
+test("one connection serves all that is asked, and one that was idle for long is made anew", async (t) => {
+  const logins = () => sshd.output().split("Accepted publickey").length - 1;
+  const folder = workFolder();
+  const sshd = await startSshd(folder);
+  const hypervisor = new KvmHypervisor(host.settings("hyp_idle", sshd));
+  await Promise.all([
+    hypervisor.check(),
+    Array.fromAsync(hypervisor.listVms()),
+    Array.fromAsync(hypervisor.listVolumes()),
+  ]);
+  await Array.fromAsync(hypervisor.listVms());
+  assert.equal(logins(), 1);
+  // What a Lambda sees that was stopped for a minute.
+  t.mock.timers.enable({ apis: ["Date"], now: Date.now() + 60_000 });
+  await Array.fromAsync(hypervisor.listVms());
+  assert.equal(logins(), 2);
+  await hypervisor.close();
+  await sshd.stop();
+  folder.remove();
+});
+
 /** The header extension that names the format gets a type that QEMU does not know. */
 function forgetBackingFormat(path: string): void {
   const image = readFileSync(path);

@@ -3,8 +3,9 @@ import assert from "node:assert/strict";
 import { existsSync } from "node:fs";
 import { after, afterEach, beforeEach, describe, test } from "node:test";
 import { setTimeout as pause } from "node:timers/promises";
-import { HypervisorFailed, QuiesceFailed, VolumeNotFound } from "../../lambdas/domain/errors.ts";
+import { HypervisorFailed, isRetryable, QuiesceFailed, VolumeNotFound } from "../../lambdas/domain/errors.ts";
 import type { SnapshotRequest, TakenSnapshot } from "../../lambdas/hypervisors/port.ts";
+import { blockCommit } from "../../lambdas/protocols/libvirt/flags.ts";
 import type { Domain } from "../../lambdas/protocols/libvirt/procedures.ts";
 import { AdapterHost, type DiskFile, type KvmSubject } from "./adapter-host.ts";
 import { run, startServer } from "./processes.ts";
@@ -149,6 +150,40 @@ describe("snapshots", () => {
       stopped.map(({ consistency }) => consistency),
       ["offline", "offline"],
     );
+  });
+
+  test("of a VM whose memory is saved to disk are refused: it would go on with the disks that it had", async () => {
+    const { domain, disks } = await vm("a");
+    await subject.start(domain);
+    await host.libvirt.call("domainManagedSave", { domain, flags: 0 });
+    await assert.rejects(take(requestsFor(disks)), { name: "OperationRefused", message: /managed save/ });
+    assert.equal(await subject.countSnapshots(), 0);
+    await subject.start(domain);
+    assert.deepEqual(
+      (await take(requestsFor(disks))).map(({ consistency }) => consistency),
+      ["crash", "crash"],
+    );
+  });
+
+  test("while the VM's disk is being merged are taken, or refused for now", async () => {
+    const { domain, disks } = await vm("a");
+    await subject.writeVolume(disks[0], Buffer.alloc(8 * mib, 1), 0);
+    await subject.start(domain);
+    const [first] = await take(requestsFor([disks[0]]));
+    await subject.writeVolume(disks[0], Buffer.alloc(8 * mib, 2), 0);
+    const merge = {
+      domain,
+      disk: "vda",
+      base: disks[0],
+      top: first!.installPath,
+      bandwidth: 1,
+      flags: blockCommit.active,
+    };
+    await host.libvirt.call("domainBlockCommit", merge);
+    await assert.rejects(take(requestsFor(disks, 2)), (error) => isRetryable(error));
+    assert.deepEqual(await tops(domain), [first!.installPath, disks[1]]);
+    await host.libvirt.call("domainBlockJobAbort", { domain, disk: "vda", flags: 0 });
+    assert.equal((await take(requestsFor(disks, 2))).length, 2);
   });
 
   test("whose agent is there but silent fail in time", async () => {

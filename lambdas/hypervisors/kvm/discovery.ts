@@ -1,6 +1,6 @@
 /** What a host has: its VMs, their disks, and files in its storage pools that no VM has as a disk. */
 import { basename } from "node:path";
-import { HypervisorFailed, VolumeNotFound } from "../../domain/errors.ts";
+import { HypervisorFailed, HypervisorMisconfigured, VolumeNotFound } from "../../domain/errors.ts";
 import { domainState } from "../../protocols/libvirt/flags.ts";
 import type { Domain } from "../../protocols/libvirt/procedures.ts";
 import type { GuestAgentState, VmDescription, VolumeDescription } from "../port.ts";
@@ -47,8 +47,8 @@ export async function readVm(host: KvmHost, domain: Domain): Promise<Vm | undefi
   try {
     const { state } = await host.call("domainGetState", { domain, ...none });
     const { xml } = await host.call("domainGetXml", { domain, ...none });
-    const isActive = state !== domainState.shutoff && state !== domainState.crashed;
-    return { domain, definition: new DomainXml(xml), state, isActive };
+    // Without a process libvirt has no number for it.
+    return { domain, definition: new DomainXml(xml), state, isActive: domain.id >= 0 };
   } catch (error) {
     if (libvirtCode(error) === "NO_DOMAIN") return undefined;
     throw error;
@@ -81,9 +81,15 @@ async function readVolume(host: KvmHost, vm: Vm, disk: DomainDisk): Promise<Atta
     if (!chain) return `there is no file ${disk.file}`;
     return { externalId: ownFileOf(chain.map(({ path }) => path)), vm, disk, chain };
   } catch (error) {
-    if (error instanceof HypervisorFailed) return error.message.replace(/\.$/, "");
+    const isOfFile = error instanceof HypervisorFailed || isClosed(error);
+    if (isOfFile) return (error as Error).message.replace(/\.$/, "");
     throw error;
   }
+}
+
+/** The user of the host may not read the file, while it may others. */
+function isClosed(error: unknown): boolean {
+  return error instanceof HypervisorMisconfigured && error.message.includes("Permission denied");
 }
 
 /** Why the volume cannot be backed up; undefined when it can. */
@@ -97,18 +103,17 @@ export function unsupportedReason({ externalId, disk, chain }: AttachedVolume): 
 
 /** Every disk of every VM, then the files of pools that are none. Disks that are no files, too, with the reason. */
 export async function* listVolumes(host: KvmHost): AsyncGenerator<VolumeDescription> {
+  const disks = (await readVms(host)).flatMap((vm) => vm.definition.disks.map((disk) => ({ vm, disk })));
+  const volumes = await Promise.all(disks.map(({ vm, disk }) => readVolume(host, vm, disk)));
   const attached: AttachedVolume[] = [];
   const others: VolumeDescription[] = [];
-  for (const vm of await readVms(host)) {
-    const disks = vm.definition.disks;
-    const volumes = await Promise.all(disks.map((disk) => readVolume(host, vm, disk)));
-    for (const [index, volume] of volumes.entries()) {
-      if (typeof volume !== "string") attached.push(volume);
-      else others.push(unsupportedDisk(vm, disks[index]!, volume));
-    }
+  for (const [index, volume] of volumes.entries()) {
+    const { vm, disk } = disks[index]!;
+    if (typeof volume === "string") others.push(unsupportedDisk(vm, disk, volume));
+    else attached.push(volume);
   }
-  for (const [externalId, volumes] of Map.groupBy(attached, (volume) => volume.externalId)) {
-    yield describe(externalId, volumes);
+  for (const [externalId, same] of Map.groupBy(attached, (volume) => volume.externalId)) {
+    yield describe(externalId, same);
   }
   yield* others;
   yield* listUnattached(host, attached);
@@ -123,23 +128,27 @@ export async function describeVolume(host: KvmHost, externalId: string): Promise
 }
 
 export async function* listVms(host: KvmHost): AsyncGenerator<VmDescription> {
-  for (const vm of await readVms(host)) {
-    const disks = vm.definition.disks.filter(({ device }) => device === "disk" || device === "lun");
-    const inOrder = disks.toSorted((a, b) => (a.bootOrder ?? Infinity) - (b.bootOrder ?? Infinity) || 0);
-    yield {
-      externalId: vm.domain.uuid,
-      name: vm.domain.name,
-      state: vmState(vm.state),
-      guestAgent: guestAgentOf(vm),
-      disks: await Promise.all(
-        inOrder.map(async (disk) => {
-          const volume = await readVolume(host, vm, disk);
-          const volumeExternalId = typeof volume === "string" ? diskId(vm, disk) : volume.externalId;
-          return { target: disk.target, volumeExternalId };
-        }),
-      ),
-    };
-  }
+  yield* await Promise.all((await readVms(host)).map((vm) => describeVm(host, vm)));
+}
+
+async function describeVm(host: KvmHost, vm: Vm): Promise<VmDescription> {
+  const disks = vm.definition.disks.filter(({ device }) => device === "disk" || device === "lun");
+  const last = Number.MAX_SAFE_INTEGER;
+  const inOrder = disks.toSorted((a, b) => (a.bootOrder ?? last) - (b.bootOrder ?? last));
+  const volumes = await Promise.all(inOrder.map((disk) => readVolume(host, vm, disk)));
+  return {
+    externalId: vm.domain.uuid,
+    name: vm.domain.name,
+    state: vmState(vm.state),
+    guestAgent: guestAgentOf(vm),
+    disks: inOrder.map((disk, index) => {
+      const volume = volumes[index]!;
+      return {
+        target: disk.target,
+        volumeExternalId: typeof volume === "string" ? diskId(vm, disk) : volume.externalId,
+      };
+    }),
+  };
 }
 
 export function guestAgentOf({ definition, isActive }: Vm): GuestAgentState {

@@ -62,6 +62,7 @@ function frozenLayer({ overlay, volume: { chain } }: Wanted) {
 async function takeOfVm(host: KvmHost, wanted: readonly Wanted[], quiesce: Quiesce): Promise<void> {
   const [{ volume }] = wanted as [Wanted];
   const { domain, isActive } = volume.vm;
+  if (!isActive) await assertNotSaved(host, domain);
   const ids = wanted.map(({ snapshotId }) => snapshotId);
   await noteLeast(host, ids);
   const create = () => createOverlays(host, wanted);
@@ -77,6 +78,15 @@ async function takeOfVm(host: KvmHost, wanted: readonly Wanted[], quiesce: Quies
   else if (quiesce === true && held.result) {
     throw new QuiesceFailed(`The file systems of ${domain.name} were let go before the snapshot was complete.`);
   }
+}
+
+/** The saved state has the disks as they were: with it the VM would go on writing to what is to be frozen. Throws OperationRefused. */
+async function assertNotSaved(host: KvmHost, domain: Domain): Promise<void> {
+  const { result } = await host.call("domainHasManagedSave", { domain, flags: 0 });
+  if (result === 0) return;
+  throw new OperationRefused(
+    `There are no snapshots of ${domain.name} while its memory is saved to disk (managed save): start it, or remove the saved state.`,
+  );
 }
 
 /** Undefined when they cannot be held and need not be. */
