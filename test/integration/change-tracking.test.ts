@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { existsSync } from "node:fs";
 import { after, before, describe, it } from "node:test";
 import type { BackupPolicy } from "../../lambdas/domain/job.ts";
 import { FileHypervisor } from "../../lambdas/hypervisors/file/file-hypervisor.ts";
@@ -6,6 +7,7 @@ import type { Extent } from "../../lambdas/hypervisors/port.ts";
 import type { Services } from "../../lambdas/services.ts";
 import { getProgress } from "../../lambdas/tables/progress.ts";
 import { getSnapshot } from "../../lambdas/tables/snapshots.ts";
+import { storeReferencesOf } from "../../lambdas/tables/store-references.ts";
 import { cloud, type TestCloud } from "../support/cloud.ts";
 import { backUpInProcess } from "../support/in-process-backup.ts";
 import { TrackingHypervisor } from "../support/tracking-hypervisor.ts";
@@ -118,6 +120,24 @@ describe("a backup on a hypervisor that tracks changes", () => {
     assert.ok(!states.includes("AuditHint"));
     await volume.assertRestores(job.snapshotId);
   });
+
+  it("leaves its copy on primary as the reference of the next one, and takes the one before away", async () => {
+    const volume = await trackedVolume("reference");
+    const [reference] = await referencesTo(volume.first);
+    assert.equal(reference?.state, "Ready");
+    const { job } = await volume.backUp();
+    assert.equal(job.backup?.reading, "changed");
+    assert.deepEqual(await referencesTo(volume.first), []);
+    const [next] = await referencesTo(job.snapshotId);
+    assert.equal(next?.state, "Ready");
+    assert.deepEqual([existsSync(reference.installPath), existsSync(next.installPath)], [false, true]);
+    assert.equal((await getSnapshot(services.database, "acme", volume.first))?.physicalBytes, 0);
+    await volume.assertRestores(job.snapshotId);
+  });
+
+  /** To bytes on primary. */
+  const referencesTo = async (snapshotId: string) =>
+    (await storeReferencesOf(services.database, "acme", snapshotId)).filter(({ role }) => role === "Primary");
 
   it("that is asked for in full builds on nothing and reads everything", async () => {
     const volume = await trackedVolume("in-full");
