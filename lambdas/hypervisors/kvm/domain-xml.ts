@@ -2,8 +2,9 @@
  * A VM's definition as libvirt has it: read for what is needed, changed in place. All else in it, also what this version does not know,
  * stays as the host sent it.
  */
-import { DOMParser, type Document, type Element, type Node, onErrorStopParsing, XMLSerializer } from "@xmldom/xmldom";
-import { HypervisorFailed, OperationRefused } from "../../domain/errors.ts";
+import { type Document, type Element, type Node, XMLSerializer } from "@xmldom/xmldom";
+import { OperationRefused } from "../../domain/errors.ts";
+import { append, attribute, child, children, parseXml, setText, textOf } from "./xml.ts";
 
 /** A disk, or a drive for discs. */
 export interface DomainDisk {
@@ -58,10 +59,7 @@ export class DomainXml {
 
   /** Throws HypervisorFailed for what is no definition of a VM. */
   constructor(xml: string) {
-    this.#document = parse(xml);
-    if (this.#root.tagName !== "domain") {
-      throw new HypervisorFailed(`libvirt sent a <${this.#root.tagName}> for the definition of a VM.`);
-    }
+    this.#document = parseXml(xml, "domain").ownerDocument!;
   }
 
   get #root(): Element {
@@ -204,14 +202,6 @@ export class DomainXml {
   }
 }
 
-function parse(xml: string): Document {
-  try {
-    return new DOMParser({ onError: onErrorStopParsing }).parseFromString(xml, "text/xml");
-  } catch (cause) {
-    throw new HypervisorFailed("libvirt sent XML that cannot be read.", { cause });
-  }
-}
-
 function serialize(node: Node): string {
   return new XMLSerializer().serializeToString(node);
 }
@@ -244,31 +234,6 @@ function* backingFiles(disk: Element): Generator<string> {
     if (file === undefined) return;
     yield file;
   }
-}
-
-function append(parent: Element, element: Element): Element {
-  parent.appendChild(element);
-  return element;
-}
-
-function children(parent: Element | undefined, name: string): Element[] {
-  return [...(parent?.childNodes ?? [])].filter((node) => node.nodeName === name) as Element[];
-}
-
-function child(parent: Element | undefined, name: string): Element | undefined {
-  return children(parent, name)[0];
-}
-
-function attribute(element: Element | undefined, name: string): string | undefined {
-  return element?.getAttribute(name) ?? undefined;
-}
-
-function textOf(element: Element | undefined): string | undefined {
-  return element?.textContent?.trim();
-}
-
-function setText(element: Element, text: string): void {
-  element.textContent = text;
 }
 
 /** `a` to `z`, `aa` and on, as Linux counts disks. */

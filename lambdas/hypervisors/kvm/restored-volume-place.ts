@@ -1,0 +1,51 @@
+/** Where a volume that is restored will lie. */
+import { basename, dirname, extname, isAbsolute, join } from "node:path";
+import { OperationRefused } from "../../domain/errors.ts";
+import { unfitOwnFile } from "./chain.ts";
+import type { KvmHost } from "./host.ts";
+import { libvirtCode } from "./host-errors.ts";
+import type { ImageFormat } from "./image-chain.ts";
+import { hiddenPrefix } from "./overlay-path.ts";
+import { poolFolder } from "./pool-xml.ts";
+
+/** As libvirt's own tools make it. */
+const defaultPool = "default";
+/** Other endings, and none, are qcow2: raw files tell nobody which they are. */
+const rawEndings: ReadonlySet<string> = new Set([".raw", ".img"]);
+
+export interface RestoredPlace {
+  /** Path of the finished volume, and its externalId. */
+  readonly final: string;
+  readonly format: ImageFormat;
+  /** Path of the unfinished one: in the same folder, so that it only needs another name. */
+  readonly unfinished: string;
+  /** Path of a small file that tells which file got the name. */
+  readonly marker: string;
+}
+
+/**
+ * `name`: an absolute path, `pool/name`, or a name in the pool `default`. Throws OperationRefused for a pool that is not there or has no
+ * folder, and for a name that no volume can have.
+ */
+export async function restoredPlace(host: KvmHost, name: string, restoreId: string): Promise<RestoredPlace> {
+  const final = isAbsolute(name) ? name : await inPool(host, name);
+  const problem = unfitOwnFile(final);
+  if (problem) throw new OperationRefused(problem);
+  const format = rawEndings.has(extname(final)) ? "raw" : "qcow2";
+  const unfinished = join(dirname(final), `${hiddenPrefix}${restoreId}.${format}`);
+  return { final, format, unfinished, marker: join(await host.ownFolder(), "published", restoreId) };
+}
+
+async function inPool(host: KvmHost, name: string): Promise<string> {
+  const pool = name.includes("/") ? dirname(name) : defaultPool;
+  try {
+    const found = await host.call("poolLookupByName", { name: pool });
+    const { xml } = await host.call("poolGetXml", { pool: found.pool, flags: 0 });
+    const folder = poolFolder(xml);
+    if (folder !== undefined) return join(folder, basename(name));
+  } catch (error) {
+    if (libvirtCode(error) !== "NO_STORAGE_POOL") throw error;
+    throw new OperationRefused(`There is no storage pool ${pool} on the host.`, { cause: error });
+  }
+  throw new OperationRefused(`The storage pool ${pool} has no folder for files.`);
+}

@@ -1,0 +1,139 @@
+/** A volume under construction: an image under a hidden name, written through qemu-nbd, that gets its name when it is complete. */
+import { HypervisorFailed, PrimaryStorageFull, VolumeNameTaken, VolumeNotFound } from "../../domain/errors.ts";
+import { NbdRequestFailed } from "../../protocols/nbd/errors.ts";
+import { NbdPool } from "../../protocols/nbd/pool.ts";
+import type { NewVolume, VolumeWriter } from "../port.ts";
+import { closeScript, openScript } from "./export-scripts.ts";
+import type { KvmHost } from "./host.ts";
+import { onHost } from "./host-errors.ts";
+import { type RestoredPlace, restoredPlace } from "./restored-volume-place.ts";
+import { createScript, discardScript, gone, publishScript, taken } from "./restored-volume-scripts.ts";
+import { zeroRuns } from "./zero-runs.ts";
+
+/** As many as readers have: SSH lets 2 MiB of a channel be on their way. */
+const connectionsPerWriter = 4;
+/** 16 workers with as many connections. */
+const mostClients = 64;
+
+export class RestoredVolume {
+  readonly #host: KvmHost;
+  readonly #volume: NewVolume;
+
+  constructor(host: KvmHost, volume: NewVolume) {
+    this.#host = host;
+    this.#volume = volume;
+  }
+
+  /** Throws VolumeNameTaken, OperationRefused, PrimaryStorageFull. */
+  async create(): Promise<void> {
+    const place = await this.#place();
+    const more = [place.format, `${this.#volume.sizeBytes}`];
+    if ((await this.#run("qemu-img create", createScript, place, more)) === taken) throw this.#nameTaken(place);
+  }
+
+  /** Several may be open at once, also of several workers. Throws VolumeNotFound. */
+  async openWriter(): Promise<VolumeWriter> {
+    const place = await this.#place();
+    const folder = await this.#serversFolder();
+    const { restoreId, sizeBytes } = this.#volume;
+    const record = JSON.stringify({ restoreId, path: place.unfinished });
+    // Not with --detect-zeroes: whole zeros are known here, and do not have to travel.
+    const options = ["--persistent", `--shared=${mostClients}`, "--discard=unmap", `--format=${place.format}`];
+    try {
+      await this.#host.script("qemu-nbd", openScript, [folder, restoreId, record, ...options, place.unfinished]);
+    } catch (error) {
+      if (!(error instanceof HypervisorFailed && error.message.includes("No such file or directory"))) throw error;
+      throw this.#notFound(error);
+    }
+    // As the script names it.
+    const socket = `${folder}/${restoreId}/sock`;
+    const dial = () => this.#host.openUnixSocket(socket);
+    const pool = await onHost(() => NbdPool.open(dial, { connections: connectionsPerWriter }));
+    return new RestoredVolumeWriter(pool, place.unfinished, sizeBytes);
+  }
+
+  /** Returns the externalId. Throws VolumeNameTaken, VolumeNotFound. */
+  async publish(): Promise<string> {
+    const place = await this.#place();
+    await this.#endWriting();
+    const answer = await this.#run("publish", publishScript, place);
+    if (answer === taken) throw this.#nameTaken(place);
+    if (answer === gone) throw this.#notFound();
+    return place.final;
+  }
+
+  async discard(): Promise<void> {
+    const place = await this.#place();
+    await this.#endWriting();
+    await this.#run("discard", discardScript, place);
+  }
+
+  #place(): Promise<RestoredPlace> {
+    return restoredPlace(this.#host, this.#volume.name, this.#volume.restoreId);
+  }
+
+  async #serversFolder(): Promise<string> {
+    return `${await this.#host.ownFolder()}/restores`;
+  }
+
+  async #endWriting(): Promise<void> {
+    await this.#host.script("close-writer", closeScript, [await this.#serversFolder(), this.#volume.restoreId]);
+  }
+
+  async #run(name: string, script: string, place: RestoredPlace, more: readonly string[] = []): Promise<string> {
+    const { unfinished, final, marker } = place;
+    return (await this.#host.script(name, script, [unfinished, final, marker, ...more])).trim();
+  }
+
+  #nameTaken({ final }: RestoredPlace): VolumeNameTaken {
+    return new VolumeNameTaken(`There is a file ${final} already.`);
+  }
+
+  #notFound(cause?: unknown): VolumeNotFound {
+    return new VolumeNotFound(`There is no unfinished volume of the restore ${this.#volume.restoreId}.`, { cause });
+  }
+}
+
+class RestoredVolumeWriter implements VolumeWriter {
+  readonly #pool: NbdPool;
+  readonly #path: string;
+  readonly #sizeBytes: number;
+
+  constructor(pool: NbdPool, path: string, sizeBytes: number) {
+    this.#pool = pool;
+    this.#path = path;
+    this.#sizeBytes = sizeBytes;
+  }
+
+  /** Zeros are written as such: over bytes of an earlier attempt they have to be. */
+  async write(data: Uint8Array, offset: number): Promise<void> {
+    const end = offset + data.length;
+    if (offset < 0 || end > this.#sizeBytes) {
+      throw new RangeError(`Bytes ${offset}-${end - 1} lie outside of a volume of ${this.#sizeBytes} bytes.`);
+    }
+    const parts = [...zeroRuns(data, offset)].map((run) => {
+      const length = run.end - run.start;
+      if (run.isZero) return this.#pool.writeZeroes({ offset: offset + run.start, length });
+      return this.#pool.write(data.subarray(run.start, run.end), offset + run.start);
+    });
+    // All have ended when the call ends: `data` is the caller's again.
+    for (const result of await Promise.allSettled(parts)) {
+      if (result.status === "rejected") await this.#fail(result.reason);
+    }
+  }
+
+  async flush(): Promise<void> {
+    await this.#pool.flush().catch((error: unknown) => this.#fail(error));
+  }
+
+  async #fail(error: unknown): Promise<never> {
+    if (error instanceof NbdRequestFailed && error.code === "ENOSPC") {
+      throw new PrimaryStorageFull(`There is no room left for ${this.#path}.`, { cause: error });
+    }
+    return onHost(() => Promise.reject(error));
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#pool.close();
+  }
+}
