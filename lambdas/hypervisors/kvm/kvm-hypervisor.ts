@@ -1,5 +1,4 @@
 /** Volumes that are disks of VMs on one host with libvirt and QEMU, reached through SSH. */
-import { OperationRefused } from "../../domain/errors.ts";
 import type {
   Capabilities,
   DeletedSnapshot,
@@ -33,6 +32,7 @@ import { KvmHost, type KvmHostSettings } from "./host.ts";
 import { mergeSnapshot } from "./merge.ts";
 import { thawForgotten } from "./quiesce.ts";
 import { KvmVolumeReader, withMetadata } from "./reader.ts";
+import { RestoredVolume } from "./restored-volume.ts";
 import { takeSnapshots } from "./take.ts";
 import { forgetConsistency } from "./take-notes.ts";
 import { Turns } from "./turns.ts";
@@ -110,29 +110,25 @@ export class KvmHypervisor implements Hypervisor {
     return closeStaleExports(this.#host, isNeeded);
   }
 
-  async createVolume(): Promise<void> {
-    throw noRestore();
+  createVolume(volume: NewVolume): Promise<void> {
+    return new RestoredVolume(this.#host, volume).create();
   }
 
-  async openWriter(): Promise<VolumeWriter> {
-    throw noRestore();
+  openWriter(volume: NewVolume): Promise<VolumeWriter> {
+    return new RestoredVolume(this.#host, volume).openWriter();
   }
 
-  async publishVolume(): Promise<VolumeDescription> {
-    throw noRestore();
+  async publishVolume(volume: NewVolume): Promise<VolumeDescription> {
+    return this.describeVolume(await new RestoredVolume(this.#host, volume).publish());
   }
 
-  async discardVolume(_volume: NewVolume): Promise<void> {
-    throw noRestore();
+  discardVolume(volume: NewVolume): Promise<void> {
+    return new RestoredVolume(this.#host, volume).discard();
   }
 
   close(): Promise<void> {
     return this.#host.close();
   }
-}
-
-function noRestore(): OperationRefused {
-  return new OperationRefused("This version does not restore to KVM hosts.");
 }
 
 /** Throws TypeError for the descriptor of another kind of hypervisor, which is a bug. */
