@@ -20,9 +20,4 @@ export class Turns {
       else this.#running--;
     }
   }
-
-  /** Whether nothing runs. */
-  get idle(): boolean {
-    return this.#running === 0;
-  }
 }
