@@ -366,7 +366,24 @@ describe("a backup and an operation that its disk is not to lose", () => {
     assert.equal((await lab.operate("destroy")).status, 503);
     lab.now = start + 59_999;
     await assert.rejects(lab.startBackup(), WriteRefused);
+    const other = (await lab.operate("reinstall")) as Problem;
+    assert.deepEqual(
+      [other.kind, /disk vda .* 2026-01-01T12:01:00\.000Z/.test(other.message)],
+      ["vm-is-being-operated", true],
+    );
     lab.now = start + 60_000;
+    assert.equal(await lab.startBackup(), "written");
+  });
+
+  it("what may still be carried out may be asked for again, and the VM is free for all else", async () => {
+    lab.host.meanwhile = async () => {
+      lab.host.meanwhile = async () => {};
+      throw new HypervisorUnavailable("the image is still being copied: ask for the same again");
+    };
+    assert.equal((await lab.operate("reinstall")).status, 503);
+    assert.equal((await lab.operate("stop")).status, 200);
+    assert.equal((await lab.operate("reinstall")).status, 200);
+    lab.queueBackup(root);
     assert.equal(await lab.startBackup(), "written");
   });
 });

@@ -24,7 +24,7 @@ import { invalidRequest } from "./problem.ts";
 import { volumeRefusal } from "./refusals.ts";
 import type { VmOperationsRepresentation } from "./response-schemas.ts";
 import { type Host, operateOnHost } from "./vms-on-host.ts";
-import { operationRefusal, type Situation, situationOf, threatens } from "./vms-refusals.ts";
+import { diskHoldOf, operationRefusal, type Situation, situationOf, threatens } from "./vms-refusals.ts";
 
 type Operations = typeof operations;
 type Body = ApiRequest<Operations["operateVm"]>["body"];
@@ -73,8 +73,8 @@ export async function operateVm(
     const refusal = operationRefusal(situation, body.operation, body.volumeId);
     if (refusal) throw refusal;
     const wanted = await wantedOf(services, situation, body);
-    const held = await hold(services, situation, body, ids.operation);
-    const answer = await whileHeld(services, situation.vm, held, ids.operation, (host) =>
+    const holds = await hold(services, situation, body, ids.operation);
+    const answer = await whileHeld(services, situation.vm, holds, (host) =>
       operateOnHost(services, situation, host, { wanted, volumeId: body.volumeId }),
     );
     const items = record(answer);
@@ -114,27 +114,33 @@ async function wantedOf(services: Services, { caller, vm, disks }: Situation, bo
   }
 }
 
-/**
- * Holds the VM, and those of its disks whose backups would forbid the operation. Answers these disks. Throws the problem that stands in the
- * way by now.
- */
+interface Holds {
+  /** Of the VM: one operation at a time. */
+  readonly operationId: string;
+  /** Of the disks: the same operation may be asked for again and goes on where it was. */
+  readonly diskHold: string;
+  readonly disks: readonly DiskOfVm[];
+}
+
+/** Holds the VM, and those of its disks whose backups would forbid the operation. Throws the problem that stands in the way by now. */
 async function hold(
   services: Services,
   { caller, vm, disks, now }: Situation,
   { operation, volumeId }: Body,
   operationId: string,
-): Promise<DiskOfVm[]> {
+): Promise<Holds> {
   const { database } = services;
   const until = new Date(Date.parse(now) + holdSeconds * 1000).toISOString();
   const threatened = disks.filter((disk) => disk.volume && threatens(operation, disk, volumeId));
+  const diskHold = diskHoldOf(vm, operation);
   try {
     await transact(database, [
       holdVm(database, vm, { operationId, until }, now),
       ...threatened.map(({ tenant, volumeId: id }) =>
-        holdVolume(database, { tenant, id }, { operationId, until }, now),
+        holdVolume(database, { tenant, id }, { operationId: diskHold, until }, now),
       ),
     ]);
-    return threatened;
+    return { operationId, diskHold, disks: threatened };
   } catch (error) {
     if (!(error instanceof WriteRefused)) throw error;
     const refusal = operationRefusal(await situationOf(services, caller, vm.id), operation, volumeId);
@@ -142,28 +148,33 @@ async function hold(
   }
 }
 
-/** Lets go when it is done, refused for good, or was never asked for. What may still be carried out keeps its hold until that ends by itself. */
+/**
+ * Lets go of the VM when the hypervisor has answered, and of the disks when it is done, refused for good, or was never asked for. Disks of an
+ * operation that may still be carried out are held until that ends by itself.
+ */
 async function whileHeld<Result>(
   services: Services,
   vm: Vm,
-  held: readonly DiskOfVm[],
-  operationId: string,
+  { operationId, diskHold, disks }: Holds,
   act: (host: Host) => Promise<Result>,
 ): Promise<Result> {
-  const release = async () => {
-    for (const { tenant, volumeId: id } of held) await releaseVolume(services.database, { tenant, id }, operationId);
-    await releaseVm(services.database, vm, operationId);
+  const { database } = services;
+  const releaseDisks = async () => {
+    for (const { tenant, volumeId: id } of disks) await releaseVolume(database, { tenant, id }, diskHold);
   };
   let asked = false;
   const asking = () => {
     asked = true;
   };
   try {
-    const result = await act({ adapter: await services.hypervisor(vm.hypervisorTenant, vm.hypervisorId), asking });
-    await release();
+    const adapter = await services.hypervisor(vm.hypervisorTenant, vm.hypervisorId);
+    const result = await act({ adapter, asking });
+    await releaseDisks();
     return result;
   } catch (error) {
-    if (!asked || !isRetryable(error)) await release();
+    if (!asked || !isRetryable(error)) await releaseDisks();
     throw hypervisorProblem(vm.hypervisorId, error);
+  } finally {
+    await releaseVm(database, vm, operationId);
   }
 }

@@ -52,9 +52,16 @@ export function threatens(operation: VmOperation, disk: DiskOfVm, named?: string
   return permissionWhile(operation, roleOf(disk, named)) !== true;
 }
 
+/** What the operation holds disks by: the same one of the same VM may be asked for again. */
+export function diskHoldOf(vm: Vm, operation: VmOperation): string {
+  return `${operation} of ${vm.id}`;
+}
+
 /** Something else is being done to the VM, or to a disk that the operation would take away. */
 function refusalByHolds({ vm, disks, now }: Situation, operation: VmOperation, named?: string): Problem | undefined {
-  const disk = disks.find((one) => one.volume && isHeld(one.volume, now) && threatens(operation, one, named));
+  const own = diskHoldOf(vm, operation);
+  const heldByOthers = ({ volume }: DiskOfVm) => volume && isHeld(volume, now) && volume.heldFor !== own;
+  const disk = disks.find((one) => heldByOthers(one) && threatens(operation, one, named));
   const held = isHeld(vm, now) ? vm : disk?.volume;
   if (!held) return undefined;
   const what = held === vm ? vm.id : `disk ${disk?.target} of ${vm.id}`;
