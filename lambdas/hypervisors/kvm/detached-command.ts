@@ -5,11 +5,17 @@
 import { HypervisorFailed } from "../../domain/errors.ts";
 import type { KvmHost } from "./host.ts";
 
-/** Arguments: the log, then the program and its arguments. */
-const startScript = 'log=$1; shift; exec setsid --fork "$@" >"$log" 2>&1 </dev/null';
-/** Arguments: the file for the process id, then the program. */
-const noteScript = 'echo "$$" >"$0"; exec "$@"';
-/** Arguments: that file, and a text that the program's arguments have: ids of processes are used again. */
+/**
+ * Arguments: files for the lock, for the process id and for the output, then the program. The lock is taken before this ends, so that
+ * whoever looks next finds it held, and is handed down to the program.
+ */
+const startScript = `
+exec 9>>"$1"
+flock --nonblock 9 || exit 0
+note=$2; output=$3; shift 3
+setsid --fork sh -c 'echo "$$" >"$0"; exec "$@"' "$note" "$@" >"$output" 2>&1 </dev/null
+`;
+/** Arguments: the file of the process id, and a text that the program's arguments have: ids of processes are used again. */
 const stopScript = 'pid=$(cat "$0") && grep -qF -- "$1" "/proc/$pid/cmdline" && kill "$pid"';
 
 /** Of `sysexits.h`: the lock is held. */
@@ -40,8 +46,7 @@ export class DetachedCommand {
 
   /** Starts it and returns at once. Does nothing while one runs. */
   async start(argv: readonly string[]): Promise<void> {
-    const locked = ["flock", "--nonblock", this.#lock, "sh", "-c", noteScript, this.#processId, ...argv];
-    await this.#host.run(["sh", "-c", startScript, "sh", this.#log, ...locked]);
+    await this.#host.script("setsid", startScript, [this.#lock, this.#processId, this.#log, ...argv]);
   }
 
   async isRunning(): Promise<boolean> {

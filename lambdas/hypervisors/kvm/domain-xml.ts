@@ -138,6 +138,22 @@ export class DomainXml {
     return target;
   }
 
+  /** Adds a drive with a disc and returns its target. */
+  addDrive(file: string): string {
+    // IDE drives are what the oldest machine type has; all others have SATA.
+    const bus = /^(?:pc|pc-i440fx-.*)$/.test(attribute(child(child(this.#root, "os"), "type"), "machine") ?? "")
+      ? "ide"
+      : "sata";
+    const target = this.freeTarget(bus);
+    const element = this.#element("disk", { type: "file", device: "cdrom" });
+    element.appendChild(this.#element("driver", { name: "qemu", type: "raw" }));
+    element.appendChild(this.#element("source", { file }));
+    element.appendChild(this.#element("target", { dev: target, bus }));
+    element.appendChild(this.#element("readonly"));
+    this.#devices.appendChild(element);
+    return target;
+  }
+
   /** Takes a disk out of the definition. Throws OperationRefused if there is none. */
   removeDisk(target: string): void {
     const element = this.#diskElement(target);

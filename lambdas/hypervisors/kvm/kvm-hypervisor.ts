@@ -11,6 +11,7 @@ import type {
   SnapshotRequest,
   TakenSnapshot,
   VmDescription,
+  VmOperationRequest,
   VolumeDescription,
   VolumeReader,
   VolumeWriter,
@@ -36,6 +37,7 @@ import { RestoredVolume } from "./restored-volume.ts";
 import { takeSnapshots } from "./take.ts";
 import { forgetConsistency } from "./take-notes.ts";
 import { Turns } from "./turns.ts";
+import { operateVm } from "./vm-operations.ts";
 
 export class KvmHypervisor implements Hypervisor {
   readonly kind = "kvm";
@@ -79,6 +81,10 @@ export class KvmHypervisor implements Hypervisor {
     const { finished } = await mergeSnapshot(this.#host, installPath, { exports, ...options });
     if (finished) await forgetConsistency(this.#host, snapshotId);
     return { finished };
+  }
+
+  operateVm(vmExternalId: string, operation: VmOperationRequest): Promise<void> {
+    return operateVm(this.#host, vmExternalId, operation);
   }
 
   thaw(): Promise<string[]> {

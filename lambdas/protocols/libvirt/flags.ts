@@ -16,6 +16,10 @@ export const domainState = {
 /** For devices, memory and processors: what is changed. Both bits may be set. */
 export const affect = { live: 1, config: 2 } as const;
 
+/** With `affect.config`: the most that the VM may have. */
+export const setVcpus = { maximum: 4 } as const;
+export const setMemory = { maximum: 4 } as const;
+
 export const domainXml = { secure: 1, inactive: 2 } as const;
 
 export const snapshotCreate = {

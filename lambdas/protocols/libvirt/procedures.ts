@@ -66,6 +66,7 @@ export const procedures = {
   domainCreate: remote(196, ofDomain, struct({ domain })),
   domainShutdown: remote(258, ofDomain, nothing),
   domainReboot: remote(27, ofDomain, nothing),
+  domainResume: remote(28, struct({ domain }), nothing),
   domainDestroy: remote(234, ofDomain, nothing),
   domainUndefine: remote(231, ofDomain, nothing),
   domainAttachDevice: remote(160, device, nothing),
