@@ -4,9 +4,10 @@ import { after, afterEach, beforeEach, describe, it } from "node:test";
 import type { ApiRequest } from "../../lambdas/api/api-handler.ts";
 import { discover } from "../../lambdas/api/discovery.ts";
 import type { operations } from "../../lambdas/api/operations.ts";
-import { createVmSnapshotBody } from "../../lambdas/api/request-schemas.ts";
+import { createVmSnapshotBody, operateVmBody } from "../../lambdas/api/request-schemas.ts";
 import type { SnapshotRepresentation, VmRepresentation } from "../../lambdas/api/response-schemas.ts";
 import { readVm } from "../../lambdas/api/vms.ts";
+import { operateVm } from "../../lambdas/api/vms-operations.ts";
 import { createVmSnapshot } from "../../lambdas/api/vms-snapshots.ts";
 import { type HypervisorRow, volumeIdFor } from "../../lambdas/domain/inventory.ts";
 import { executionInput, type Job } from "../../lambdas/domain/job.ts";
@@ -144,5 +145,52 @@ describe("a VM on a KVM host", () => {
     for (const { id } of snapshots) assert.equal(row(id)?.state, "Error");
     assert.deepEqual(await files(), disks);
     assert.equal(await subject.countSnapshots(), 0);
+  });
+
+  describe("operated through the API", () => {
+    async function operate(body: object): Promise<VmRepresentation> {
+      const caller = { tenant: "acme", role: "admin" };
+      const request = { caller, id: vmId, body: operateVmBody.parse(body), method: "POST", path: "" };
+      const answer = await operateVm(services, request as ApiRequest<typeof operations.operateVm>);
+      return answer.body as VmRepresentation;
+    }
+
+    const volume = (path: string) => ({ tenant: "acme", id: volumeIdFor(hypervisor.id, path) });
+
+    it("is ended and started again, and the answers say how it is then", async () => {
+      assert.equal((await operate({ operation: "destroy" })).state, "stopped");
+      assert.equal((await operate({ operation: "start" })).state, "running");
+    });
+
+    it("loses a disk and gets it back with its volume", async () => {
+      await operate({ operation: "destroy" });
+      const { id: volumeId } = volume(disks[1] ?? "");
+      const targets = ({ disks: shown }: VmRepresentation) => shown.map(({ target, volumeId: id }) => [target, id]);
+      const before = targets(await vm());
+      assert.deepEqual(targets(await operate({ operation: "detach-disk", volumeId })), before.slice(0, 1));
+      assert.deepEqual(targets(await operate({ operation: "attach-disk", volumeId })), before);
+      assert.deepEqual(await files(), disks);
+    });
+
+    it("runs on while its root disk is being backed up", async () => {
+      const key = volume(disks[0] ?? "");
+      memory.put("volumes", { ...memory.get("volumes", key), backingUp: 1 });
+      await assert.rejects(operate({ operation: "destroy" }), { kind: "vm-is-backing-up" });
+      assert.equal((await vm()).state, "running");
+      memory.put("volumes", { ...memory.get("volumes", key), backingUp: 0 });
+      assert.equal((await operate({ operation: "destroy" })).state, "stopped");
+    });
+
+    it("refuses in the hypervisor's words what cannot be done as it stands", async () => {
+      const imagePath = disks[1];
+      await assert.rejects(operate({ operation: "reinstall", imagePath }), {
+        kind: "operation-refused",
+        message: /stopped/,
+      });
+      await assert.rejects(operate({ operation: "attach-iso", path: subject.image("no.iso") }), {
+        kind: "operation-refused",
+        message: /There is no file/,
+      });
+    });
   });
 });
