@@ -73,6 +73,27 @@ describe("a VM's definition", () => {
     assert.equal(domain.disk("sda")?.device, "cdrom");
   });
 
+  it("lets libvirt look anew at what lies below a disk", () => {
+    const domain = new DomainXml(running);
+    domain.forgetBacking("vda");
+    assert.deepEqual([domain.disk("vda")?.file, domain.disk("vda")?.backing], ["/images/d.s2.qcow2", []]);
+    assert.throws(() => domain.forgetBacking("vdz"), OperationRefused);
+  });
+
+  it("gets a drive of the kind that its machine has", () => {
+    for (const [machine, target] of [
+      ["pc", "hda"],
+      ["pc-i440fx-7.2", "hda"],
+      ["pc-q35-7.2", "sda"],
+      ["virt", "sda"],
+    ] as const) {
+      const domain = new DomainXml(`<domain><name>d</name><os><type machine='${machine}'>hvm</type></os></domain>`);
+      assert.equal(domain.addDrive("/iso/a.iso"), target);
+      const { device, file, format, readOnly } = domain.disk(target)!;
+      assert.deepEqual([device, file, format, readOnly], ["cdrom", "/iso/a.iso", "raw", true]);
+    }
+  });
+
   it("gets disks under the first free name, and loses them", () => {
     const domain = new DomainXml(running);
     assert.equal(domain.addDisk({ file: "/images/new.qcow2", format: "qcow2" }), "vdc");
