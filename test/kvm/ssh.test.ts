@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
 import { readFileSync, writeFileSync } from "node:fs";
 import { after, describe, test } from "node:test";
+import { Reconnecting } from "../../lambdas/hypervisors/kvm/reconnecting.ts";
 import { openNbd } from "../../lambdas/protocols/nbd/connection.ts";
 import { NbdConnectionLost } from "../../lambdas/protocols/nbd/errors.ts";
 import { NbdPool } from "../../lambdas/protocols/nbd/pool.ts";
@@ -14,7 +15,6 @@ import {
   SshRefused,
   SshTimedOut,
 } from "../../lambdas/protocols/ssh/errors.ts";
-import { SshHost } from "../../lambdas/protocols/ssh/host.ts";
 import { startQemuNbd } from "./nbd-servers.ts";
 import { run, workFolder } from "./processes.ts";
 import { type Sshd, type SshdOptions, startSshd } from "./sshd.ts";
@@ -162,7 +162,10 @@ describe("NBD through SSH", () => {
     const own = `${socket}.cut`;
     const nbd = await startQemuNbd(own, image, ["--read-only", "--shared=8", "--format=raw"]);
     await withSshd({}, async (server) => {
-      const host = new SshHost(settingsFor(server));
+      const host = new Reconnecting(
+        () => SshConnection.open(settingsFor(server)),
+        ({ closed }) => !closed,
+      );
       const first = await host.connect();
       const dial = async () => (await host.connect()).openUnixSocket(own);
       const pool = await NbdPool.open(dial, { connections: 2 });
@@ -180,7 +183,7 @@ describe("NBD through SSH", () => {
       assert.ok(target.equals(content.subarray(5_000_000, 5_100_000)));
       assert.notEqual(await host.connect(), first);
       await pool.close();
-      await host.close();
+      await (await host.forget())?.close();
     });
     await nbd.stop();
   });

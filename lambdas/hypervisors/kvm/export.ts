@@ -20,8 +20,8 @@ export interface KvmExport extends ExportDescriptor {
 const recordSchema = z.object({ snapshotId: z.string(), installPath: z.string() });
 export type ExportRecord = z.infer<typeof recordSchema>;
 
-/** Whoever reads takes a few connections, and there are several workers: 16 shards with 4 each. */
-const mostClients = 64;
+/** Twice what 16 workers take that have 4 connections each: those of workers that died go a little later. */
+const mostClients = 128;
 /** A merge that is ending, or a VM that is starting, holds QEMU's lock for a moment. */
 const lockAttempts = 10;
 const lockPauseMs = 1_000;

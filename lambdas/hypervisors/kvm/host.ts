@@ -7,7 +7,7 @@ import type { Duplex } from "node:stream";
 import { HypervisorMisconfigured, HypervisorUnavailable } from "../../domain/errors.ts";
 import { type CallOptions, type LibvirtConnection, openLibvirt } from "../../protocols/libvirt/connection.ts";
 import type { Args, ProcedureName, Result } from "../../protocols/libvirt/procedures.ts";
-import { type ExecResult, SshConnection, type SshSettings } from "../../protocols/ssh/connection.ts";
+import { type ExecResult, SshConnection } from "../../protocols/ssh/connection.ts";
 import { SshRefused } from "../../protocols/ssh/errors.ts";
 import { commandError, onHost } from "./host-errors.ts";
 import { type ImageFormat, type ImageLayer, parseImageChain } from "./image-chain.ts";
@@ -58,7 +58,7 @@ const administrativelyProhibited = 1;
 export class KvmHost {
   readonly #settings: KvmHostSettings;
   readonly #ssh = new Reconnecting<SshConnection>(
-    async () => SshConnection.open(await this.sshSettings()),
+    () => this.#openSsh(),
     (connection) => !connection.closed,
   );
   readonly #libvirt = new Reconnecting<LibvirtConnection>(
@@ -157,12 +157,6 @@ export class KvmHost {
     });
   }
 
-  /** What another SSH connection to this host takes. */
-  async sshSettings(): Promise<SshSettings> {
-    const { endpoint, hostKeys, allowedCidrs } = this.#settings;
-    return { ...endpoint, hostKeys, allowedCidrs, privateKey: await this.#settings.privateKey() };
-  }
-
   /** Ends all connections. A repetition does nothing; a later call opens them again. */
   async close(): Promise<void> {
     const libvirt = this.#libvirt.forget();
@@ -186,6 +180,11 @@ export class KvmHost {
   #forget(): void {
     this.#libvirt.forget().then((connection) => connection?.destroy());
     this.#ssh.forget().then((connection) => connection?.close());
+  }
+
+  async #openSsh(): Promise<SshConnection> {
+    const { endpoint, hostKeys, allowedCidrs } = this.#settings;
+    return SshConnection.open({ ...endpoint, hostKeys, allowedCidrs, privateKey: await this.#settings.privateKey() });
   }
 
   async #openLibvirt(): Promise<LibvirtConnection> {

@@ -19,7 +19,6 @@ import {
   SshTimedOut,
   SshUnreachable,
 } from "./errors.ts";
-import { SshHost } from "./host.ts";
 import { fingerprint } from "./host-key.ts";
 
 function fingerprintOf(publicKey: string): string {
@@ -304,31 +303,5 @@ describe("connections that break", () => {
     await assert.rejects(connection.exec(["echo"]), SshConnectionLost);
     await assert.rejects(connection.openUnixSocket("/echo.sock"), SshConnectionLost);
     await connection.close();
-  });
-
-  test("are followed by another one for the host, and one is shared by all", async () => {
-    const host = new SshHost(settings());
-    const before = peer.connections();
-    const [first, second] = await Promise.all([host.connect(), host.connect()]);
-    assert.equal(first, second);
-    assert.equal(await host.connect(), first);
-    peer.drop();
-    while (!first!.closed) await new Promise((resolve) => setImmediate(resolve));
-    const [third, fourth] = await Promise.all([host.connect(), host.connect()]);
-    assert.equal(third, fourth);
-    await third!.exec(["echo"]);
-    assert.equal(peer.connections() - before, 2);
-    await host.close();
-    await host.close();
-    assert.ok(third!.closed);
-  });
-
-  test("a host that could not be reached is tried again the next time", async () => {
-    const host = new SshHost(settings({ hostKeys: [otherFingerprint] }));
-    const before = peer.connections();
-    await assert.rejects(host.connect(), SshHostKeyMismatch);
-    await assert.rejects(host.connect(), SshHostKeyMismatch);
-    assert.equal(peer.connections() - before, 2);
-    await host.close();
   });
 });
