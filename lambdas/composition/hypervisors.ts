@@ -32,6 +32,7 @@ export async function openHypervisor(database: Database, tenant: string, id: str
   if (known) closeInTime(known);
   if (!row || settings === undefined) throw new HypervisorMisconfigured(`${id} is no longer registered`);
   const adapter = hypervisorOf(row);
+  adapter.catch(() => opened.delete(key));
   opened.set(key, { settings, adapter });
   return adapter;
 }
