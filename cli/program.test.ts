@@ -223,6 +223,30 @@ describe("hypervisors", () => {
     );
   });
 
+  test("get shows what a KVM host was found to be", async () => {
+    const lastCheck = {
+      at: new Date().toISOString(),
+      versions: { libvirt: "9.0.0" },
+      warnings: ["There is no virsh."],
+    };
+    const host = {
+      kind: "kvm",
+      endpoint: "ssh://backup@kvm1:22",
+      hostKeys: ["SHA256:abc"],
+      secretId: "snapferry/acme/kvm1",
+    };
+    const known = { id: ids.hypervisor, name: "kvm1", ...host, lastCheck, createdAt: lastCheck.at };
+    const { out, code, err } = await run(["hypervisors", "get", ids.hypervisor], () => ({ body: known }));
+    assert.equal(code, 0, err);
+    for (const line of [
+      /Where +ssh:\/\/backup@kvm1:22/,
+      /Host key +SHA256:abc/,
+      /libvirt +9\.0\.0/,
+      /Note +There is no virsh\./,
+    ])
+      assert.match(out, line);
+  });
+
   test("add kvm says which file it cannot read", async () => {
     const words = ["hypervisors", "add", "kvm", "ssh://backup@kvm1", "--secret", "s", "--known-hosts", "/no/such"];
     const { code, err } = await run(words, () => undefined);

@@ -187,6 +187,7 @@ function get(context: Context): Command {
             "Rule",
             printable(`${pattern} = ${tenant}`),
           ]),
+          ...(one.lastCheck?.warnings ?? []).map((warning): [string, string] => ["Note", printable(warning)]),
           ["Created", one.createdAt],
           ["Discovered", one.discoveredAt],
         ]),
