@@ -9,24 +9,13 @@ import { once } from "node:events";
 import { glob } from "node:fs/promises";
 import { PassThrough } from "node:stream";
 import { pipeline } from "node:stream/promises";
-import { startCloud } from "./cloud/cloud.ts";
 import { LocalCloudError } from "./cloud/errors.ts";
-import { consoleProgress } from "./cloud/progress.ts";
+import { startTestCloud } from "./test-cloud.ts";
 
 const CLOUD_NAME = "test";
 
 /** A part whose turn to be shown has not come does not wait for it. */
 const mostOutputBytes = 16 * 1024 * 1024;
-
-/** Short times, so that what takes minutes in service takes seconds here; and a key, so that stores can be encrypted. */
-const CONTEXT = {
-  "backup.retry.interval": "1",
-  "backup.pool.size": "2",
-  "reconcile.after": "2",
-  "late.writer.grace": "3",
-  "error.grace": "3600",
-  "encryption.key": "create",
-};
 
 const patterns = {
   unit: ["{lambdas,cli}/**/*.test.ts", "test/*.test.ts"],
@@ -65,13 +54,8 @@ async function onThisMachine(part: Part): Promise<number> {
 
 async function onCloud(testFiles: readonly string[]): Promise<number> {
   if (testFiles.length === 0) return 0;
-  const cloud = await startCloud({ name: CLOUD_NAME, context: CONTEXT, onProgress: consoleProgress() });
+  const { cloud, environment } = await startTestCloud(CLOUD_NAME);
   try {
-    const { name, endpoint, url, outputs } = cloud;
-    const environment = {
-      SNAPFERRY_TEST_CLOUD: JSON.stringify({ name, endpoint, url, outputs }),
-      AWS_ENDPOINT_URL: endpoint,
-    };
     const lanes = [testFiles.filter((file) => !usesS3Alone(file)), testFiles.filter(usesS3Alone)];
     const codes = await Promise.all(lanes.map((lane) => nodeTest(lane, environment, oneAfterAnother)));
     return codes.find((code) => code !== 0) ?? 0;

@@ -1,8 +1,13 @@
-/** `npm run test:kvm`: the protocols of KVM against the real servers. With `-- --install` what is missing is installed first. */
+/**
+ * `npm run test:kvm`: the protocols of KVM and its adapter against the real servers, and the whole way of a backup on a local cloud. With `-- --install` what
+ * is missing is installed first. Parts of file names choose: `npm run test:kvm -- nbd ssh`.
+ */
 import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
+import { startTestCloud } from "../../local/test-cloud.ts";
 import { install, installCommand, missingPackages } from "./packages.ts";
 
 const { values, positionals } = parseArgs({ allowPositionals: true, options: { install: { type: "boolean" } } });
@@ -22,11 +27,34 @@ const files = readdirSync(folder).filter(
   (name) => name.endsWith(".test.ts") && (positionals.length === 0 || positionals.some((part) => name.includes(part))),
 );
 if (files.length === 0) fail(`No file of ${folder} has ${positionals.join(" or ")} in its name.`);
-const options = ["--test", "--test-concurrency=1", "--test-timeout=300000"];
-const tests = spawn(process.execPath, [...options, ...files.map((name) => join(folder, name))], { stdio: "inherit" });
-tests.on("exit", (code) => {
-  process.exitCode = code ?? 1;
-});
+const [onCloud, onHost] = [files.filter(needsCloud), files.filter((name) => !needsCloud(name))];
+const codes = [await tests(onHost), await testsOnCloud(onCloud)];
+process.exitCode = codes.find((code) => code !== 0) ?? 0;
+
+function needsCloud(name: string): boolean {
+  return name.startsWith("end-to-end");
+}
+
+async function testsOnCloud(names: readonly string[]): Promise<number> {
+  if (names.length === 0) return 0;
+  const { cloud, environment } = await startTestCloud("test-kvm");
+  try {
+    return await tests(names, environment);
+  } finally {
+    await cloud.stop();
+  }
+}
+
+async function tests(names: readonly string[], environment: Readonly<Record<string, string>> = {}): Promise<number> {
+  if (names.length === 0) return 0;
+  const options = ["--test", "--test-concurrency=1", "--test-timeout=600000"];
+  const child = spawn(process.execPath, [...options, ...names.map((name) => join(folder, name))], {
+    stdio: "inherit",
+    env: { ...process.env, ...environment },
+  });
+  const [code] = await once(child, "exit");
+  return code ?? 1;
+}
 
 function fail(text: string): never {
   console.error(text);

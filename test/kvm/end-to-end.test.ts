@@ -1,0 +1,278 @@
+/** The whole way: VMs of a host with libvirt, QEMU and SSH, through API, Step Functions and functions, into a store and back. */
+import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
+import { createReadStream, existsSync, readdirSync, readFileSync, readlinkSync } from "node:fs";
+import { basename, join } from "node:path";
+import { after, before, describe, test } from "node:test";
+import { setTimeout as pause } from "node:timers/promises";
+import { CreateSecretCommand } from "@aws-sdk/client-secrets-manager";
+import { parseOverlayPath } from "../../lambdas/hypervisors/kvm/overlay-path.ts";
+import type { Domain } from "../../lambdas/protocols/libvirt/procedures.ts";
+import { cloud, eventually } from "../support/cloud.ts";
+import { endedJob, noise, snapshotIn, TestHypervisor } from "../support/volumes.ts";
+import { AdapterHost } from "./adapter-host.ts";
+import { domainXml, guestFiles, makeDisk } from "./guest.ts";
+import { run } from "./processes.ts";
+import { assertNothingLost, makeWritingDisk } from "./writing-guest.ts";
+
+const MiB = 2 ** 20;
+const diskBytes = 64 * MiB;
+
+// First of all: it may take half a minute, and libvirtd hangs up on whoever does not answer its pings for that long.
+const files = guestFiles();
+const api = await cloud();
+const host = await AdapterHost.start();
+const subject = await host.makeSubject();
+const copies = await TestHypervisor.register(api);
+after(async () => {
+  await copies.remove();
+  await subject[Symbol.asyncDispose]();
+  await host[Symbol.asyncDispose]();
+});
+
+const secretId = `snapferry/acme/kvm-host-${host.sshd.port}`;
+const registration = {
+  kind: "kvm",
+  endpoint: `ssh://root@127.0.0.1:${host.sshd.port}`,
+  hostKey: readFileSync(join(host.sshd.home, "host.pub"), "utf8").trim(),
+  secretId,
+  uri: host.uri,
+};
+const writer = { disk: subject.image("writer.qcow2"), domain: undefined as unknown as Domain, volumeId: "" };
+const guestDisks = ["first.qcow2", "second.qcow2"].map((name) => subject.image(name)) as [string, string];
+const guestConsole = host.folder.file("console");
+let hypervisorId: string;
+let restores = 0;
+
+function asAdministrator(method: string, path: string, body?: object) {
+  return api.call(method, path, { role: "admin", ...(body && { body }) });
+}
+
+before(async () => {
+  await api.clients.secrets.send(new CreateSecretCommand({ Name: secretId, SecretString: host.sshd.userKey }));
+  makeWritingDisk(writer.disk, "qcow2", diskBytes);
+  writer.domain = await subject.define("writer", [{ target: "vda", path: writer.disk, format: "qcow2" }]);
+  await subject.writeVolume(writer.disk, noise(diskBytes - 8 * MiB), 8 * MiB);
+  await subject.start(writer.domain);
+  for (const disk of guestDisks) makeDisk(disk);
+  const [disk, secondDisk] = guestDisks;
+  const agentSocket = host.folder.file("agent.sock");
+  const guest = domainXml({ name: "guest", files, disk, secondDisk, agentSocket, console: guestConsole });
+  await subject.start(await subject.defineXml(guest));
+});
+
+/** The writer's frozen bytes, as QEMU reads them on the host. */
+function frozenDigest(snapshotId: string): string {
+  const overlay = readdirSync(subject.images).find(
+    (name) => parseOverlayPath(subject.image(name))?.snapshotId === snapshotId,
+  );
+  assert.ok(overlay, `the overlay of ${snapshotId} is not on the host any more`);
+  const info = JSON.parse(run("qemu-img", "info", "-U", "--output=json", subject.image(overlay)));
+  return digest(subject.readImage(info["full-backing-filename"], info["backing-filename-format"]));
+}
+
+function digest(bytes: Buffer): string {
+  return createHash("sha256").update(bytes).digest("hex");
+}
+
+async function digestOfFile(path: string): Promise<string> {
+  const sum = createHash("sha256");
+  for await (const part of createReadStream(path)) sum.update(part);
+  return sum.digest("hex");
+}
+
+/** Restores to a directory, and answers the file. */
+async function restored(snapshotId: string): Promise<string> {
+  const name = `copy-${restores++}`;
+  const { status, body } = await api.call("POST", `/snapshots/${snapshotId}/restore`, {
+    body: { target: { hypervisorId: copies.id, name } },
+  });
+  assert.equal(status, 202, JSON.stringify(body));
+  const job = await endedJob(api, body.job.id);
+  assert.equal(job.state, "Succeeded", JSON.stringify(job));
+  return join(copies.directory, name);
+}
+
+async function snapshotOf(volumeId: string, body: object = {}) {
+  const answer = await api.call("POST", `/volumes/${volumeId}/snapshots`, { body: { asyncBackup: true, ...body } });
+  assert.equal(answer.status, 202, JSON.stringify(answer.body));
+  const { id } = answer.body.snapshot;
+  const { backupJobId } = await eventually(`${id} is on primary`, async () => {
+    const { body: job } = await api.call("GET", `/jobs/${answer.body.job.id}`);
+    assert.notEqual(job.state, "Failed", JSON.stringify(job));
+    return job.state === "Succeeded" && job;
+  });
+  return { id: id as string, backupJobId: backupJobId as string };
+}
+
+/** Waits until a shard of the job is being copied. */
+function copying(jobId: string) {
+  return eventually(`${jobId} copies`, async () => {
+    const { body } = await api.call("GET", `/jobs/${jobId}`);
+    return body.phase === "Copying" && body.progress?.bytesDone > 0 && body;
+  });
+}
+
+/** Slow enough that something can happen in the middle. */
+async function limitStore(bytesPerSecond: number | null): Promise<void> {
+  const { status, body } = await asAdministrator("PATCH", "/stores/default", { limits: { bytesPerSecond } });
+  assert.equal(status, 200, JSON.stringify(body));
+}
+
+/** Exports are closed after the job has said that it is done. */
+function nothingIsOpen() {
+  const home = join(host.sshd.home, ".snapferry");
+  const folders = () => readdirSync(home).map((owner) => join(home, owner, "exports"));
+  const open = () =>
+    folders().flatMap((folder) => (existsSync(folder) ? readdirSync(folder, { withFileTypes: true }) : []));
+  return eventually("all exports are closed", async () => open().every((entry) => !entry.isDirectory()));
+}
+
+/** Processes of this test by what they run. */
+function processes(matches: (commandLine: string, environment: string) => boolean): number[] {
+  return readdirSync("/proc")
+    .filter((name) => /^\d+$/.test(name))
+    .filter((pid) => {
+      try {
+        const read = (name: string) => readFileSync(`/proc/${pid}/${name}`, "utf8").replaceAll("\0", " ");
+        return matches(read("cmdline"), basename(readlinkSync(`/proc/${pid}/exe`)) === "node" ? read("environ") : "");
+      } catch {
+        // It has ended meanwhile.
+        return false;
+      }
+    })
+    .map(Number);
+}
+
+describe("a KVM host", () => {
+  test("is registered by its key, and refused in words by another", async () => {
+    const other = readFileSync(join(host.sshd.home, "user.pub"), "utf8").trim();
+    const refused = await asAdministrator("POST", "/hypervisors", { ...registration, hostKey: other });
+    assert.equal(refused.status, 400);
+    assert.equal(refused.body.errors[0].pointer, "/hostKey", JSON.stringify(refused.body));
+    const unreachable = await asAdministrator("POST", "/hypervisors", {
+      ...registration,
+      endpoint: "ssh://root@127.0.0.1:9",
+    });
+    assert.equal(unreachable.status, 400);
+    assert.equal(unreachable.body.errors[0].pointer, "/endpoint", JSON.stringify(unreachable.body));
+    const registered = await asAdministrator("POST", "/hypervisors", registration);
+    assert.equal(registered.status, 201, JSON.stringify(registered.body));
+    assert.ok(!JSON.stringify(registered.body).includes("PRIVATE KEY"));
+    hypervisorId = registered.body.id;
+  });
+
+  test("shows its VMs and their disks", async () => {
+    const discovered = await asAdministrator("POST", `/hypervisors/${hypervisorId}/discover`);
+    assert.equal(discovered.status, 200, JSON.stringify(discovered.body));
+    const { body } = await api.call("GET", `/vms?hypervisorId=${hypervisorId}`);
+    assert.deepEqual(body.items.map(({ name, state }: Record<string, string>) => [name, state]).sort(), [
+      ["guest", "running"],
+      ["writer", "running"],
+    ]);
+    const vm = body.items.find(({ name }: { name: string }) => name === "writer");
+    writer.volumeId = vm.disks[0].volumeId;
+  });
+});
+
+describe("a volume of a running VM that writes all the time", () => {
+  let first: string;
+
+  test("is backed up while the VM is stopped and started, and comes back as it was frozen", async () => {
+    await pause(2_000);
+    await limitStore(12 * MiB);
+    const { id, backupJobId } = await snapshotOf(writer.volumeId);
+    await copying(backupJobId);
+    await subject.destroy(writer.domain);
+    await pause(1_000);
+    writer.domain = await domainNamed("writer");
+    await subject.start(writer.domain);
+    const snapshot = await snapshotIn(api, id, ["BackedUp", "Error"], { seconds: 120 });
+    await limitStore(null);
+    assert.equal(snapshot.state, "BackedUp", JSON.stringify(snapshot));
+    assert.equal(snapshot.consistency, "crash");
+    const { body: job } = await api.call("GET", `/jobs/${backupJobId}`);
+    assert.equal(job.attempt, 1, JSON.stringify(job.attempts));
+    const file = await restored(id);
+    assert.equal(await digestOfFile(file), frozenDigest(id));
+    assertNothingLost(readFileSync(file), 1);
+    first = id;
+  });
+
+  test("is backed up again and again by what changed, and each time comes back as it was frozen", async () => {
+    for (let base = first, times = 0; times < 2; times++) {
+      await pause(2_000);
+      const { id, backupJobId } = await snapshotOf(writer.volumeId);
+      await snapshotIn(api, id, ["BackedUp"]);
+      const { body: job } = await api.call("GET", `/jobs/${backupJobId}`);
+      assert.deepEqual(job.backup, { kind: "incremental", base, reading: "changed" });
+      assert.ok(job.progress.bytesTotal < 16 * MiB, `${job.progress.bytesTotal} bytes were read`);
+      const file = await restored(id);
+      assert.equal(await digestOfFile(file), frozenDigest(id));
+      assertNothingLost(readFileSync(file), 2);
+      base = id;
+    }
+    await nothingIsOpen();
+  });
+
+  const deaths: Record<string, () => number[]> = {
+    "its worker": () =>
+      processes((_, environment) => environment.includes(`AWS_LAMBDA_FUNCTION_NAME=${api.outputs.CopyFunctionName}`)),
+    "its qemu-nbd": () => processes((line) => line.includes("qemu-nbd") && line.includes(subject.images)),
+    "its SSH connection": () => {
+      const children = new Set(run("pgrep", "-P", String(host.sshd.pid)).split("\n").map(Number));
+      const sessions = new Set(processes((line) => line.startsWith("sshd:")));
+      return [...children].filter((pid) => sessions.has(pid));
+    },
+  };
+  for (const [what, find] of Object.entries(deaths)) {
+    test(`is backed up although ${what} is killed in the middle`, async () => {
+      await limitStore(12 * MiB);
+      const { id, backupJobId } = await snapshotOf(writer.volumeId, { full: true });
+      await copying(backupJobId);
+      const found = find();
+      assert.ok(found.length > 0);
+      for (const pid of found) process.kill(pid, "SIGKILL");
+      const snapshot = await snapshotIn(api, id, ["BackedUp", "Error"], { seconds: 150 });
+      await limitStore(null);
+      assert.equal(snapshot.state, "BackedUp", JSON.stringify(snapshot));
+      const { body: job } = await api.call("GET", `/jobs/${backupJobId}`);
+      assert.equal(job.attempt, 2, JSON.stringify(job.attempts));
+      assert.equal(await digestOfFile(await restored(id)), frozenDigest(id));
+      await nothingIsOpen();
+    });
+  }
+});
+
+async function domainNamed(name: string): Promise<Domain> {
+  const { domains } = await host.libvirt.call("connectListAllDomains", { needResults: 1, flags: 0 });
+  const domain = domains.find((each) => each.name === name);
+  assert.ok(domain);
+  return domain;
+}
+
+describe("two disks of a guest with an agent", () => {
+  test("are frozen together, clean, for a short time", async (t) => {
+    const longestGap = () =>
+      Number([...readFileSync(guestConsole, "utf8").matchAll(/longest gap (\d+)/g)].at(-1)?.[1] ?? 0) / 100;
+    const before = await eventually("the guest writes", async () => longestGap() || undefined, { seconds: 120 });
+    await asAdministrator("POST", `/hypervisors/${hypervisorId}/discover`);
+    const { body } = await api.call("GET", `/vms?hypervisorId=${hypervisorId}`);
+    const vm = body.items.find(({ name }: { name: string }) => name === "guest");
+    const answer = await api.call("POST", `/vms/${vm.id}/snapshots`, { body: { quiesce: true } });
+    assert.equal(answer.status, 202, JSON.stringify(answer.body));
+    const counters: number[] = [];
+    for (const { id } of answer.body.snapshots) {
+      const snapshot = await snapshotIn(api, id, ["BackedUp", "Error"], { seconds: 120 });
+      assert.deepEqual([snapshot.state, snapshot.consistency], ["BackedUp", "filesystem"], JSON.stringify(snapshot));
+      const file = await restored(id);
+      run("/sbin/e2fsck", "-fn", file);
+      counters.push(Number(run("/sbin/debugfs", "-R", "cat counter", file)));
+    }
+    const [one = 0, two = 0] = counters;
+    assert.ok(one > 0 && Math.abs(one - two) <= 1, `one moment for both disks, not ${one} and ${two}`);
+    t.diagnostic(
+      `longest gap between two writes of the guest: ${before} s before, ${longestGap()} s with the snapshot`,
+    );
+  });
+});
