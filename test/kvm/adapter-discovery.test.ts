@@ -1,6 +1,6 @@
 /** What the KVM adapter finds on a host, and what it says of a host that cannot be used. */
 import assert from "node:assert/strict";
-import { mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
+import { chmodSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { after, afterEach, beforeEach, describe, test } from "node:test";
 import {
   EndpointForbidden,
@@ -14,7 +14,7 @@ import { KvmHypervisor } from "../../lambdas/hypervisors/kvm/kvm-hypervisor.ts";
 import type { VolumeDescription } from "../../lambdas/hypervisors/port.ts";
 import { AdapterHost, type KvmSubject } from "./adapter-host.ts";
 import { startLibvirtd } from "./libvirtd.ts";
-import { freePort, run, workFolder } from "./processes.ts";
+import { freePort, run } from "./processes.ts";
 import { type SshdOptions, startSshd } from "./sshd.ts";
 
 const host = await AdapterHost.start();
@@ -61,8 +61,9 @@ describe("a check of a host", () => {
     await assert.rejects(check({ allowedCidrs: [] }), EndpointForbidden);
   });
 
-  test("says that the host has another key, and that the user has", async () => {
+  test("says that the host has another key, and that the user has", async (t) => {
     const other = await startSshd(host.folder);
+    t.after(() => other.stop());
     await assert.rejects(check({ hostKeys: [other.fingerprint] }), (error) => {
       assert.ok(error instanceof HypervisorMisconfigured);
       assert.ok(error.message.includes(host.sshd.fingerprint) && error.message.includes(other.fingerprint));
@@ -73,7 +74,6 @@ describe("a check of a host", () => {
       message: /does not take the key of the user root/,
     });
     await assert.rejects(check({ privateKey: async () => "no key" }), SecretUnusable);
-    await other.stop();
   });
 
   test("says what the SSH server must allow", async () => {
@@ -311,44 +311,63 @@ describe("volumes of a host", () => {
   });
 });
 
-test("a host whose libvirt was started anew is found again by the same adapter", async () => {
-  const folder = workFolder();
-  const sshd = await startSshd(folder);
-  const first = await startLibvirtd(folder);
-  const uri = `qemu+unix:///system?socket=${first.socket}`;
-  const hypervisor = new KvmHypervisor({ ...host.settings("hyp_again", sshd), uri });
-  assert.deepEqual(await Array.fromAsync(hypervisor.listVms()), []);
-  await first.stop("SIGKILL");
-  await assert.rejects(Array.fromAsync(hypervisor.listVms()), HypervisorUnavailable);
-  const second = await startLibvirtd(folder);
-  assert.deepEqual(await Array.fromAsync(hypervisor.listVms()), []);
+test("a user who is not root is told what it may not do, and reads what it may", async (t) => {
+  const user = "backup";
+  const sshd = await startSshd(host.folder, { user });
+  t.after(() => sshd.stop());
+  const settings = host.settings(subject.owner, sshd);
+  const hypervisor = subject.newHypervisor({ ...settings, endpoint: { ...settings.endpoint, user } });
+  chmodSync(host.libvirtd.socket, 0o600);
+  await assert.rejects(hypervisor.check(), {
+    name: "HypervisorMisconfigured",
+    message: /no right to read and write libvirt's socket/,
+  });
+  chmodSync(host.libvirtd.socket, 0o666);
+  await hypervisor.check();
+  const [closed, open] = [await subject.makeVolume("closed", 65_536), await subject.makeVolume("open", 65_536)];
+  await subject.writeVolume(open, Buffer.from("content"), 0);
+  chmodSync(closed, 0o600);
+  const found = await Array.fromAsync(hypervisor.listVolumes());
+  assert.deepEqual(found.map(({ externalId }) => externalId).includes(open), true);
+  assert.match(found.find(({ name }) => name === "vm-closed/vda")?.unsupported ?? "", /Permission denied/);
+  const [taken] = await hypervisor.takeSnapshots([{ externalId: open, snapshotId: "snap_1" }], { quiesce: false });
+  const descriptor = await hypervisor.openExport(taken!);
+  const reader = await hypervisor.openReader(descriptor);
+  const bytes = Buffer.alloc(7);
+  await reader.read(bytes, 0);
+  await reader[Symbol.asyncDispose]();
+  assert.equal(bytes.toString(), "content");
+  await hypervisor.closeExport(descriptor);
+});
+
+test("a host whose libvirt was started anew is found again by the same adapter", async (t) => {
+  await using own = await AdapterHost.start();
+  const hypervisor = new KvmHypervisor(own.settings("hyp_again"));
+  t.after(() => hypervisor.close());
+  const names = async () => (await Array.fromAsync(hypervisor.listVms())).map(({ name }) => name);
+  assert.deepEqual(await names(), []);
+  await own.libvirtd.stop("SIGKILL");
+  await assert.rejects(names(), HypervisorUnavailable);
+  const again = await startLibvirtd(own.folder);
+  t.after(() => again.stop());
+  assert.deepEqual(await names(), []);
   await hypervisor.close();
-  assert.deepEqual(await Array.fromAsync(hypervisor.listVms()), [], "a closed adapter opens its connections again");
-  await hypervisor.close();
-  await second.stop();
-  await sshd.stop();
-  folder.remove();
+  assert.deepEqual(await names(), [], "a closed adapter opens its connections again");
 });
 
 test("one connection serves all that is asked, and one that was idle for long is made anew", async (t) => {
+  const sshd = await startSshd(host.folder);
+  t.after(() => sshd.stop());
+  const hypervisor = subject.newHypervisor(host.settings(subject.owner, sshd));
   const logins = () => sshd.output().split("Accepted publickey").length - 1;
-  const folder = workFolder();
-  const sshd = await startSshd(folder);
-  const hypervisor = new KvmHypervisor(host.settings("hyp_idle", sshd));
-  await Promise.all([
-    hypervisor.check(),
-    Array.fromAsync(hypervisor.listVms()),
-    Array.fromAsync(hypervisor.listVolumes()),
-  ]);
+  const lists = [hypervisor.listVms(), hypervisor.listVolumes()].map((list) => Array.fromAsync<unknown>(list));
+  await Promise.all([hypervisor.check(), ...lists]);
   await Array.fromAsync(hypervisor.listVms());
   assert.equal(logins(), 1);
   // What a Lambda sees that was stopped for a minute.
   t.mock.timers.enable({ apis: ["Date"], now: Date.now() + 60_000 });
   await Array.fromAsync(hypervisor.listVms());
   assert.equal(logins(), 2);
-  await hypervisor.close();
-  await sshd.stop();
-  folder.remove();
 });
 
 /** The header extension that names the format gets a type that QEMU does not know. */

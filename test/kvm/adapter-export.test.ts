@@ -140,11 +140,12 @@ describe("an export", () => {
     assert.ok((await readAll(descriptor)).equals(subject.readImage(volume, "qcow2")));
   });
 
-  test("is not touched by a number of a process that another one has now", async () => {
+  test("is not touched by a number of a process that another one has now", async (t) => {
     const descriptor = await subject.hypervisor.openExport(await take());
     const [pid] = servers(descriptor);
     process.kill(pid!, "SIGKILL");
     const bystander = await startServer(["sleep", "60"], () => true);
+    t.after(() => bystander.stop());
     run("sh", "-c", 'echo "$1" > "$2"', "sh", `${bystander.pid}`, subject.own("exports", "snap_1", "pid"));
     await subject.hypervisor.openExport(descriptor);
     assert.equal(servers(descriptor).length, 1);
@@ -152,11 +153,11 @@ describe("an export", () => {
     for (const server of servers(descriptor)) process.kill(server);
     await subject.hypervisor.closeExport(descriptor);
     process.kill(bystander.pid, 0);
-    await bystander.stop();
   });
 
-  test("outlives the SSH connection that opened it, and readers find their way back", async () => {
+  test("outlives the SSH connection that opened it, and readers find their way back", async (t) => {
     const sshd = await startSshd(host.folder);
+    t.after(() => sshd.stop());
     const first = subject.newHypervisor(host.settings(subject.owner, sshd));
     const taken = await take();
     // Its own home is where this server's user has the folder.
@@ -169,13 +170,12 @@ describe("an export", () => {
     await reader[Symbol.asyncDispose]();
     assert.equal(servers(descriptor).length, 1);
     await first.closeExport(descriptor);
-    await first.close();
-    await sshd.stop();
   });
 
-  test("waits for a moment until nobody writes to its files", async () => {
+  test("waits for a moment until nobody writes to its files", async (t) => {
     const taken = await take();
     const holder = await startServer(["sh", "-c", 'sleep 100 | qemu-io -f qcow2 "$1"', "sh", volume], () => true);
+    t.after(() => holder.stop());
     await pause(500);
     const opening = subject.hypervisor.openExport(taken);
     await pause(1500);
@@ -183,7 +183,6 @@ describe("an export", () => {
     run("pkill", "-P", `${holder.pid}`);
     const descriptor = await opening;
     assert.ok((await readAll(descriptor)).equals(subject.readImage(volume, "qcow2")));
-    await holder.stop();
   });
 
   test("that nobody needs is closed, and no other", async () => {

@@ -114,16 +114,16 @@ describe("snapshots", () => {
     }
   });
 
-  test("are not taken over a file of that name that holds data or is in use, and nothing changes", async () => {
+  test("are not taken over a file of that name that holds data or is in use, and nothing changes", async (t) => {
     const { domain, disks } = await vm("a");
     const requests = requestsFor(disks);
     const leftover = subject.hypervisor.plannedInstallPath(requests[0]!);
     run("qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", disks[0], leftover);
     const holder = await startServer(["sh", "-c", 'sleep 100 | qemu-io -f qcow2 "$1"', "sh", leftover], () => true);
+    t.after(() => holder.stop());
     await pause(500);
     await assert.rejects(take(requests), HypervisorFailed);
     run("pkill", "-P", `${holder.pid}`);
-    await holder.stop();
     run("qemu-io", "-f", "qcow2", "-c", "write -P 7 0 64k", leftover);
     await assert.rejects(take(requests), {
       name: "HypervisorFailed",

@@ -1,13 +1,14 @@
 /** A private OpenSSH server on the loopback interface, with keys of its own. */
-import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { chmodSync, chownSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { connect } from "node:net";
+import { dirname } from "node:path";
 import { freePort, run, type Server, startServer, type WorkFolder } from "./processes.ts";
 
 export interface Sshd extends Server {
   readonly port: number;
   /** As ssh-keygen shows it. */
   readonly fingerprint: string;
-  /** Takes {@link userKey} to log in as root. */
+  /** With it root logs in, or the user of the options. */
   readonly userKey: string;
   /** Path of the user's home, for whoever logs in. */
   readonly home: string;
@@ -20,6 +21,8 @@ export interface SshdOptions {
   readonly keyOptions?: string;
   /** Kind of the host's key. Default `ed25519`. */
   readonly hostKeyType?: string;
+  /** One of the machine's users, as `backup`, who may log in to this server only, and has a home of its own there. Default root. */
+  readonly user?: string;
 }
 
 export async function startSshd(folder: WorkFolder, options: SshdOptions = {}): Promise<Sshd> {
@@ -28,7 +31,7 @@ export async function startSshd(folder: WorkFolder, options: SshdOptions = {}): 
   mkdirSync(own);
   // Without it sshd does not start: it locks itself in there before the login.
   mkdirSync("/run/sshd", { recursive: true });
-  const { hostKeyType = "ed25519", keyOptions = "", settings = [] } = options;
+  const { hostKeyType = "ed25519", keyOptions = "", settings = [], user } = options;
   run("ssh-keygen", "-q", "-t", hostKeyType, "-N", "", "-f", `${own}/host`);
   run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", `${own}/user`);
   writeFileSync(`${own}/authorized`, `${keyOptions} ${readFileSync(`${own}/user.pub`, "utf8")}`.trimStart());
@@ -49,9 +52,21 @@ export async function startSshd(folder: WorkFolder, options: SshdOptions = {}): 
     `SetEnv HOME=${own}`,
   ];
   writeFileSync(`${own}/config`, `${lines.join("\n")}\n`);
-  const server = await startServer(["/usr/sbin/sshd", "-D", "-e", "-f", `${own}/config`], () => accepts(port));
+  const command = ["/usr/sbin/sshd", "-D", "-e", "-f", `${own}/config`];
+  const server = await startServer(user ? [...lettingIn(user, own), ...command] : command, () => accepts(port));
   const fingerprint = run("ssh-keygen", "-l", "-f", `${own}/host.pub`).split(" ")[1]!;
   return { ...server, port, fingerprint, userKey: readFileSync(`${own}/user`, "utf8"), home: own };
+}
+
+/** Runs what follows where /etc/passwd has a shell and this home for the user. */
+function lettingIn(user: string, home: string): string[] {
+  const others = readFileSync("/etc/passwd", "utf8").replace(new RegExp(`^${user}:.*\n`, "m"), "");
+  const [uid, gid] = ["-u", "-g"].map((option) => Number(run("id", option, user))) as [number, number];
+  const passwd = `${home}/passwd`;
+  writeFileSync(passwd, `${others}${user}:*:${uid}:${gid}::${home}:/bin/sh\n`);
+  chownSync(home, uid, gid);
+  chmodSync(dirname(home), 0o711);
+  return ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" /etc/passwd && exec "$@"', passwd];
 }
 
 function accepts(port: number): Promise<boolean> {
