@@ -256,7 +256,7 @@ describe("a merge that was found half done", () => {
       const worker = spawn(process.execPath, [file, JSON.stringify(task)], { stdio: ["ignore", "pipe", "inherit"] });
       const ended = once(worker, "exit");
       await once(worker.stdout, "data");
-      const patience = setTimeout(() => worker.kill("SIGKILL"), 200 + Math.random() * 400 * (killed + 1));
+      const patience = setTimeout(() => worker.kill("SIGKILL"), 400 + Math.random() * 600 * (killed + 1));
       const [code] = await ended;
       clearTimeout(patience);
       if (code !== null) {

@@ -20,10 +20,17 @@ const stopScript = 'pid=$(cat "$0") && grep -qF -- "$1" "/proc/$pid/cmdline" && 
 
 /** Of `sysexits.h`: the lock is held. */
 const lockedCode = 75;
+/** Arguments: the file of the lock, and how long to wait for it. One that is not there is not made: somebody has tidied up. */
+const tryLockScript = `[ -e "$0" ] || exit 0; exec 9<"$0"; flock "$1" --conflict-exit-code ${lockedCode} 9`;
 /** For a program that was told to end. */
 const endSeconds = 20;
 /** The end of what it wrote is what went wrong. */
 const maxLogBytes = 4_000;
+
+/** Paths of the files of a {@link DetachedCommand}, to be removed when the work is done: lock, process id, output. */
+export function commandFiles(prefix: string): readonly [string, string, string] {
+  return [`${prefix}.lock`, `${prefix}.pid`, `${prefix}.log`];
+}
 
 export class DetachedCommand {
   readonly #host: KvmHost;
@@ -34,14 +41,10 @@ export class DetachedCommand {
   /** `prefix`: path of its three small files, up to their endings. Who uses the same prefix means the same work. */
   constructor(host: KvmHost, prefix: string) {
     this.#host = host;
-    this.#lock = `${prefix}.lock`;
-    this.#processId = `${prefix}.pid`;
-    this.#log = `${prefix}.log`;
-  }
-
-  /** What is left of it, to be removed when the work is done. */
-  get files(): readonly string[] {
-    return [this.#lock, this.#processId, this.#log];
+    const [lock, processId, log] = commandFiles(prefix);
+    this.#lock = lock;
+    this.#processId = processId;
+    this.#log = log;
   }
 
   /** Starts it and returns at once. Does nothing while one runs. */
@@ -75,6 +78,6 @@ export class DetachedCommand {
   }
 
   #tryLock(patience: string) {
-    return this.#host.exec(["flock", patience, "--conflict-exit-code", `${lockedCode}`, this.#lock, "true"]);
+    return this.#host.exec(["sh", "-c", tryLockScript, this.#lock, patience]);
   }
 }

@@ -47,8 +47,8 @@ export async function imageFiles(
 /** `places`: files, and folders whose files are meant. */
 async function scan(host: KvmHost, places: readonly string[], raw: ReadonlySet<string>): Promise<ImageFile[]> {
   const look = ["-exec", "qemu-img", "info", "--output=json", "-U", "{}", ";"];
-  // -H: a folder may be given by a link to it.
-  const argv = ["find", "-H", ...places, "-maxdepth", "1", "-type", "f", ...look];
+  // A folder may be given by a link to it, and an image may be one.
+  const argv = ["find", "-H", ...places, "-maxdepth", "1", "-xtype", "f", ...look];
   const { stdout, stderr } = await host.exec(argv, { maxOutputBytes, timeoutSeconds: scanSeconds });
   if (stderr.includes("Permission denied")) {
     throw new HypervisorMisconfigured(`The user may not look at all image files of the host: ${stderr.trim()}`);

@@ -20,13 +20,13 @@ const stopped: MergeState = {
   children: [],
   siblings: [],
   running: [],
-  defined: [{ vm, target: "vda", chain: [overlay, older, volume], saved: false }],
+  defined: [{ vm, target: "vda", file: overlay, chain: [overlay, older, volume], saved: false }],
   baseUsers: [],
   exports: [],
   mergesStopped: false,
 };
 const empty = { sizeBytes: mib, empty: true, base };
-const use: RunningUse = { vm, target: "vda", chain: [overlay, older, volume], job: undefined };
+const use: RunningUse = { vm, target: "vda", file: overlay, chain: [overlay, older, volume], job: undefined };
 const running: MergeState = { ...stopped, running: [use] };
 const lower: RunningUse = { ...use, chain: [newer, overlay, older, volume] };
 const runningLower: MergeState = { ...running, children: [newer], running: [lower] };

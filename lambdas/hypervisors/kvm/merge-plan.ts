@@ -28,6 +28,8 @@ export interface VmReference {
 export interface DiskUse {
   readonly vm: VmReference;
   readonly target: string;
+  /** The topmost file as libvirt has it; in the chain it may go by another name. */
+  readonly file: string;
   readonly chain: readonly string[];
 }
 
@@ -61,6 +63,7 @@ export interface MergeState {
         readonly base: MergedImage | undefined;
       }
     | undefined;
+  /** Whether there is a note; where the overlay is gone, whether any small file of the merge is left. */
   readonly noted: boolean;
   /** Images that stand directly on the overlay. */
   readonly children: readonly string[];
@@ -163,7 +166,10 @@ function whileStopped(state: MergeState, overlay: NonNullable<MergeState["overla
         ),
       );
     }
-  } else if (state.noted) return { kind: "forget-note" };
+  } else if (state.noted) {
+    // Some definition names the overlay again, though a VM runs on the base: nobody but its writer knows why.
+    return refuseWhileShared(state, [], baseUsers) ?? { kind: "forget-note" };
+  }
   const saved = defined.find((use) => use.saved);
   if (saved) {
     return refuse(

@@ -45,7 +45,7 @@ export async function mergeState(
   exports: readonly OpenExport[],
 ): Promise<MergeState> {
   const there = await files.look(host);
-  if (!there.overlay) return { ...nothing, installPath: files.overlay, noted: there.noted };
+  if (!there.overlay) return { ...nothing, installPath: files.overlay, noted: there.left };
   const disks = await disksOf(host);
   const mentioned = disks.flatMap(({ disk }) => chainOf(disk));
   // What lies below the disks of running VMs is known from libvirt.
@@ -64,8 +64,12 @@ export async function mergeState(
     [...images.values()].filter((one) => is(one.below?.path, path)).map((one) => one.path);
   const has = (path: string | undefined) => (found: FoundDisk) => chainOf(found.disk).some((one) => is(one, path));
   const users = disks.filter(has(files.overlay));
-  const names = new Set(users.map(diskName));
-  const baseUsers = disks.filter(has(base?.path)).filter((disk) => !names.has(diskName(disk)));
+  // What a VM that runs on the overlay will start with does not matter: it will run on the base by then.
+  const runOnOverlay = new Set(users.filter(({ running }) => running).map(diskName));
+  const userNames = new Set(users.map(diskName));
+  const baseUsers = disks
+    .filter(has(base?.path))
+    .filter((disk) => (disk.running ? !runOnOverlay.has(diskName(disk)) : !userNames.has(diskName(disk))));
   const isWritten = there.merges || users.some(({ running }) => running);
   /** Overlay and base are called the same everywhere. */
   const named = (path: string) =>
@@ -174,7 +178,7 @@ async function definedUse(
 }
 
 function useOf({ uuid, name }: Domain, disk: DomainDisk, named: (path: string) => string): DiskUse {
-  return { vm: { uuid, name }, target: disk.target, chain: chainOf(disk).map(named) };
+  return { vm: { uuid, name }, target: disk.target, file: disk.file!, chain: chainOf(disk).map(named) };
 }
 
 /** Whether an export reads one of these files. */

@@ -149,7 +149,7 @@ class Merge {
         await this.#redefine(step.use, base!);
         return true;
       case "forget-note":
-        await this.#host.run(["rm", "-f", "--", this.#files.note]);
+        await this.#host.run(["rm", "-f", "--", ...this.#files.small]);
         return true;
       case "remove":
         await this.#remove();
@@ -224,10 +224,12 @@ class Merge {
    * Lets the VM use the base after its next start; or, where the overlay lies deeper, look anew at what lies below its disk. libvirt does
    * this only while the VM does not run. For a VM that ran in between, so that the overlay is not empty any more, it is taken back.
    */
-  async #redefine({ vm, target, chain }: DiskUse, base: MergedImage): Promise<void> {
+  async #redefine({ vm, target, file, chain }: DiskUse, base: MergedImage): Promise<void> {
     const { domain } = await this.#host.call("domainLookupByUuid", { uuid: vm.uuid });
     const flags = domainXml.inactive | domainXml.secure;
     const definition = new DomainXml((await this.#host.call("domainGetXml", { domain, flags })).xml);
+    // A snapshot that was taken meanwhile has put a file of its own on top: that is to be looked at first.
+    if (definition.disk(target)?.file !== file) return;
     const before = definition.diskXml(target);
     if (chain[0] === this.#files.overlay) definition.setDiskFile(target, base.path, base.format);
     else definition.forgetBacking(target);
@@ -238,8 +240,8 @@ class Merge {
   }
 
   async #remove(): Promise<void> {
-    const { overlay, note } = this.#files;
-    await this.#host.run(["rm", "-f", "--", overlay, note, ...this.#files.command(this.#host).files]);
+    // In this order: the note goes after what it is about.
+    await this.#host.run(["rm", "-f", "--", this.#files.overlay, ...this.#files.small]);
   }
 
   /** Polls until `ended`, or until the time is up. */

@@ -2,7 +2,7 @@
 import { createHash } from "node:crypto";
 import { dirname, join } from "node:path";
 import { HypervisorUnavailable, OperationRefused } from "../../domain/errors.ts";
-import { DetachedCommand } from "./detached-command.ts";
+import { commandFiles, DetachedCommand } from "./detached-command.ts";
 import type { Vm } from "./discovery.ts";
 import type { KvmHost } from "./host.ts";
 import { commandError } from "./host-errors.ts";
@@ -68,6 +68,6 @@ async function copyImage(
       throw commandError("qemu-img convert", { code: 1, signal: undefined, stdout: "", stderr });
     }
   }
-  await host.run(["rm", "-f", "--", ...command.files]);
+  await host.run(["rm", "-f", "--", ...commandFiles(prefix)]);
   return copy;
 }
