@@ -8,6 +8,7 @@ import { LocalCloudError } from "./cloud/errors.ts";
 import { runDirectory } from "./cloud/paths.ts";
 import { consoleProgress } from "./cloud/progress.ts";
 import { issueToken } from "./cloud/tokens.ts";
+import { fileVolume } from "./demo/file-volume.ts";
 import { restoredName, runMainJob } from "./demo/main-job.ts";
 import { type DemoReport, jsonReport, textReport } from "./demo/reports.ts";
 import { writeSampleVolume } from "./demo/sample-volume.ts";
@@ -61,7 +62,7 @@ try {
   const client = createClient({ url: cloud.url, token: await issueToken(cloud.name, { tenant, role: "admin" }) });
   await removeLeftovers(client, restoreDirectory);
   const volume = file ? await borrowed(file, path.dirname(restoreDirectory)) : await sample(restoreDirectory);
-  const result = await runMainJob({ client, file: volume, restoreDirectory, report });
+  const result = await runMainJob({ client, volume: fileVolume(volume), restoreDirectory, report });
   report.done(result);
   if (options.once) await finish(result.equal ? 0 : 1);
   else await stayUp(cloud);

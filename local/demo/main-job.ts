@@ -1,13 +1,25 @@
 /** The main job, as a caller of the API does it: snapshot a volume, watch its backup, restore it, compare every byte. */
-import { stat } from "node:fs/promises";
 import path from "node:path";
 import { type Client, everyItem, type Job, type Volume } from "../../cli/api-client.ts";
 import { digestOf } from "./digest.ts";
+import { registeredDirectory } from "./file-volume.ts";
+
+/** What the main job is done on. */
+export interface DemoVolume {
+  /** As discovery names it. */
+  readonly name: string;
+  /** Registers the hypervisor that has it, or finds it registered; answers its id. */
+  register(client: Client): Promise<string>;
+  size(): Promise<{ bytes: number; allocatedBytes: number }>;
+  /** SHA-256 of the volume. Absent where somebody writes to it all the time. */
+  digest?(onProgress: (bytesDone: number) => void): Promise<string>;
+  /** SHA-256 of what a snapshot froze. Asked for where there is no {@link digest}. */
+  digestOfFrozen?(snapshotId: string): Promise<string>;
+}
 
 export interface MainJobOptions {
   readonly client: Client;
-  /** The volume: a file in a directory that becomes a hypervisor. */
-  readonly file: string;
+  readonly volume: DemoVolume;
   /** Where the restored volume goes. */
   readonly restoreDirectory: string;
   readonly report: MainJobReport;
@@ -16,7 +28,7 @@ export interface MainJobOptions {
 /** Told of each step as it happens. Times are milliseconds, sizes bytes. */
 export interface MainJobReport {
   hashing(bytesDone: number, bytesTotal: number): void;
-  volume(step: { volumeId: string; name: string; bytes: number; allocatedBytes: number; sha256: string }): void;
+  volume(step: { volumeId: string; name: string; bytes: number; allocatedBytes: number; sha256?: string }): void;
   requested(step: { snapshotId: string; jobId: string; volumeId: string; milliseconds: number }): void;
   createdOnPrimary(step: { snapshotId: string; backupJobId: string; milliseconds: number }): void;
   backingUp(step: {
@@ -48,13 +60,19 @@ const pollMilliseconds = 200;
 export const restoredName = /-restored-[0-9a-z]{6}$/;
 
 /** Throws with the job's own error when a step fails. */
-export async function runMainJob({ client, file, restoreDirectory, report }: MainJobOptions): Promise<MainJobResult> {
-  const hypervisorId = await registered(client, path.dirname(file));
-  const targetId = await registered(client, restoreDirectory);
-  const volume = await discovered(client, hypervisorId, path.basename(file));
-  const { size: bytes, blocks } = await stat(file);
-  const sha256Source = await digestOf(file, (done) => report.hashing(done, bytes));
-  report.volume({ volumeId: volume.id, name: volume.name, bytes, allocatedBytes: blocks * 512, sha256: sha256Source });
+export async function runMainJob({
+  client,
+  volume: source,
+  restoreDirectory,
+  report,
+}: MainJobOptions): Promise<MainJobResult> {
+  const hypervisorId = await source.register(client);
+  const targetId = await registeredDirectory(client, restoreDirectory);
+  const volume = await discovered(client, hypervisorId, source.name);
+  const { bytes, allocatedBytes } = await source.size();
+  const sha256 = await source.digest?.((done) => report.hashing(done, bytes));
+  const known = { volumeId: volume.id, name: volume.name, bytes, allocatedBytes };
+  report.volume(sha256 === undefined ? known : { ...known, sha256 });
 
   const startedAt = performance.now();
   const since = (start: number) => Math.round(performance.now() - start);
@@ -81,9 +99,10 @@ export async function runMainJob({ client, file, restoreDirectory, report }: Mai
   const snapshot = await client.snapshots.get(snapshotId);
   const storedBytes = snapshot.bytes.stored ?? 0;
   report.backedUp({ snapshotId, milliseconds: backedUpMs, storedBytes });
+  const sha256Source = sha256 ?? (await source.digestOfFrozen?.(snapshotId)) ?? "";
 
   const restoreStartedAt = performance.now();
-  const name = `${path.basename(file)}-restored-${snapshotId.slice(-6).toLowerCase()}`;
+  const name = `${source.name.replaceAll("/", "-")}-restored-${snapshotId.slice(-6).toLowerCase()}`;
   const restore = await client.snapshots.restore(snapshotId, { target: { hypervisorId: targetId, name } });
   await ended(client, restore.job.id, ({ progress }) => {
     report.restoring({ bytesDone: progress?.bytesDone ?? 0, bytesTotal: progress?.bytesTotal ?? 0 });
@@ -94,12 +113,6 @@ export async function runMainJob({ client, file, restoreDirectory, report }: Mai
   const sha256Restored = await digestOf(path.join(restoreDirectory, name), (done) => report.hashing(done, bytes));
   const equal = sha256Source === sha256Restored;
   return { createdOnPrimaryMs, backedUpMs, restoreMs, bytes, storedBytes, sha256Source, sha256Restored, equal };
-}
-
-/** The hypervisor of this directory; a second start in the same cloud finds the first one's. */
-async function registered(client: Client, directory: string): Promise<string> {
-  for await (const known of everyItem(client.hypervisors.list)) if (known.directory === directory) return known.id;
-  return (await client.hypervisors.register({ kind: "file", directory })).id;
 }
 
 async function discovered(client: Client, hypervisorId: string, name: string): Promise<Volume> {

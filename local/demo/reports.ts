@@ -49,7 +49,6 @@ export function textReport(out: NodeJS.WriteStream): DemoReport {
   const seconds = (milliseconds: number) => `${(milliseconds / 1000).toFixed(1)} s`;
   let bytes = 0;
   let allocated = 0;
-  let digest = "";
   return {
     cloud: () => line(""),
     preparing: ({ bytesDone, bytesTotal }) => bar("Preparing", bytesDone, bytesTotal),
@@ -57,10 +56,8 @@ export function textReport(out: NodeJS.WriteStream): DemoReport {
     volume(step) {
       bytes = step.bytes;
       allocated = step.allocatedBytes;
-      digest = step.sha256;
-      line(
-        `A volume to work on: ${step.name} · ${formatSize(bytes)}, ${formatSize(allocated)} allocated · sha256 ${short(digest)}`,
-      );
+      const content = step.sha256 === undefined ? "written to all the time" : `sha256 ${short(step.sha256)}`;
+      line(`A volume to work on: ${step.name} · ${formatSize(bytes)}, ${formatSize(allocated)} allocated · ${content}`);
     },
     requested: ({ volumeId, milliseconds }) =>
       line(`  POST /v1/volumes/${volumeId}/snapshots {"asyncBackup":true}   202 in ${milliseconds} ms`),
@@ -76,9 +73,9 @@ export function textReport(out: NodeJS.WriteStream): DemoReport {
     },
     restoring: ({ bytesDone, bytesTotal }) => bar("Restoring", bytesDone, bytesTotal),
     restored: ({ name, milliseconds }) => line(`  ● Restored ${seconds(milliseconds).padStart(16)}   to ${name}`),
-    done: ({ equal, sha256Restored }) =>
+    done: ({ equal, sha256Restored, sha256Source }) =>
       line(
-        `  ● ${equal ? "Equal" : "DIFFERENT"}, byte for byte: sha256 ${short(sha256Restored)}${equal ? "" : ` instead of ${short(digest)}`}`,
+        `  ● ${equal ? "Equal" : "DIFFERENT"}, byte for byte: sha256 ${short(sha256Restored)}${equal ? "" : ` instead of ${short(sha256Source)}`}`,
       ),
     error: (message) => line(`  ✘ ${message}`),
   };
