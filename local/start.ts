@@ -8,11 +8,11 @@ import { LocalCloudError } from "./cloud/errors.ts";
 import { runDirectory } from "./cloud/paths.ts";
 import { consoleProgress } from "./cloud/progress.ts";
 import { issueToken } from "./cloud/tokens.ts";
-import { fileVolume } from "./demo/file-volume.ts";
 import { restoredName, runMainJob } from "./demo/main-job.ts";
 import { type DemoReport, jsonReport, textReport } from "./demo/reports.ts";
 import { writeSampleVolume } from "./demo/sample-volume.ts";
 import { formatSize, parseSize } from "./demo/sizes.ts";
+import { fileVolume } from "./demo/volumes.ts";
 
 const tenant = "demo";
 

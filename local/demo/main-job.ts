@@ -2,20 +2,7 @@
 import path from "node:path";
 import { type Client, everyItem, type Job, type Volume } from "../../cli/api-client.ts";
 import { digestOf } from "./digest.ts";
-import { registeredDirectory } from "./file-volume.ts";
-
-/** What the main job is done on. */
-export interface DemoVolume {
-  /** As discovery names it. */
-  readonly name: string;
-  /** Registers the hypervisor that has it, or finds it registered; answers its id. */
-  register(client: Client): Promise<string>;
-  size(): Promise<{ bytes: number; allocatedBytes: number }>;
-  /** SHA-256 of the volume. Absent where somebody writes to it all the time. */
-  digest?(onProgress: (bytesDone: number) => void): Promise<string>;
-  /** SHA-256 of what a snapshot froze. Asked for where there is no {@link digest}. */
-  digestOfFrozen?(snapshotId: string): Promise<string>;
-}
+import { type DemoVolume, registeredDirectory } from "./volumes.ts";
 
 export interface MainJobOptions {
   readonly client: Client;
