@@ -51,19 +51,24 @@ export async function whileHeld<T>(host: KvmHost, domain: Domain, work: () => Pr
   }
 }
 
-/** Lets go what workers left held that died; returns the UUIDs of those VMs. */
+/** Lets go what workers left held that died; returns the UUIDs of those VMs. A VM that does not answer keeps none of the others from it. */
 export async function thawForgotten(host: KvmHost): Promise<string[]> {
   const folder = await notesFolder(host);
   const text =
     'cd "$1"; for f in *; do [ -e "$f" ] && [ $(($(date +%s) - $(stat -c %Y "$f"))) -gt "$2" ] && echo "$f"; done; true';
   const listed = await host.script("list-notes", text, [folder, `${forgottenAfterSeconds}`]);
-  const thawed: string[] = [];
-  for (const name of listed.split("\n").filter((line) => line !== "")) {
-    const [uuid = ""] = name.split(".");
-    if (await thawIfFrozen(host, uuid)) thawed.push(uuid);
-    await host.run(["rm", "-f", `${folder}/${name}`]);
-  }
-  return thawed;
+  const notes = listed.split("\n").filter((line) => line !== "");
+  const outcomes = await Promise.allSettled(notes.map((note) => thawNoted(host, folder, note)));
+  for (const outcome of outcomes) if (outcome.status === "rejected") throw outcome.reason;
+  return outcomes.flatMap((outcome) => (outcome.status === "fulfilled" ? outcome.value : []));
+}
+
+/** The note goes once its VM holds nothing any more. */
+async function thawNoted(host: KvmHost, folder: string, note: string): Promise<string[]> {
+  const [uuid = ""] = note.split(".");
+  const wasHeld = await thawIfFrozen(host, uuid);
+  await host.run(["rm", "-f", `${folder}/${note}`]);
+  return wasHeld ? [uuid] : [];
 }
 
 /** False for a VM that is gone, does not run or is not frozen. */
