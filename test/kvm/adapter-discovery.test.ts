@@ -12,10 +12,10 @@ import {
 import type { KvmHostSettings } from "../../lambdas/hypervisors/kvm/host.ts";
 import { KvmHypervisor } from "../../lambdas/hypervisors/kvm/kvm-hypervisor.ts";
 import type { VolumeDescription } from "../../lambdas/hypervisors/port.ts";
+import { startLibvirtd } from "../../local/kvm-host/libvirtd.ts";
+import { freePort, run } from "../../local/kvm-host/processes.ts";
+import { type SshdOptions, startSshd } from "../../local/kvm-host/sshd.ts";
 import { AdapterHost, type KvmSubject } from "./adapter-host.ts";
-import { startLibvirtd } from "./libvirtd.ts";
-import { freePort, run } from "./processes.ts";
-import { type SshdOptions, startSshd } from "./sshd.ts";
 
 const host = await AdapterHost.start();
 after(() => host[Symbol.asyncDispose]());

@@ -7,9 +7,9 @@ import { ExportLost, HypervisorUnavailable, PathOutsideDirectory } from "../../l
 import type { KvmExport } from "../../lambdas/hypervisors/kvm/export.ts";
 import type { TakenSnapshot } from "../../lambdas/hypervisors/port.ts";
 import type { Domain } from "../../lambdas/protocols/libvirt/procedures.ts";
+import { run, startServer } from "../../local/kvm-host/processes.ts";
+import { startSshd } from "../../local/kvm-host/sshd.ts";
 import { AdapterHost, type KvmSubject } from "./adapter-host.ts";
-import { run, startServer } from "./processes.ts";
-import { startSshd } from "./sshd.ts";
 import { assertNothingLost, makeWritingDisk } from "./writing-guest.ts";
 
 const mib = 1024 * 1024;

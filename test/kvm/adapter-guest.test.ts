@@ -9,9 +9,9 @@ import { QuiesceFailed } from "../../lambdas/domain/errors.ts";
 import type { KvmHypervisor } from "../../lambdas/hypervisors/kvm/kvm-hypervisor.ts";
 import type { TakenSnapshot } from "../../lambdas/hypervisors/port.ts";
 import type { Domain } from "../../lambdas/protocols/libvirt/procedures.ts";
+import { domainXml, guestFiles, makeDisk } from "../../local/kvm-host/guest.ts";
+import { run } from "../../local/kvm-host/processes.ts";
 import { AdapterHost, type KvmSubject } from "./adapter-host.ts";
-import { domainXml, guestFiles, makeDisk } from "./guest.ts";
-import { run } from "./processes.ts";
 
 // First of all: it may take half a minute, and libvirtd hangs up on whoever does not answer its pings for that long.
 const files = guestFiles();

@@ -10,10 +10,10 @@ import { ownFolderPath } from "../../lambdas/hypervisors/kvm/own-folder.ts";
 import { type LibvirtConnection, openLibvirt } from "../../lambdas/protocols/libvirt/connection.ts";
 import { undefine } from "../../lambdas/protocols/libvirt/flags.ts";
 import type { Domain, Pool } from "../../lambdas/protocols/libvirt/procedures.ts";
+import { type Libvirtd, startLibvirtd } from "../../local/kvm-host/libvirtd.ts";
+import { run, type WorkFolder, workFolder } from "../../local/kvm-host/processes.ts";
+import { type Sshd, startSshd } from "../../local/kvm-host/sshd.ts";
 import type { HypervisorSubject } from "../contract/hypervisor.ts";
-import { type Libvirtd, startLibvirtd } from "./libvirtd.ts";
-import { run, type WorkFolder, workFolder } from "./processes.ts";
-import { type Sshd, startSshd } from "./sshd.ts";
 
 const none = { flags: 0 };
 const all = { needResults: 1, flags: 0 };

@@ -7,8 +7,8 @@ import { HypervisorFailed, isRetryable, QuiesceFailed, VolumeNotFound } from "..
 import type { SnapshotRequest, TakenSnapshot } from "../../lambdas/hypervisors/port.ts";
 import { blockCommit } from "../../lambdas/protocols/libvirt/flags.ts";
 import type { Domain } from "../../lambdas/protocols/libvirt/procedures.ts";
+import { run, startServer } from "../../local/kvm-host/processes.ts";
 import { AdapterHost, type DiskFile, type KvmSubject } from "./adapter-host.ts";
-import { run, startServer } from "./processes.ts";
 import { makeWritingDisk, newestNumber, numbersPerSecond } from "./writing-guest.ts";
 
 const mib = 1024 * 1024;

@@ -8,11 +8,11 @@ import { setTimeout as pause } from "node:timers/promises";
 import { CreateSecretCommand } from "@aws-sdk/client-secrets-manager";
 import { parseOverlayPath } from "../../lambdas/hypervisors/kvm/overlay-path.ts";
 import type { Domain } from "../../lambdas/protocols/libvirt/procedures.ts";
+import { domainXml, guestFiles, makeDisk } from "../../local/kvm-host/guest.ts";
+import { run } from "../../local/kvm-host/processes.ts";
 import { cloud, eventually } from "../support/cloud.ts";
 import { endedJob, noise, snapshotIn, TestHypervisor } from "../support/volumes.ts";
 import { AdapterHost } from "./adapter-host.ts";
-import { domainXml, guestFiles, makeDisk } from "./guest.ts";
-import { run } from "./processes.ts";
 import { assertNothingLost, makeWritingDisk } from "./writing-guest.ts";
 
 const MiB = 2 ** 20;

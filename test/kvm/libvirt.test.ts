@@ -9,11 +9,11 @@ import * as flags from "../../lambdas/protocols/libvirt/flags.ts";
 import type { Domain } from "../../lambdas/protocols/libvirt/procedures.ts";
 import { openNbd } from "../../lambdas/protocols/nbd/connection.ts";
 import { SshConnection } from "../../lambdas/protocols/ssh/connection.ts";
-import { domainXml, guestFiles, makeDisk } from "./guest.ts";
-import { startLibvirtd } from "./libvirtd.ts";
+import { domainXml, guestFiles, makeDisk } from "../../local/kvm-host/guest.ts";
+import { startLibvirtd } from "../../local/kvm-host/libvirtd.ts";
+import { run, workFolder } from "../../local/kvm-host/processes.ts";
+import { startSshd } from "../../local/kvm-host/sshd.ts";
 import { dialUnix, startQemuNbd } from "./nbd-servers.ts";
-import { run, workFolder } from "./processes.ts";
-import { startSshd } from "./sshd.ts";
 
 // First of all: it may take half a minute, and libvirtd hangs up on whoever does not answer its pings for that long.
 const files = guestFiles();

@@ -5,9 +5,9 @@ import { readFileSync } from "node:fs";
 import { after, describe, test } from "node:test";
 import ssh2, { type Client, type ConnectConfig } from "ssh2";
 import { KvmHypervisor } from "../../lambdas/hypervisors/kvm/kvm-hypervisor.ts";
-import { startLibvirtd } from "./libvirtd.ts";
-import { workFolder } from "./processes.ts";
-import { startSshd } from "./sshd.ts";
+import { startLibvirtd } from "../../local/kvm-host/libvirtd.ts";
+import { workFolder } from "../../local/kvm-host/processes.ts";
+import { startSshd } from "../../local/kvm-host/sshd.ts";
 
 const page = readFileSync(new URL("../../docs/operations.md", import.meta.url), "utf8");
 

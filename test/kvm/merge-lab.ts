@@ -8,9 +8,9 @@ import { type LibvirtConnection, openLibvirt } from "../../lambdas/protocols/lib
 import { LibvirtCallFailed } from "../../lambdas/protocols/libvirt/errors.ts";
 import { domainXml as domainXmlFlags, snapshotCreate } from "../../lambdas/protocols/libvirt/flags.ts";
 import type { Domain } from "../../lambdas/protocols/libvirt/procedures.ts";
-import { type Libvirtd, startLibvirtd } from "./libvirtd.ts";
-import { type WorkFolder, workFolder } from "./processes.ts";
-import { type Sshd, startSshd } from "./sshd.ts";
+import { type Libvirtd, startLibvirtd } from "../../local/kvm-host/libvirtd.ts";
+import { type WorkFolder, workFolder } from "../../local/kvm-host/processes.ts";
+import { type Sshd, startSshd } from "../../local/kvm-host/sshd.ts";
 
 const none = { flags: 0 };
 

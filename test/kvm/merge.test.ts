@@ -16,10 +16,10 @@ import {
 import { mergeAll, mergeSnapshot } from "../../lambdas/hypervisors/kvm/merge.ts";
 import { blockCommit, blockJobAbort, undefine } from "../../lambdas/protocols/libvirt/flags.ts";
 import type { Domain } from "../../lambdas/protocols/libvirt/procedures.ts";
+import { run } from "../../local/kvm-host/processes.ts";
 import { Lab } from "./merge-lab.ts";
 import type { WorkerTask } from "./merge-worker.ts";
 import { startQemuNbd } from "./nbd-servers.ts";
-import { run } from "./processes.ts";
 import { assertNothingLost, diskBytes, makeWritingDisk, newestNumber } from "./writing-guest.ts";
 
 const lab = await Lab.start();

@@ -3,7 +3,7 @@ import { once } from "node:events";
 import { existsSync } from "node:fs";
 import { connect } from "node:net";
 import type { Duplex } from "node:stream";
-import { exists, type Server, startServer } from "./processes.ts";
+import { exists, type Server, startServer } from "../../local/kvm-host/processes.ts";
 
 /** `options` come before the file, as in `["--read-only", "--format=qcow2"]`. Serves until it is stopped. */
 export function startQemuNbd(socket: string, file: string, options: readonly string[]): Promise<Server> {

@@ -11,9 +11,9 @@ import {
   NbdTlsFailed,
 } from "../../lambdas/protocols/nbd/errors.ts";
 import { NbdPool } from "../../lambdas/protocols/nbd/pool.ts";
+import { run, type Server, workFolder } from "../../local/kvm-host/processes.ts";
 import { selfSignedCertificate } from "../support/self-signed-certificate.ts";
 import { dialUnix, startNbdkit, startQemuNbd } from "./nbd-servers.ts";
-import { run, type Server, workFolder } from "./processes.ts";
 
 const folder = workFolder();
 after(() => folder.remove());

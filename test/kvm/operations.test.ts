@@ -14,9 +14,9 @@ import { attachDisk, replaceDisk } from "../../lambdas/hypervisors/kvm/vm-operat
 import type { VmOperationRequest } from "../../lambdas/hypervisors/port.ts";
 import { domainState, domainXml } from "../../lambdas/protocols/libvirt/flags.ts";
 import type { Domain } from "../../lambdas/protocols/libvirt/procedures.ts";
-import { guestFiles, domainXml as guestXml, makeDisk } from "./guest.ts";
+import { guestFiles, domainXml as guestXml, makeDisk } from "../../local/kvm-host/guest.ts";
+import { run } from "../../local/kvm-host/processes.ts";
 import { Lab } from "./merge-lab.ts";
-import { run } from "./processes.ts";
 import { assertNothingLost, diskBytes, makeWritingDisk } from "./writing-guest.ts";
 
 const files = guestFiles();

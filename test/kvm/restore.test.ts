@@ -12,8 +12,8 @@ import {
 } from "../../lambdas/domain/errors.ts";
 import { RestoredVolume } from "../../lambdas/hypervisors/kvm/restored-volume.ts";
 import type { NewVolume, VolumeWriter } from "../../lambdas/hypervisors/port.ts";
+import { run } from "../../local/kvm-host/processes.ts";
 import { Lab } from "./merge-lab.ts";
-import { run } from "./processes.ts";
 import { assertNothingLost, diskBytes, makeWritingDisk } from "./writing-guest.ts";
 
 const lab = await Lab.start();

@@ -7,8 +7,8 @@ import { once } from "node:events";
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
+import { install, installCommand, missingPackages } from "../../local/kvm-host/packages.ts";
 import { startTestCloud } from "../../local/test-cloud.ts";
-import { install, installCommand, missingPackages } from "./packages.ts";
 
 const { values, positionals } = parseArgs({ allowPositionals: true, options: { install: { type: "boolean" } } });
 

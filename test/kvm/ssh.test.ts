@@ -15,9 +15,9 @@ import {
   SshRefused,
   SshTimedOut,
 } from "../../lambdas/protocols/ssh/errors.ts";
+import { run, workFolder } from "../../local/kvm-host/processes.ts";
+import { type Sshd, type SshdOptions, startSshd } from "../../local/kvm-host/sshd.ts";
 import { startQemuNbd } from "./nbd-servers.ts";
-import { run, workFolder } from "./processes.ts";
-import { type Sshd, type SshdOptions, startSshd } from "./sshd.ts";
 
 const folder = workFolder();
 const sshd = await startSshd(folder);

@@ -16,9 +16,9 @@ import { vmIdFor } from "../../lambdas/domain/vm.ts";
 import type { Domain } from "../../lambdas/protocols/libvirt/procedures.ts";
 import type { Services } from "../../lambdas/services.ts";
 import { createSnapshotStates } from "../../lambdas/tasks/create-snapshot.ts";
+import { run } from "../../local/kvm-host/processes.ts";
 import { MemoryDatabase } from "../support/memory-database.ts";
 import { AdapterHost, type KvmSubject } from "./adapter-host.ts";
-import { run } from "./processes.ts";
 
 const MiB = 2 ** 20;
 const host = await AdapterHost.start();

@@ -7,7 +7,7 @@
  */
 import assert from "node:assert/strict";
 import { readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
-import { run } from "./processes.ts";
+import { run } from "../../local/kvm-host/processes.ts";
 
 /*
  *        cli; xor ax,ax; mov ds,ax; mov es,ax; mov ss,ax; mov sp,0x7c00; sti; cld; mov [drive],dl
