@@ -265,6 +265,21 @@ describe("volumes of a host", () => {
     assert.equal(taken!.installPath, `${path}.snap_2.qcow2`);
   });
 
+  test("keep their id while their file cannot be read", async () => {
+    const path = await subject.makeVolume("disk.qcow2", 1_048_576);
+    const [taken] = await subject.hypervisor.takeSnapshots([{ externalId: path, snapshotId: "snap_1" }], {
+      quiesce: false,
+    });
+    for (const file of [taken!.installPath, path]) {
+      run("mv", file, `${file}.away`);
+      const [volume] = await volumes();
+      assert.deepEqual([volume!.externalId, volume!.name], [path, "vm-disk.qcow2/vda"]);
+      assert.match(volume!.unsupported ?? "", /no file|No such file/);
+      run("mv", `${file}.away`, file);
+    }
+    assert.deepEqual(reasons(await volumes()), [["vm-disk.qcow2/vda", undefined]]);
+  });
+
   test("of which a file does not say the format of the one below are not touched", async () => {
     const golden = image("golden.qcow2", "-f", "qcow2");
     const path = image("disk.qcow2", "-f", "qcow2", "-F", "qcow2", "-b", golden);

@@ -30,13 +30,13 @@ export async function checkHost(host: KvmHost): Promise<HypervisorReport> {
   const versions = {
     libvirt: versionText((await host.call("connectGetLibVersion", undefined)).version),
     QEMU: versionText((await host.call("connectGetVersion", undefined)).version),
+    "qemu-nbd": await versionOf(host, "qemu-nbd"),
   };
-  const tools = { libvirt: versions.libvirt, QEMU: versions.QEMU, "qemu-nbd": await versionOf(host, "qemu-nbd") };
-  assertNotOlder("libvirt", tools.libvirt, oldest.libvirt);
-  assertNotOlder("QEMU", tools.QEMU, oldest.QEMU);
-  assertNotOlder("qemu-nbd", tools["qemu-nbd"], oldest.QEMU);
+  assertNotOlder("libvirt", versions.libvirt, oldest.libvirt);
+  assertNotOlder("QEMU", versions.QEMU, oldest.QEMU);
+  assertNotOlder("qemu-nbd", versions["qemu-nbd"], oldest.QEMU);
   await host.ownFolder();
-  return { versions: tools, warnings: [...missingVirsh(programs), ...(await agentless(host))] };
+  return { versions, warnings: [...missingVirsh(programs), ...(await agentless(host))] };
 }
 
 function missingVirsh(programs: ReadonlySet<string>): string[] {

@@ -112,11 +112,12 @@ export async function* listVolumes(host: KvmHost): AsyncGenerator<VolumeDescript
     if (typeof volume === "string") others.push(unsupportedDisk(vm, disk, volume));
     else attached.push(volume);
   }
-  for (const [externalId, same] of Map.groupBy(attached, (volume) => volume.externalId)) {
-    yield describe(externalId, same);
-  }
-  yield* others;
-  yield* listUnattached(host, attached);
+  const ofVolumes = Map.groupBy(attached, (volume) => volume.externalId);
+  for (const [externalId, same] of ofVolumes) yield describe(externalId, same);
+  // Several VMs may have the same file that is none any more.
+  const unsupported = Map.groupBy(others, ({ externalId }) => externalId);
+  for (const [externalId, [first]] of unsupported) if (!ofVolumes.has(externalId)) yield first!;
+  yield* listUnattached(host, attached, new Set(unsupported.keys()));
 }
 
 /** Throws VolumeNotFound. */
@@ -198,9 +199,10 @@ function diskName(vm: Vm, disk: DomainDisk): string {
   return `${vm.domain.name}/${disk.target}`;
 }
 
-/** Of a disk that no path stands for. */
-function diskId(vm: Vm, disk: DomainDisk): string {
-  return `${vm.domain.uuid}/${disk.target}`;
+/** Of a disk whose chain cannot be read: by its file, so that it is the same volume once it can be read again. */
+function diskId(vm: Vm, { device, file, target }: DomainDisk): string {
+  const id = file !== undefined && device === "disk" ? (parseOverlayPath(file)?.volume ?? file) : undefined;
+  return id !== undefined && unfitOwnFile(id) === undefined ? id : `${vm.domain.uuid}/${target}`;
 }
 
 /** Of `virStorageVolType`. */
@@ -212,21 +214,24 @@ const discSuffix = ".iso";
  * Files of active pools that are in no chain of a VM's disk: restored volumes, and disks that were detached. Hidden files are none, nor are
  * overlays of volumes that are listed.
  */
-async function* listUnattached(host: KvmHost, attached: readonly AttachedVolume[]): AsyncGenerator<VolumeDescription> {
-  const inChains = new Set(attached.flatMap(({ chain }) => chain.map(({ path }) => path)));
+async function* listUnattached(
+  host: KvmHost,
+  attached: readonly AttachedVolume[],
+  unsupported: ReadonlySet<string>,
+): AsyncGenerator<VolumeDescription> {
+  const inChains = new Set([...unsupported, ...attached.flatMap(({ chain }) => chain.map(({ path }) => path))]);
   const found = (await readPoolFiles(host)).filter(({ path }) => !inChains.has(path));
   const paths = new Set(found.map(({ path }) => path));
   for (const { path, capacity, allocation } of found) {
     const overlay = parseOverlayPath(path);
     if (overlay && (paths.has(overlay.volume) || inChains.has(overlay.volume))) continue;
-    const unsupported = "no VM has it as a disk";
     yield {
       externalId: path,
       name: basename(path),
       sizeBytes: capacity,
       allocatedBytes: allocation,
       inUse: false,
-      unsupported,
+      unsupported: "no VM has it as a disk",
     };
   }
 }
