@@ -8,6 +8,7 @@ import { LocalCloudError } from "./cloud/errors.ts";
 import { runDirectory } from "./cloud/paths.ts";
 import { consoleProgress } from "./cloud/progress.ts";
 import { issueToken } from "./cloud/tokens.ts";
+import { startKvmVolume } from "./demo/kvm-volume.ts";
 import { restoredName, runMainJob } from "./demo/main-job.ts";
 import { type DemoReport, jsonReport, textReport } from "./demo/reports.ts";
 import { writeSampleVolume } from "./demo/sample-volume.ts";
@@ -20,6 +21,7 @@ interface StartOptions {
   once?: boolean;
   json?: boolean;
   volume?: string;
+  kvm?: boolean;
   size: number;
 }
 
@@ -33,9 +35,15 @@ const program = new Command("npm start --")
       .argParser(sampleSize)
       .default(2 ** 30, "1GiB"),
   )
+  .addOption(
+    new Option("--kvm", "on the disk of a running VM; as root, with libvirt, QEMU and OpenSSH").conflicts([
+      "size",
+      "volume",
+    ]),
+  )
   .addHelpText(
     "after",
-    "\nExamples:\n  npm start -- --once --json\n  npm start -- --volume ./disk.raw\n  npm start -- --size 4GiB",
+    "\nExamples:\n  npm start -- --once --json\n  npm start -- --volume ./disk.raw\n  npm start -- --size 4GiB\n  sudo npm start -- --kvm",
   )
   .exitOverride((error) => process.exit(error.exitCode === 0 ? 0 : 2))
   .showHelpAfterError();
@@ -45,6 +53,7 @@ const report: DemoReport = options.json ? jsonReport(process.stdout) : textRepor
 
 let cloud: Cloud | undefined;
 let returnBorrowed: () => Promise<void> = async () => {};
+let kvm: Awaited<ReturnType<typeof startKvmVolume>> | undefined;
 for (const signal of ["SIGINT", "SIGTERM"] as const) {
   process.on(signal, () => void finish(options.once ? 130 : 0));
 }
@@ -61,8 +70,10 @@ try {
   const restoreDirectory = await realpath(directory);
   const client = createClient({ url: cloud.url, token: await issueToken(cloud.name, { tenant, role: "admin" }) });
   await removeLeftovers(client, restoreDirectory);
-  const volume = file ? await borrowed(file, path.dirname(restoreDirectory)) : await sample(restoreDirectory);
-  const result = await runMainJob({ client, volume: fileVolume(volume), restoreDirectory, report });
+  if (options.kvm) kvm = await startKvmVolume({ endpoint: cloud.endpoint, tenant });
+  const ofFile = async () =>
+    fileVolume(file ? await borrowed(file, path.dirname(restoreDirectory)) : await sample(restoreDirectory));
+  const result = await runMainJob({ client, volume: kvm ?? (await ofFile()), restoreDirectory, report });
   report.done(result);
   if (options.once) await finish(result.equal ? 0 : 1);
   else await stayUp(cloud);
@@ -75,6 +86,7 @@ try {
 
 async function finish(code: number): Promise<never> {
   await returnBorrowed();
+  await kvm?.[Symbol.asyncDispose]();
   await cloud?.stop();
   process.exit(code);
 }
@@ -86,7 +98,7 @@ async function stayUp({ name, url, endpoint }: Cloud): Promise<void> {
 Go on, in another terminal:
   eval "$(npm run -s local -- env)"
   npx snapferry snapshots ls
-  npx snapferry snapshots create sample-1 --async --watch
+  ${kvm ? "npx snapferry vms ls" : "npx snapferry snapshots create sample-1 --async --watch"}
   npx snapferry jobs ls
 
   SNAPFERRY_URL   ${url}
