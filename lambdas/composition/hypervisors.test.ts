@@ -1,13 +1,11 @@
 import assert from "node:assert/strict";
-import { once } from "node:events";
 import { mkdir, mkdtemp, rm } from "node:fs/promises";
-import { createServer, type Server } from "node:http";
-import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { after, before, beforeEach, describe, it } from "node:test";
 import ssh2 from "ssh2";
 import { MemoryDatabase } from "../../test/support/memory-database.ts";
+import { answerSecrets } from "../../test/support/secrets-manager.ts";
 import { hostKey, type SshPeer, startSshPeer, userKey } from "../../test/support/ssh-peer.ts";
 import {
   EndpointForbidden,
@@ -48,28 +46,16 @@ describe("the directories that a tenant may register", () => {
 
 describe("a KVM host", () => {
   const secrets = new Map<string, string>();
-  const environment = { ...process.env };
   let reads = 0;
-  let secretsManager: Server;
   let host: SshPeer;
 
   before(async () => {
-    secretsManager = createServer(async (request, response) => {
-      const chunks = await Array.fromAsync(request as AsyncIterable<Buffer>);
-      const { SecretId } = JSON.parse(Buffer.concat(chunks).toString());
-      const text = secrets.get(SecretId);
+    await answerSecrets((secretId) => {
+      const text = secrets.get(secretId);
       reads++;
-      response.writeHead(text === undefined ? 400 : 200, { "content-type": "application/x-amz-json-1.1" });
-      response.end(
-        JSON.stringify(text === undefined ? { __type: "ResourceNotFoundException" } : { SecretString: text }),
-      );
-    }).listen(0, "127.0.0.1");
-    await once(secretsManager, "listening");
-    Object.assign(process.env, {
-      AWS_ENDPOINT_URL_SECRETS_MANAGER: `http://127.0.0.1:${(secretsManager.address() as AddressInfo).port}`,
-      AWS_REGION: "us-east-1",
-      AWS_ACCESS_KEY_ID: "test",
-      AWS_SECRET_ACCESS_KEY: "test",
+      return text === undefined
+        ? { status: 400, body: { __type: "ResourceNotFoundException" } }
+        : { status: 200, body: { SecretString: text } };
     });
     host = await startSshPeer();
   });
@@ -79,10 +65,8 @@ describe("a KVM host", () => {
     secrets.set("snapferry/acme/kvm1", userKey.private.trimEnd());
   });
   after(async () => {
-    process.env = environment;
+    delete process.env.ALLOWED_CIDRS;
     await host.close();
-    secretsManager.closeAllConnections();
-    secretsManager.close();
   });
 
   const settings = (changes: Partial<KvmHypervisorSettings> = {}): KvmHypervisorSettings => ({

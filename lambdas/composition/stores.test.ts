@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
-import { createServer, type Server } from "node:http";
-import { after, before, describe, it } from "node:test";
+import { before, describe, it } from "node:test";
+import { answerSecrets, type SecretsAnswer } from "../../test/support/secrets-manager.ts";
 import { SecretUnusable } from "../domain/errors.ts";
 import { openStore } from "./stores.ts";
 
@@ -13,29 +13,10 @@ const settings = {
 };
 
 describe("the secret of a store", () => {
-  let server: Server;
-  let answer: { status: number; body: object };
+  let answer: SecretsAnswer;
 
-  /** A server that answers as Secrets Manager does: an emulator refuses nobody. */
-  before(async () => {
-    server = createServer((request, response) => {
-      request.resume();
-      response.writeHead(answer.status, { "content-type": "application/x-amz-json-1.1" });
-      response.end(JSON.stringify(answer.body));
-    });
-    await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-    const { port } = server.address() as { port: number };
-    Object.assign(process.env, {
-      AWS_ENDPOINT_URL_SECRETS_MANAGER: `http://127.0.0.1:${port}`,
-      AWS_REGION: "us-east-1",
-      AWS_ACCESS_KEY_ID: "test",
-      AWS_SECRET_ACCESS_KEY: "test",
-    });
-  });
-  after(async () => {
-    server.closeAllConnections();
-    await new Promise((resolve) => server.close(resolve));
-  });
+  /** As Secrets Manager answers: an emulator refuses nobody. */
+  before(() => answerSecrets(() => answer));
 
   for (const type of [
     "AccessDeniedException",
