@@ -54,7 +54,7 @@ export default {
     only(
       "the-benchmark-drives-the-repository",
       "^bench/",
-      "^bench/|^lambdas/(repository|hypervisors|domain)/|^local/|^lib/(bundle-settings|chunk-files|node-environment)",
+      "^bench/|^lambdas/(repository|hypervisors|domain)/|^local/|^lib/(codec-threads|compiler|node-environment)",
     ),
     { name: "not-to-the-benchmark", severity: "error", from: { pathNot: "^bench/" }, to: { path: "^bench/" } },
     only(

@@ -100,7 +100,7 @@ function isExpected(error: unknown): error is Error {
 async function benchmark(directory: string, memory: string): Promise<Report> {
   const machine = describeMachine();
   const pair = await volumePair({ ...options, sizeBytes: options.size, directory }, note);
-  const engine = await buildEngine({ directory, shardsAtOnce: options.shardsAtOnce, profile: options.cpuProf });
+  const engine = buildEngine({ directory, shardsAtOnce: options.shardsAtOnce, profile: options.cpuProf });
   const { contenders, skipped } = await installPeers(options.peers, { directory: join(directory, "tools"), note });
   for (const { name, reason } of skipped) note(`${name} is skipped: ${reason}`);
   const bench = { pair, directory, memory, note };

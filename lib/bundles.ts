@@ -9,19 +9,14 @@ import { fileURLToPath } from "node:url";
 import { Stack, Stage } from "aws-cdk-lib";
 import * as lambda from "aws-cdk-lib/aws-lambda";
 import type { Construct } from "constructs";
-import { buildSync } from "esbuild";
-import { bundleSettings } from "./bundle-settings.ts";
+import { compile, type Sources } from "./compiler.ts";
 
 const projectRoot = fileURLToPath(new URL("..", import.meta.url));
 
-/** The file of one function. */
-export interface Entry {
-  /** Path from the project's root. */
-  readonly file: string;
+/** The files of one function. */
+export interface Entry extends Sources {
   /** Whether the code asks the file system for more than Node can (clones, holes) by way of `koffi`, where that is at hand. */
   readonly nativeFileCalls?: boolean;
-  /** Files that the code starts as threads or loads once it needs them, from the project's root. Each lies beside the code under its own name. */
-  readonly loadedLater?: readonly string[];
 }
 
 /**
@@ -44,20 +39,6 @@ export function bundle<Name extends string>(
     if (entries[name].nativeFileCalls) addKoffi(join(directory, name));
   }
   return codes((name) => lambda.Code.fromAsset(join(directory, name)));
-}
-
-/** What several of these files need is shared by them, so that an error of one is an instance of the other's class. */
-function compile(outdir: string, { file, loadedLater = [] }: Entry): void {
-  const later = loadedLater.map((one): [string, string] => [basename(one, extname(one)), one]);
-  buildSync({
-    ...bundleSettings,
-    absWorkingDir: projectRoot,
-    entryPoints: { index: file, ...Object.fromEntries(later) },
-    outdir,
-    entryNames: "[name]",
-    chunkNames: "[name]-[hash]",
-    splitting: true,
-  });
 }
 
 const loadable: ReadonlySet<string> = new Set([".js", ".cjs", ".json", ".node"]);

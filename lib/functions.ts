@@ -13,7 +13,7 @@ import { Construct } from "constructs";
 import { type JobKind, jobKinds } from "../lambdas/domain/job.ts";
 import type { BackupBucket } from "./backup-bucket.ts";
 import { bundle, type Entry } from "./bundles.ts";
-import { chunkFiles } from "./chunk-files.ts";
+import { codecThreads } from "./codec-threads.ts";
 import type { Deployment } from "./deployment.ts";
 import type { EncryptionKey } from "./encryption-key.ts";
 import type { Events } from "./events.ts";
@@ -54,7 +54,7 @@ const definitions = {
   tasks: {
     file: "lambdas/tasks/handler.ts",
     nativeFileCalls: true,
-    loadedLater: chunkFiles,
+    threads: codecThreads,
     seconds: 900,
     memoryMiB: 1024,
     does: "Steps of jobs, checks of backups",
@@ -62,7 +62,7 @@ const definitions = {
   copy: {
     file: "lambdas/tasks/copy-handler.ts",
     nativeFileCalls: true,
-    loadedLater: chunkFiles,
+    threads: codecThreads,
     seconds: 900,
     memoryMiB: 1769,
     does: "Copies one shard of a volume",

@@ -1,10 +1,8 @@
 /** Snapferry's copy engine as a contender. */
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
-import { build } from "esbuild";
-import { bundleSettings } from "../../lib/bundle-settings.ts";
-import { chunkFiles } from "../../lib/chunk-files.ts";
+import { codecThreads } from "../../lib/codec-threads.ts";
+import { compile } from "../../lib/compiler.ts";
 import { nodeEnvironment } from "../../lib/node-environment.ts";
 import { actions, type Contender, type Scene, type Task } from "../contender.ts";
 import type { EngineRequest } from "./request.ts";
@@ -24,14 +22,11 @@ export function profileDirectory(directory: string): string {
   return join(directory, "profiles");
 }
 
-const projectRoot = fileURLToPath(new URL("../..", import.meta.url));
-
 /** Bundles the engine as the functions are, so that what is measured is what is deployed. */
-export async function buildEngine(options: EngineOptions): Promise<Contender> {
+export function buildEngine(options: EngineOptions): Contender {
   const outdir = join(options.directory, "engine");
-  const entryPoints = ["bench/engine/driver.ts", ...chunkFiles];
-  await build({ ...bundleSettings, absWorkingDir: projectRoot, entryPoints, entryNames: "[name]", outdir });
-  return new Engine(join(outdir, "driver.mjs"), options);
+  compile(outdir, { file: "bench/engine/driver.ts", threads: codecThreads });
+  return new Engine(join(outdir, "index.mjs"), options);
 }
 
 class Engine implements Contender {

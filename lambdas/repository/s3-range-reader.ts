@@ -30,9 +30,6 @@ interface SignedUrl {
   readonly until: number;
 }
 
-/** A file of its own in a bundle too, beside it. */
-const dispatcherFile = import.meta.url.endsWith(".ts") ? "../protocols/egress/dispatcher.ts" : "./dispatcher.mjs";
-
 const connections = 64;
 const connectTimeoutMs = 5_000;
 const signedSeconds = 900;
@@ -140,7 +137,7 @@ export class S3RangeReader {
 
 /** Loaded when it is needed: most functions read no ranges, loading takes some 80 ms, and lying in the same file 50 ms. */
 async function openDispatcher(rules: EgressRules | undefined): Promise<Dispatcher> {
-  const { guardedDispatcher } = (await import(dispatcherFile)) as typeof import("../protocols/egress/dispatcher.ts");
+  const { guardedDispatcher } = await import("../protocols/egress/dispatcher.ts");
   return guardedDispatcher(rules, { connections, connectTimeout: connectTimeoutMs });
 }
 

@@ -23,7 +23,7 @@ const source = `
   export const unused = createRequire;
 `;
 
-test("a bundle keeps the names of errors, can require, and brings native file calls and files for later where they are wanted", async (t) => {
+test("a bundle keeps the names of errors, can require, and brings native file calls and threads where they are wanted", async (t) => {
   const directory = await mkdtemp(join(tmpdir(), "snapferry-bundle-"));
   t.after(() => rm(directory, { recursive: true }));
   await writeFile(join(directory, "entry.ts"), source);
@@ -32,7 +32,7 @@ test("a bundle keeps the names of errors, can require, and brings native file ca
   const thread = relative(projectRoot, join(directory, "thread.ts"));
   await writeFile(join(directory, "thread.ts"), 'export const works: string = "in a thread";');
   bundle(new Stack(new App({ outdir })), {
-    plain: { file, loadedLater: [thread] },
+    plain: { file, threads: [thread] },
     native: { file, nativeFileCalls: true },
   });
 
