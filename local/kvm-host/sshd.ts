@@ -21,6 +21,8 @@ export interface SshdOptions {
   readonly keyOptions?: string;
   /** Kind of the host's key. Default `ed25519`. */
   readonly hostKeyType?: string;
+  /** Where the user's programs are. Default: where the server looks. */
+  readonly searchPath?: string;
   /** One of the machine's users, as `backup`, who may log in to this server only, and has a home of its own there. Default root. */
   readonly user?: string;
 }
@@ -31,7 +33,7 @@ export async function startSshd(folder: WorkFolder, options: SshdOptions = {}): 
   mkdirSync(own);
   // Without it sshd does not start: it locks itself in there before the login.
   mkdirSync("/run/sshd", { recursive: true });
-  const { hostKeyType = "ed25519", keyOptions = "", settings = [], user } = options;
+  const { hostKeyType = "ed25519", keyOptions = "", settings = [], searchPath, user } = options;
   run("ssh-keygen", "-q", "-t", hostKeyType, "-N", "", "-f", `${own}/host`);
   run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", `${own}/user`);
   writeFileSync(`${own}/authorized`, `${keyOptions} ${readFileSync(`${own}/user.pub`, "utf8")}`.trimStart());
@@ -49,7 +51,7 @@ export async function startSshd(folder: WorkFolder, options: SshdOptions = {}): 
     "AllowStreamLocalForwarding local",
     "AllowTcpForwarding local",
     // Not the user's own home: what is there, a slow .bashrc too, is none of these tests' business.
-    `SetEnv HOME=${own}`,
+    `SetEnv HOME=${own}${searchPath ? ` PATH=${searchPath}` : ""}`,
   ];
   writeFileSync(`${own}/config`, `${lines.join("\n")}\n`);
   const command = ["/usr/sbin/sshd", "-D", "-e", "-f", `${own}/config`];

@@ -112,10 +112,9 @@ describe("a check of a host", () => {
     mkdirSync(bin);
     const programs = ["sh", "env", "timeout", "mkdir", "qemu-img", "qemu-nbd", "flock", "setsid", "stat", "cat", "rm"];
     for (const name of programs) symlinkSync(run("sh", "-c", `command -v ${name}`).trim(), `${bin}/${name}`);
-    const settings = [`SetEnv PATH=${bin}`];
-    assert.match((await checkWith({ settings })).warnings.join(), /^The host has no virsh:/);
+    assert.match((await checkWith({ searchPath: bin })).warnings.join(), /^The host has no virsh:/);
     run("rm", `${bin}/qemu-nbd`);
-    await assert.rejects(checkWith({ settings }), {
+    await assert.rejects(checkWith({ searchPath: bin }), {
       name: "HypervisorMisconfigured",
       message: "The host has no program qemu-nbd (Debian's package qemu-utils).",
     });
@@ -125,7 +124,7 @@ describe("a check of a host", () => {
     const bin = host.folder.file("old-bin");
     mkdirSync(bin);
     writeFileSync(`${bin}/qemu-nbd`, "#!/bin/sh\necho qemu-nbd 4.2.1\n", { mode: 0o755 });
-    await assert.rejects(checkWith({ settings: [`SetEnv PATH=${bin}:/usr/bin:/bin`] }), {
+    await assert.rejects(checkWith({ searchPath: `${bin}:/usr/bin:/bin` }), {
       name: "HypervisorMisconfigured",
       message: "qemu-nbd on the host is 4.2.1, which is too old: it must be 5.2 or later.",
     });

@@ -186,6 +186,7 @@ describe("an export", () => {
   });
 
   test("that nobody needs is closed, and no other", async () => {
+    assert.deepEqual(await subject.hypervisor.closeStaleExports(async () => false), [], "there is none yet");
     const kept = await subject.hypervisor.openExport(await take("snap_kept"));
     const stale = await subject.hypervisor.openExport(await take("snap_stale"));
     const asked: string[] = [];
