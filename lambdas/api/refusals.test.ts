@@ -3,7 +3,7 @@ import { describe, test } from "node:test";
 import { newId } from "../domain/ids.ts";
 import type { Volume } from "../domain/inventory.ts";
 import { type Snapshot, type SnapshotState, snapshotStates } from "../domain/snapshot.ts";
-import { refusalOf, type SnapshotAction, volumeRefusal } from "./refusals.ts";
+import { diskRefusal, refusalOf, type SnapshotAction, volumeRefusal } from "./refusals.ts";
 
 const ids = { snapshot: newId("snapshot"), job: newId("job"), reader: newId("job") };
 
@@ -90,5 +90,11 @@ describe("why a volume refuses", () => {
     assert.equal(volumeRefusal({ ...volume, restoringJobId: ids.job })?.kind, "volume-is-restoring");
     assert.equal(volumeRefusal({ ...volume, missing: true })?.kind, "volume-is-missing");
     assert.match(volumeRefusal({ ...volume, unsupported: "it is a pipe" })?.message ?? "", /it is a pipe/);
+  });
+
+  test("but one that cannot be backed up yet may become a VM's disk, unless it is restoring or missing", () => {
+    assert.equal(diskRefusal({ ...volume, unsupported: "no VM has it as a disk" }), undefined);
+    assert.equal(diskRefusal({ ...volume, restoringJobId: ids.job })?.kind, "volume-is-restoring");
+    assert.equal(diskRefusal({ ...volume, missing: true })?.kind, "volume-is-missing");
   });
 });

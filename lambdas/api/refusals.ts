@@ -114,8 +114,8 @@ function beingCreated({ snapshot }: Situation): Refusal {
   };
 }
 
-/** Why no snapshot of the volume can be taken now; undefined when one can. */
-export function volumeRefusal(volume: Volume): Problem | undefined {
+/** Why the volume cannot become a VM's disk now; undefined when it can. Whether it can be backed up does not matter: no VM has it yet. */
+export function diskRefusal(volume: Volume): Problem | undefined {
   const members = { volumeId: volume.id };
   const status = volumeStatus(volume);
   if (status === "restoring") {
@@ -130,6 +130,14 @@ export function volumeRefusal(volume: Volume): Problem | undefined {
       `${volume.id} (${volume.name}) was not on its hypervisor at the last discovery. If it is back, discover again (POST ${pathOf("hypervisors", volume.hypervisorId)}/discover).`,
       { members },
     );
+  return undefined;
+}
+
+/** Why no snapshot of the volume can be taken now; undefined when one can. */
+export function volumeRefusal(volume: Volume): Problem | undefined {
+  const gone = diskRefusal(volume);
+  if (gone) return gone;
+  const members = { volumeId: volume.id };
   if (volume.unsupported !== undefined)
     return new Problem(
       "volume-is-unsupported",

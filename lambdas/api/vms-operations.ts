@@ -21,7 +21,7 @@ import { hypervisorProblem } from "./hypervisor-problems.ts";
 import { idempotently } from "./middleware/idempotency.ts";
 import type { operations } from "./operations.ts";
 import { invalidRequest } from "./problem.ts";
-import { volumeRefusal } from "./refusals.ts";
+import { diskRefusal } from "./refusals.ts";
 import type { VmOperationsRepresentation } from "./response-schemas.ts";
 import { type Host, operateOnHost } from "./vms-on-host.ts";
 import { diskHoldOf, operationRefusal, type Situation, situationOf, threatens } from "./vms-refusals.ts";
@@ -90,7 +90,7 @@ async function wantedOf(services: Services, { caller, vm, disks }: Situation, bo
   switch (operation) {
     case "attach-disk": {
       const volume = await requireVolume(services, caller, volumeId, { pointer: "/volumeId" });
-      const refusal = volumeRefusal(volume);
+      const refusal = diskRefusal(volume);
       if (refusal) throw refusal;
       if (volume.hypervisorId !== vm.hypervisorId || volume.hypervisorTenant !== vm.hypervisorTenant)
         throw invalidRequest([{ pointer: "/volumeId", detail: `is on another hypervisor than ${vm.id}` }]);

@@ -133,6 +133,18 @@ export function releaseRestoredVolume(
   };
 }
 
+/** The restore is done, and the hypervisor has its volume under another id than was foreseen: the row that was made for it goes. */
+export function dropRestoringVolume(database: Database, volume: Key, jobId: string): TransactionItem {
+  return {
+    Delete: {
+      TableName: database.tables.volumes,
+      Key: { tenant: volume.tenant, id: volume.id },
+      ConditionExpression: "restoringJobId = :job",
+      ExpressionAttributeValues: { ":job": jobId },
+    },
+  };
+}
+
 /** Removes the row of a volume whose restore failed, after its bytes are gone. Gone is success. */
 export async function deleteRestoringVolume(database: Database, volume: Key, jobId: string): Promise<void> {
   await isMade(

@@ -8,7 +8,7 @@ import { getJob, updateRunningJob } from "../tables/jobs.ts";
 import { setProgressTotal, shardFailure } from "../tables/progress.ts";
 import { getSnapshot } from "../tables/snapshots.ts";
 import { requireJob, requireSnapshot } from "../transactions/create-snapshot.ts";
-import { beginRestore, restored } from "../transactions/restore-volume.ts";
+import { beginRestore, type RestoredVolume, restored } from "../transactions/restore-volume.ts";
 import { ReportShardFailure, writeMapItems } from "./backup-snapshot.ts";
 import { type CaughtError, causeOf, type StateFunctions, type TaskInput } from "./state-function.ts";
 
@@ -45,14 +45,16 @@ async function CreateVolume(services: Services, { job: { tenant, jobId }, plan }
 async function Publish(services: Services, { job: { tenant, jobId }, plan }: TaskInput & { plan: Plan }) {
   const { hypervisor, job } = await targetOf(services, tenant, jobId);
   await updateRunningJob(services.database, job, { phase: "Publishing", updatedAt: services.now().toISOString() });
-  const { allocatedBytes } = await hypervisor.publishVolume(newVolumeOf(job, plan.sizeBytes));
-  return { id: job.target?.volumeId, allocatedBytes };
+  const published = await hypervisor.publishVolume(newVolumeOf(job, plan.sizeBytes));
+  const { externalId, name, sizeBytes, allocatedBytes, unsupported } = published;
+  return { externalId, name, sizeBytes, allocatedBytes, unsupported };
 }
 
-async function Complete(services: Services, input: TaskInput & { volume: { id: string; allocatedBytes?: number } }) {
-  const { tenant, jobId } = input.job;
-  const { id, allocatedBytes } = input.volume;
-  await restored(services.database, { tenant, id: jobId }, { id, allocatedBytes }, services.now().toISOString());
+async function Complete(
+  services: Services,
+  { job: { tenant, jobId }, volume }: TaskInput & { volume: RestoredVolume },
+) {
+  await restored(services.database, { tenant, id: jobId }, volume, services.now().toISOString());
 }
 
 async function Close(services: Services, { job: { tenant, jobId, snapshotId } }: TaskInput) {

@@ -1,12 +1,12 @@
 /** The rows' way of a restore: a reader's lease and a volume under construction, both gone or done at the end. */
 import type { ErrorSummary } from "../domain/errors.ts";
-import type { Volume } from "../domain/inventory.ts";
+import { type Volume, volumeIdFor } from "../domain/inventory.ts";
 import { hasEnded, type Job } from "../domain/job.ts";
 import type { Snapshot } from "../domain/snapshot.ts";
 import type { Database, TransactionItem } from "../tables/database.ts";
 import { insertJob, moveJob } from "../tables/jobs.ts";
 import { addReader } from "../tables/snapshots.ts";
-import { insertRestoringVolume, releaseRestoredVolume } from "../tables/volumes.ts";
+import { dropRestoringVolume, getVolume, insertRestoringVolume, releaseRestoredVolume } from "../tables/volumes.ts";
 import { beginJob, requireJob } from "./create-snapshot.ts";
 import { decideAndWrite } from "./decide-and-write.ts";
 
@@ -29,21 +29,59 @@ export function beginRestore(
   return beginJob(database, queued, "Planning", now);
 }
 
-/** The volume is complete and has its name. */
+/** A restored volume as its hypervisor shows it. */
+export interface RestoredVolume {
+  readonly externalId: string;
+  readonly name: string;
+  readonly sizeBytes: number;
+  readonly allocatedBytes?: number | undefined;
+  readonly unsupported?: string | undefined;
+}
+
+/**
+ * The volume is complete and has its name. Where the hypervisor calls it otherwise than the request, as a path, the job and the volume's row
+ * get the id that every discovery will give it.
+ */
 export function restored(
   database: Database,
   running: Pick<Job, "tenant" | "id">,
-  volume: { id: string; allocatedBytes: number | undefined },
+  volume: RestoredVolume,
   now: string,
 ): Promise<"written" | "replay"> {
   return decideAndWrite(database, async () => {
     const job = await requireJob(database, running.tenant, running.id);
     if (hasEnded(job.state)) return "replay";
+    if (!job.target) throw new Error(`${job.id} restores nothing`);
+    const { tenant, target } = job;
+    const id = volumeIdFor(target.hypervisorId, volume.externalId);
+    const end = { phase: "Closing", target: { ...target, volumeId: id }, updatedAt: now } as const;
+    const foreseen = { tenant, id: target.volumeId };
+    const writes = [moveJob(database, job, "Succeeded", end)];
+    if (id === target.volumeId) {
+      return [...writes, releaseRestoredVolume(database, foreseen, job.id, volume.allocatedBytes)];
+    }
+    writes.push(dropRestoringVolume(database, foreseen, job.id));
+    const discovered = await getVolume(database, tenant, id);
+    if (discovered && !discovered.missing) return writes;
+    const row = await getVolume(database, tenant, target.volumeId);
+    if (!row) throw new Error(`${target.volumeId}, which ${job.id} restores, has no row`);
+    const { restoringJobId: _, ...free } = row;
     return [
-      moveJob(database, job, "Succeeded", { phase: "Closing", updatedAt: now }),
-      releaseRestoredVolume(database, { tenant: job.tenant, id: volume.id }, job.id, volume.allocatedBytes),
+      ...writes,
+      insertRestoringVolume(database, { ...free, ...withoutUndefined(volume), id, discoveredAt: now }),
     ];
   });
+}
+
+/** What is undefined is no attribute of a row. */
+function withoutUndefined({ externalId, name, sizeBytes, allocatedBytes, unsupported }: RestoredVolume) {
+  return {
+    externalId,
+    name,
+    sizeBytes,
+    ...(allocatedBytes !== undefined && { allocatedBytes }),
+    ...(unsupported !== undefined && { unsupported }),
+  };
 }
 
 /** Ends the job. Lease, unfinished bytes and the volume's row are cleaned up afterwards; until then the job stays open. */
