@@ -1,5 +1,12 @@
 /** Takes snapshots: puts an overlay on each wanted disk of a VM at one moment, so that what lies below stays as it is. */
-import { HypervisorFailed, OperationRefused, QuiesceFailed, VolumeNotFound } from "../../domain/errors.ts";
+import { setTimeout as pause } from "node:timers/promises";
+import {
+  HypervisorFailed,
+  HypervisorUnavailable,
+  OperationRefused,
+  QuiesceFailed,
+  VolumeNotFound,
+} from "../../domain/errors.ts";
 import { snapshotCreate } from "../../protocols/libvirt/flags.ts";
 import type { Domain } from "../../protocols/libvirt/procedures.ts";
 import type { Quiesce, SnapshotRequest, TakenSnapshot } from "../port.ts";
@@ -20,6 +27,10 @@ interface Wanted {
 
 /** libvirt waits for 30 s until other jobs of the VM have ended. */
 const createTimeoutMs = 60_000;
+
+/** Most merges are of what one day changed. Longer ones are for the caller to wait for. */
+const mergeWaitMs = 60_000;
+const mergePollMs = 500;
 
 /**
  * All or none for each VM, one VM after another. Snapshots that are there already are returned as they are. At most one call at a time
@@ -62,7 +73,8 @@ function frozenLayer({ overlay, volume: { chain } }: Wanted) {
 async function takeOfVm(host: KvmHost, wanted: readonly Wanted[], quiesce: Quiesce): Promise<void> {
   const [{ volume }] = wanted as [Wanted];
   const { domain, isActive } = volume.vm;
-  if (!isActive) await assertNotSaved(host, domain);
+  if (isActive) await untilNotMerged(host, wanted);
+  else await assertNotSaved(host, domain);
   const ids = wanted.map(({ snapshotId }) => snapshotId);
   await noteLeast(host, ids);
   const create = () => createOverlays(host, wanted);
@@ -77,6 +89,23 @@ async function takeOfVm(host: KvmHost, wanted: readonly Wanted[], quiesce: Quies
   else if (held.throughout && held.result) await noteAchieved(host, ids, "filesystem");
   else if (quiesce === true && held.result) {
     throw new QuiesceFailed(`The file systems of ${domain.name} were let go before the snapshot was complete.`);
+  }
+}
+
+/** Before anything is held: libvirt takes no snapshot of a disk that a job works on. Throws HypervisorUnavailable after a while. */
+async function untilNotMerged(host: KvmHost, wanted: readonly Wanted[]): Promise<void> {
+  const deadline = Date.now() + mergeWaitMs;
+  for (const { volume } of wanted) {
+    const { domain } = volume.vm;
+    const disk = volume.disk.target;
+    while ((await host.call("domainGetBlockJobInfo", { domain, disk, flags: 0 })).found !== 0) {
+      if (Date.now() > deadline) {
+        throw new HypervisorUnavailable(
+          `The disk ${disk} of ${domain.name} is being merged: a snapshot of it can be taken when that has ended.`,
+        );
+      }
+      await pause(mergePollMs);
+    }
   }
 }
 
