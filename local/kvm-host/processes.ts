@@ -55,6 +55,8 @@ async function end(child: ChildProcess, signal: NodeJS.Signals): Promise<void> {
   const patience = setTimeout(() => child.kill("SIGKILL"), stopGraceMs);
   await ended;
   clearTimeout(patience);
+  // Sessions of an SSH server outlive it as long as their clients hold them, and its pipes with them.
+  for (const stream of [child.stdin, child.stdout, child.stderr]) stream?.destroy();
 }
 
 /** For {@link startServer}: whether a file, a socket for example, is there. */
