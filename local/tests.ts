@@ -25,10 +25,6 @@ const patterns = {
 type Part = keyof typeof patterns;
 const parts = Object.keys(patterns) as Part[];
 
-/** Jobs of other tests do not reach it, and it does not reach theirs. */
-const usesS3Alone = (file: string) => file.endsWith("/object-store.test.ts");
-const oneAfterAnother = ["--test-concurrency=1", "--test-force-exit", "--test-timeout=600000"];
-
 /** What the first of several at once says is shown as it comes, what the others say after it. */
 let shown: Promise<unknown> = Promise.resolve();
 
@@ -56,9 +52,11 @@ async function onCloud(testFiles: readonly string[]): Promise<number> {
   if (testFiles.length === 0) return 0;
   const { cloud, environment } = await startTestCloud(CLOUD_NAME);
   try {
-    const lanes = [testFiles.filter((file) => !usesS3Alone(file)), testFiles.filter(usesS3Alone)];
-    const codes = await Promise.all(lanes.map((lane) => nodeTest(lane, environment, oneAfterAnother)));
-    return codes.find((code) => code !== 0) ?? 0;
+    return await nodeTest(testFiles, environment, [
+      "--test-concurrency=1",
+      "--test-force-exit",
+      "--test-timeout=600000",
+    ]);
   } finally {
     await cloud.stop();
   }
