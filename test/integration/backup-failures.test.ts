@@ -147,7 +147,7 @@ describe("a backup that fails", () => {
       await changeSettings(test, {
         "backup.on.failure": "delete",
         "backup.max.attempts": "3",
-        "primary.retain": "false",
+        "primary.retain": "reference",
       });
     }
   });
