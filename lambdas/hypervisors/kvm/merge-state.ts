@@ -3,11 +3,11 @@ import { dirname } from "node:path";
 import { HypervisorFailed } from "../../domain/errors.ts";
 import { blockJobType, domainXml } from "../../protocols/libvirt/flags.ts";
 import type { Domain } from "../../protocols/libvirt/procedures.ts";
-import { SshOutputTooLong } from "../../protocols/ssh/errors.ts";
 import { type DomainDisk, DomainXml } from "./domain-xml.ts";
 import type { KvmHost } from "./host.ts";
 import { libvirtCode } from "./host-errors.ts";
 import { type ImageFormat, imageFormats } from "./image-chain.ts";
+import { isEmptyOverlay } from "./image-emptiness.ts";
 import { type ImageFile, imageFiles, realPaths } from "./image-files.ts";
 import type { MergeFiles } from "./merge-files.ts";
 import type { DefinedUse, DiskJob, DiskUse, MergedImage, MergeState, RunningUse } from "./merge-plan.ts";
@@ -80,7 +80,7 @@ export async function mergeState(
     overlay: image && {
       sizeBytes: image.sizeBytes,
       // While it is written nobody needs to know, and the lock of a merge would not let it be read.
-      empty: !isWritten && (await isEmpty(host, files.overlay)),
+      empty: !isWritten && (await isEmptyOverlay(host, files.overlay)),
       base,
     },
     noted: there.noted,
@@ -139,19 +139,6 @@ async function describeBase(
   }
   const [layer] = (await host.imageChain(path, known satisfies ImageFormat)) ?? [];
   return layer && { path, format: known, sizeBytes: layer.sizeBytes };
-}
-
-/** Whether the image has nothing of its own: no data, and no zeros that hide what lies below. */
-export async function isEmpty(host: KvmHost, path: string): Promise<boolean> {
-  const alone = JSON.stringify({ driver: "qcow2", file: { driver: "file", filename: path }, backing: null });
-  try {
-    const output = await host.run(["qemu-img", "map", "--output=json", "-U", `json:${alone}`]);
-    return (JSON.parse(output) as { present: boolean }[]).every(({ present }) => present === false);
-  } catch (error) {
-    // A megabyte of extents is not nothing.
-    if (error instanceof HypervisorFailed && error.cause instanceof SshOutputTooLong) return false;
-    throw error;
-  }
 }
 
 async function runningUse(

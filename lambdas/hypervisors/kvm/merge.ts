@@ -9,10 +9,11 @@ import { blockCommit, blockJobAbort, domainXml } from "../../protocols/libvirt/f
 import { DomainXml } from "./domain-xml.ts";
 import type { KvmHost } from "./host.ts";
 import { commandError, libvirtCode } from "./host-errors.ts";
+import { isEmptyOverlay } from "./image-emptiness.ts";
 import { imageFiles } from "./image-files.ts";
 import { MergeFiles } from "./merge-files.ts";
 import { type DiskUse, type MergedImage, type MergeStep, nextStep, type RunningUse } from "./merge-plan.ts";
-import { isEmpty, mergeState, type OpenExport } from "./merge-state.ts";
+import { mergeState, type OpenExport } from "./merge-state.ts";
 import { parseOverlayPath } from "./overlay-path.ts";
 
 export interface MergeOptions {
@@ -234,7 +235,7 @@ class Merge {
     if (chain[0] === this.#files.overlay) definition.setDiskFile(target, base.path, base.format);
     else definition.forgetBacking(target);
     await this.#host.call("domainUpdateDevice", { domain, xml: definition.diskXml(target), flags: 0 });
-    if (!(await isEmpty(this.#host, this.#files.overlay))) {
+    if (!(await isEmptyOverlay(this.#host, this.#files.overlay))) {
       await this.#host.call("domainUpdateDevice", { domain, xml: before, flags: 0 });
     }
   }
