@@ -16,6 +16,7 @@ import type { Services } from "../services.ts";
 import { type TransactionItem, transact } from "../tables/database.ts";
 import { getSnapshot } from "../tables/snapshots.ts";
 import { createSnapshotStates } from "../tasks/create-snapshot.ts";
+import { callState } from "../tasks/state-function.ts";
 import { requestDelete } from "../transactions/delete-snapshot.ts";
 import type { ApiRequest } from "./api-handler.ts";
 import type { Caller } from "./http.ts";
@@ -148,7 +149,13 @@ class Lab {
     const ran: string[] = [];
     const state = async (name: string, input: object = {}) => {
       ran.push(name);
-      const answer = await createSnapshotStates[name]?.(this.services, { job, ...input }, { until: () => false });
+      const answer = await callState(
+        createSnapshotStates,
+        name,
+        this.services,
+        { job, ...input },
+        { until: () => false },
+      );
       await meanwhile[name]?.();
       return answer;
     };
@@ -413,7 +420,7 @@ describe("what is not heard of any more", () => {
     const before = () => JSON.stringify(made.snapshots.map(({ id }) => [lab.snapshot(id), lab.reference(id)]));
     const job = executionInput(lab.job(made.snapshots[0]?.job.id ?? ""));
     const run = (name: string, input: object = {}) =>
-      createSnapshotStates[name]?.(lab.services, { job, ...input }, { until: () => false });
+      callState(createSnapshotStates, name, lab.services, { job, ...input }, { until: () => false });
     await run("Begin");
     const begun = before();
     assert.deepEqual(await run("Begin"), { proceed: true });

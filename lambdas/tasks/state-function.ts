@@ -14,8 +14,8 @@ export interface TaskContext {
   readonly until: () => boolean;
 }
 
-// biome-ignore lint/suspicious/noExplicitAny: each state types its own input; the table only joins them by name.
-export type StateFunction = (services: Services, input: any, context: TaskContext) => Promise<unknown>;
+/** Each state types the input that its state machine gives it; who calls one by its name alone knows nothing of that. */
+export type StateFunction = (services: Services, input: never, context: TaskContext) => Promise<unknown>;
 /** One function for each Task state of a machine, under the state's name. */
 export type StateFunctions = Readonly<Record<string, StateFunction>>;
 
@@ -33,12 +33,23 @@ const reserveMilliseconds = 60_000;
 /** How long a state waits for a hypervisor that merges: a Lambda's 900 s with time for all else. */
 export const mergeWaitSeconds = 600;
 
+/** Calls the function of a state by its name, with the input that its machine gives it. */
+export function callState(
+  states: StateFunctions | undefined,
+  name: string,
+  services: Services,
+  input: object,
+  context: TaskContext,
+): Promise<unknown> {
+  const stateFunction = states?.[name];
+  if (!stateFunction) throw new Error(`there is no function for the state ${name}`);
+  return stateFunction(services, input as never, context);
+}
+
 /** The Lambda handler that calls the function named by the event. */
 export function taskHandler(services: Services, machines: Readonly<Record<string, StateFunctions>>) {
   return async (event: TaskEvent, context: Context): Promise<unknown> => {
     const { machine, state } = event;
-    const stateFunction = machines[machine]?.[state];
-    if (!stateFunction) throw new Error(`no function for state ${state} of ${machine}`);
     const startedAt = services.now().getTime();
     const deadline = startedAt + context.getRemainingTimeInMillis() - reserveMilliseconds;
     const until = () => services.now().getTime() >= deadline;
@@ -56,7 +67,7 @@ export function taskHandler(services: Services, machines: Readonly<Record<string
       shard: event.shard,
     };
     try {
-      const result = await stateFunction(inTime, event, { until });
+      const result = await callState(machines[machine], state, inTime, event, { until });
       services.logger.info("state done", { ...about, milliseconds: services.now().getTime() - startedAt });
       return result ?? {};
     } catch (error) {

@@ -16,6 +16,7 @@ import { vmIdFor } from "../../lambdas/domain/vm.ts";
 import type { Domain } from "../../lambdas/protocols/libvirt/procedures.ts";
 import type { Services } from "../../lambdas/services.ts";
 import { createSnapshotStates } from "../../lambdas/tasks/create-snapshot.ts";
+import { callState } from "../../lambdas/tasks/state-function.ts";
 import { run } from "../../local/kvm-host/processes.ts";
 import { MemoryDatabase } from "../support/memory-database.ts";
 import { AdapterHost, type KvmSubject } from "./adapter-host.ts";
@@ -83,7 +84,7 @@ describe("a VM on a KVM host", () => {
   async function execute([first]: readonly SnapshotRepresentation[], beforeTake = async () => {}) {
     const job = executionInput(memory.get("jobs", { tenant: "acme", id: first?.job.id }) as unknown as Job);
     const state = (name: string, input: object = {}) =>
-      createSnapshotStates[name]?.(services, { job, ...input }, { until: () => false });
+      callState(createSnapshotStates, name, services, { job, ...input }, { until: () => false });
     try {
       await state("Begin");
       await beforeTake();

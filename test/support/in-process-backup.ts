@@ -17,6 +17,7 @@ import { writeStoreReference } from "../../lambdas/tables/store-references.ts";
 import { beginBackingUp } from "../../lambdas/tables/volumes.ts";
 import { backupSnapshotStates, type Plan } from "../../lambdas/tasks/backup-snapshot.ts";
 import { copyBackupStates } from "../../lambdas/tasks/copy-shards.ts";
+import { callState } from "../../lambdas/tasks/state-function.ts";
 import { requireJob } from "../../lambdas/transactions/create-snapshot.ts";
 
 /** More than any cloud of the tests has. */
@@ -115,9 +116,9 @@ class Run {
 
   async state(name: string, input: object): Promise<unknown> {
     this.states.push(name);
-    const stateFunction = backupSnapshotStates[name] ?? copyBackupStates[name];
-    if (!stateFunction) throw new Error(`there is no state ${name}`);
-    return stateFunction(this.#services, { job: executionInput(this.#job), ...input }, { until: () => false });
+    const states = { ...backupSnapshotStates, ...copyBackupStates };
+    const whole = { job: executionInput(this.#job), ...input };
+    return callState(states, name, this.#services, whole, { until: () => false });
   }
 
   async attempt(attempt: number): Promise<void> {
