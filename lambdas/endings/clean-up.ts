@@ -8,7 +8,7 @@ import { finishRestorePlan } from "../repository/reader.ts";
 import { collectJob } from "../repository/sweep.ts";
 import type { Services } from "../services.ts";
 import { closeJob } from "../tables/jobs.ts";
-import { getSnapshot, removeReader } from "../tables/snapshots.ts";
+import { getSnapshot } from "../tables/snapshots.ts";
 import { getStoreReference } from "../tables/store-references.ts";
 import { deleteRestoringVolume, getVolume } from "../tables/volumes.ts";
 import { primaryReference } from "../transactions/create-snapshot.ts";
@@ -88,7 +88,7 @@ export async function cleanUpAfter(services: Services, job: Job, until: () => bo
       async () => {
         if (job.state !== "Succeeded") await discardRestore(services, job);
       },
-      () => endRestore(services, job, snapshot),
+      () => finishPlan(services, job, snapshot),
     );
   }
   await removeMapItems(services, job.id);
@@ -117,29 +117,19 @@ async function cleanUpFailedBackup(
   return finished;
 }
 
-/** After a restore that has succeeded: the list of its work goes, and the lease on the snapshot. Then the job is closed. */
+/** After a restore that has succeeded: the lists of its work go. Then the job is closed. */
 export async function closeRestore(
   services: Services,
   job: Pick<Job, "tenant" | "id" | "snapshotId">,
   snapshot: Snapshot | undefined,
 ): Promise<void> {
-  await endRestore(services, job, snapshot);
+  await finishPlan(services, job, snapshot);
   await removeMapItems(services, job.id);
   await closeJob(services.database, job);
 }
 
-/** The lease goes even when the store cannot be reached: nothing reads the snapshot any more. */
-async function endRestore(
-  services: Services,
-  job: Pick<Job, "tenant" | "id" | "snapshotId">,
-  snapshot: Snapshot | undefined,
-): Promise<void> {
-  await tryAll(
-    async () => {
-      if (snapshot) await finishRestorePlan(await backupOf(services, snapshot, job.id));
-    },
-    () => removeReader(services.database, { tenant: job.tenant, id: job.snapshotId }, job.id),
-  );
+async function finishPlan(services: Services, { id }: Pick<Job, "id">, snapshot: Snapshot | undefined): Promise<void> {
+  if (snapshot) await finishRestorePlan(await backupOf(services, snapshot, id));
 }
 
 /** A worker of a creation that was given up may have frozen the volume after its snapshot was deleted. */

@@ -3,7 +3,6 @@ import { type ErrorSummary, JobCancelled, StateConflict, summarizeError } from "
 import { hasEnded, type Job } from "../domain/job.ts";
 import type { Services } from "../services.ts";
 import { getJob, requestCancel } from "../tables/jobs.ts";
-import { removeReader } from "../tables/snapshots.ts";
 import { backupFailed } from "../transactions/backup-snapshot.ts";
 import { createFailed } from "../transactions/create-snapshot.ts";
 import { deleteFailed } from "../transactions/delete-snapshot.ts";
@@ -28,11 +27,8 @@ export async function endJob(
       return createFailed(database, job, { ...ending, primaryGone: new Set(), keptUntil }, at);
     case "backup-snapshot":
       return backupFailed(database, job, { ...ending, keptUntil }, at);
-    case "restore-volume": {
-      const outcome = await restoreFailed(database, job, ending, at);
-      await removeReader(database, { tenant: job.tenant, id: job.snapshotId }, job.id);
-      return outcome;
-    }
+    case "restore-volume":
+      return restoreFailed(database, job, ending, at);
     case "delete-snapshot":
       return deleteFailed(database, job, ending, at);
   }

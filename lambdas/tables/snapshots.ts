@@ -314,23 +314,21 @@ export function addReader(
   };
 }
 
-/** Gives the lease back; given back already, or a snapshot that is gone, is success. */
-export async function removeReader(
+/** Gives the lease back; given back already is success. */
+export function removeReader(
   database: Database,
   snapshot: Pick<Snapshot, "tenant" | "id">,
   jobId: string,
-): Promise<void> {
-  await isMade(
-    database.client.send(
-      new UpdateCommand({
-        TableName: database.tables.snapshots,
-        Key: { tenant: snapshot.tenant, id: snapshot.id },
-        UpdateExpression: "DELETE readers :reader",
-        ConditionExpression: "attribute_exists(id)",
-        ExpressionAttributeValues: { ":reader": new Set([jobId]) },
-      }),
-    ),
-  );
+): TransactionItem {
+  return {
+    Update: {
+      TableName: database.tables.snapshots,
+      Key: { tenant: snapshot.tenant, id: snapshot.id },
+      UpdateExpression: "DELETE readers :reader",
+      ConditionExpression: "attribute_exists(id)",
+      ExpressionAttributeValues: { ":reader": new Set([jobId]) },
+    },
+  };
 }
 
 /** Removes a row whose hypervisor or store is forgotten: nothing can be done with the snapshot any more. Gone is success. */

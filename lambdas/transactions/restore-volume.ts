@@ -1,11 +1,11 @@
-/** The rows' way of a restore: a reader's lease and a volume under construction, both gone or done at the end. */
+/** The rows' way of a restore: a reader's lease, given back in the transaction that ends the job, and a volume under construction. */
 import type { ErrorSummary } from "../domain/errors.ts";
 import { type Volume, volumeIdFor } from "../domain/inventory.ts";
 import { hasEnded, type Job } from "../domain/job.ts";
 import type { Snapshot } from "../domain/snapshot.ts";
 import type { Database, TransactionItem } from "../tables/database.ts";
 import { insertJob, moveJob } from "../tables/jobs.ts";
-import { addReader } from "../tables/snapshots.ts";
+import { addReader, getSnapshot, removeReader } from "../tables/snapshots.ts";
 import { dropRestoringVolume, getVolume, insertRestoringVolume, releaseRestoredVolume } from "../tables/volumes.ts";
 import { beginJob, requireJob } from "./create-snapshot.ts";
 import { decideAndWrite } from "./decide-and-write.ts";
@@ -56,7 +56,7 @@ export function restored(
     const id = volumeIdFor(target.hypervisorId, volume.externalId);
     const end = { phase: "Closing", target: { ...target, volumeId: id }, updatedAt: now } as const;
     const foreseen = { tenant, id: target.volumeId };
-    const writes = [moveJob(database, job, "Succeeded", end)];
+    const writes = [moveJob(database, job, "Succeeded", end), ...(await leaseBack(database, job))];
     if (id === target.volumeId) {
       return [...writes, releaseRestoredVolume(database, foreseen, job.id, volume.allocatedBytes)];
     }
@@ -84,7 +84,7 @@ function withoutUndefined({ externalId, name, sizeBytes, allocatedBytes, unsuppo
   };
 }
 
-/** Ends the job. Lease, unfinished bytes and the volume's row are cleaned up afterwards; until then the job stays open. */
+/** Ends the job and its lease. Unfinished bytes and the volume's row are cleaned up afterwards; until then the job stays open. */
 export function restoreFailed(
   database: Database,
   failed: Pick<Job, "tenant" | "id">,
@@ -100,6 +100,16 @@ export function restoreFailed(
         error: failure.error,
         updatedAt: now,
       }),
+      ...(await leaseBack(database, job)),
     ];
   });
+}
+
+/** Nothing where the snapshot's row is gone: its hypervisor or store was forgotten. */
+async function leaseBack(
+  database: Database,
+  job: Pick<Job, "tenant" | "id" | "snapshotId">,
+): Promise<TransactionItem[]> {
+  const snapshot = { tenant: job.tenant, id: job.snapshotId };
+  return (await getSnapshot(database, snapshot.tenant, snapshot.id)) ? [removeReader(database, snapshot, job.id)] : [];
 }
