@@ -6,7 +6,7 @@ import type { Services } from "../services.ts";
 import { transact, WriteRefused } from "../tables/database.ts";
 import { getHypervisor, insertHypervisor, listHypervisors as listRows } from "../tables/hypervisors.ts";
 import type { ApiRequest } from "./api-handler.ts";
-import { encodeCursor } from "./cursor.ts";
+import { pageAnswer } from "./cursor.ts";
 import { discover } from "./discovery.ts";
 import { forgetHypervisor } from "./forgetting.ts";
 import type { ApiResponse, Caller } from "./http.ts";
@@ -81,13 +81,10 @@ export async function listHypervisors(
   { caller, query }: ApiRequest<Operations["listHypervisors"]>,
 ): Promise<ApiResponse> {
   const page = await listRows(services.database, caller.tenant, { limit: query.limit, after: query.cursor });
-  return {
-    status: 200,
-    body: {
-      items: page.items.map((row) => hypervisorRepresentation(row, caller)),
-      ...(page.next === undefined ? {} : { nextCursor: encodeCursor(page.next) }),
-    },
-  };
+  return pageAnswer(
+    page.items.map((row) => hypervisorRepresentation(row, caller)),
+    page.next,
+  );
 }
 
 export async function readHypervisor(

@@ -5,7 +5,7 @@ import { cancelJob as cancel } from "../endings/end-job.ts";
 import type { Services } from "../services.ts";
 import { getJob, listJobs as listJobRows } from "../tables/jobs.ts";
 import type { ApiRequest } from "./api-handler.ts";
-import { encodeCursor } from "./cursor.ts";
+import { pageAnswer } from "./cursor.ts";
 import type { ApiResponse, Caller } from "./http.ts";
 import { showJob, showJobs } from "./lookups.ts";
 import type { operations } from "./operations.ts";
@@ -21,13 +21,7 @@ export async function listJobs(
 ): Promise<ApiResponse> {
   const { state, kind, snapshotId, limit, cursor } = query;
   const page = await listJobRows(services.database, caller.tenant, { state, kind, snapshotId, limit, after: cursor });
-  return {
-    status: 200,
-    body: {
-      items: await showJobs(services, page.items),
-      ...(page.next === undefined ? {} : { nextCursor: encodeCursor(page.next) }),
-    },
-  };
+  return pageAnswer(await showJobs(services, page.items), page.next);
 }
 
 export async function readJob(

@@ -15,7 +15,7 @@ import { decideAndWrite } from "../transactions/decide-and-write.ts";
 import { requestDelete } from "../transactions/delete-snapshot.ts";
 import { requireSnapshot, requireVolume } from "./access.ts";
 import type { ApiRequest } from "./api-handler.ts";
-import { encodeCursor } from "./cursor.ts";
+import { pageAnswer } from "./cursor.ts";
 import type { ApiResponse, Caller } from "./http.ts";
 import { currentJob, explainRefusal, showSnapshot, showSnapshots } from "./lookups.ts";
 import { idempotently } from "./middleware/idempotency.ts";
@@ -133,13 +133,7 @@ export async function listSnapshots(
 ): Promise<ApiResponse> {
   const { volumeId, state, limit, cursor } = query;
   const page = await listSnapshotRows(services.database, caller.tenant, { volumeId, state, limit, after: cursor });
-  return {
-    status: 200,
-    body: {
-      items: await showSnapshots(services, page.items),
-      ...(page.next === undefined ? {} : { nextCursor: encodeCursor(page.next) }),
-    },
-  };
+  return pageAnswer(await showSnapshots(services, page.items), page.next);
 }
 
 export async function readSnapshot(

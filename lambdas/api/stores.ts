@@ -23,7 +23,7 @@ import {
   type StoreOptionChanges,
 } from "../tables/stores.ts";
 import type { ApiRequest } from "./api-handler.ts";
-import { encodeCursor } from "./cursor.ts";
+import { pageAnswer } from "./cursor.ts";
 import { forgetStore } from "./forgetting.ts";
 import type { ApiResponse, Caller } from "./http.ts";
 import { idempotently } from "./middleware/idempotency.ts";
@@ -160,11 +160,7 @@ export async function listStores(
   ];
   const items = all.slice(0, limit);
   const hasMore = page.next !== undefined || all.length > limit;
-  const last = items.at(-1);
-  return {
-    status: 200,
-    body: { items, ...(hasMore && last ? { nextCursor: encodeCursor(last.id) } : {}) },
-  };
+  return pageAnswer(items, hasMore ? items.at(-1)?.id : undefined);
 }
 
 export async function readStore(

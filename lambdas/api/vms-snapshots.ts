@@ -11,7 +11,7 @@ import { requireVm as requireVmRow } from "../tables/vms.ts";
 import { requestSnapshots } from "../transactions/create-snapshot.ts";
 import { requireSnapshot, requireVm } from "./access.ts";
 import type { ApiRequest } from "./api-handler.ts";
-import { encodeCursor } from "./cursor.ts";
+import { pageAnswer } from "./cursor.ts";
 import type { ApiResponse, Caller } from "./http.ts";
 import { showSnapshots } from "./lookups.ts";
 import { idempotently } from "./middleware/idempotency.ts";
@@ -130,11 +130,5 @@ export async function listVmSnapshots(
   const vm = await requireVm(services, caller, id);
   const { state, limit, cursor } = query;
   const page = await listSnapshots(services.database, caller.tenant, { vmId: vm.id, state, limit, after: cursor });
-  return {
-    status: 200,
-    body: {
-      items: await showSnapshots(services, page.items),
-      ...(page.next === undefined ? {} : { nextCursor: encodeCursor(page.next) }),
-    },
-  };
+  return pageAnswer(await showSnapshots(services, page.items), page.next);
 }

@@ -5,7 +5,7 @@ import { listVms as listVmRows } from "../tables/vms.ts";
 import { getVolume } from "../tables/volumes.ts";
 import { maySee, requireVm } from "./access.ts";
 import type { ApiRequest } from "./api-handler.ts";
-import { encodeCursor } from "./cursor.ts";
+import { pageAnswer } from "./cursor.ts";
 import { type ApiResponse, type Caller, mayActAs } from "./http.ts";
 import { inParallel } from "./lookups.ts";
 import type { operations } from "./operations.ts";
@@ -25,13 +25,7 @@ export async function listVms(
     limit,
     after: cursor,
   });
-  return {
-    status: 200,
-    body: {
-      items: await inParallel(page.items, (vm) => showVm(services, caller, vm)),
-      ...(page.next === undefined ? {} : { nextCursor: encodeCursor(page.next) }),
-    },
-  };
+  return pageAnswer(await inParallel(page.items, (vm) => showVm(services, caller, vm)), page.next);
 }
 
 export async function readVm(

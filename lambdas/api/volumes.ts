@@ -3,7 +3,7 @@ import type { Services } from "../services.ts";
 import { listVolumes as listVolumeRows } from "../tables/volumes.ts";
 import { requireVolume } from "./access.ts";
 import type { ApiRequest } from "./api-handler.ts";
-import { encodeCursor } from "./cursor.ts";
+import { pageAnswer } from "./cursor.ts";
 import { type ApiResponse, mayActAs } from "./http.ts";
 import type { operations } from "./operations.ts";
 import { volumeRepresentation } from "./representations.ts";
@@ -22,13 +22,10 @@ export async function listVolumes(
     limit,
     after: cursor,
   });
-  return {
-    status: 200,
-    body: {
-      items: page.items.map((volume) => volumeRepresentation(volume, caller)),
-      ...(page.next === undefined ? {} : { nextCursor: encodeCursor(page.next) }),
-    },
-  };
+  return pageAnswer(
+    page.items.map((volume) => volumeRepresentation(volume, caller)),
+    page.next,
+  );
 }
 
 export async function readVolume(

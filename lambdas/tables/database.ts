@@ -11,6 +11,7 @@ import {
   type QueryCommandInput,
   TransactWriteCommand,
   type TransactWriteCommandInput,
+  UpdateCommand,
 } from "@aws-sdk/lib-dynamodb";
 
 export interface TableNames {
@@ -169,4 +170,26 @@ export function updateExpression(changes: Readonly<Row>): {
     ...(removes.length > 0 ? [`REMOVE ${removes.join(", ")}`] : []),
   ].join(" ");
   return { UpdateExpression: expression, ExpressionAttributeNames: names, ExpressionAttributeValues: values };
+}
+
+/** Makes the change ({@link updateExpression}) where the condition holds for the row, and answers whether it was made. */
+export function updateIf(
+  database: Database,
+  table: string,
+  key: Row,
+  update: ReturnType<typeof updateExpression>,
+  condition: string,
+  values: Row = {},
+): Promise<boolean> {
+  return isMade(
+    database.client.send(
+      new UpdateCommand({
+        TableName: table,
+        Key: key,
+        ...update,
+        ConditionExpression: condition,
+        ExpressionAttributeValues: { ...update.ExpressionAttributeValues, ...values },
+      }),
+    ),
+  );
 }

@@ -17,6 +17,7 @@ import {
   type Row,
   type TransactionItem,
   updateExpression,
+  updateIf,
 } from "./database.ts";
 
 /** Rows of Destroyed snapshots stay this long, for whoever asks what became of them. */
@@ -274,25 +275,21 @@ async function updateWhile(
   change: Readonly<Row>,
   expected: Readonly<Record<string, string>>,
 ): Promise<boolean> {
-  const update = updateExpression(change);
   const names = Object.keys(expected);
-  return isMade(
-    database.client.send(
-      new UpdateCommand({
-        TableName: database.tables.snapshots,
-        Key: { tenant, id },
-        ...update,
-        ConditionExpression: names.map((name) => `#while_${name} = :while_${name}`).join(" AND "),
-        ExpressionAttributeNames: {
-          ...update.ExpressionAttributeNames,
-          ...Object.fromEntries(names.map((name) => [`#while_${name}`, name])),
-        },
-        ExpressionAttributeValues: {
-          ...update.ExpressionAttributeValues,
-          ...Object.fromEntries(names.map((name) => [`:while_${name}`, expected[name]])),
-        },
-      }),
-    ),
+  const update = updateExpression(change);
+  return updateIf(
+    database,
+    database.tables.snapshots,
+    { tenant, id },
+    {
+      ...update,
+      ExpressionAttributeNames: {
+        ...update.ExpressionAttributeNames,
+        ...Object.fromEntries(names.map((name) => [`#while_${name}`, name])),
+      },
+    },
+    names.map((name) => `#while_${name} = :while_${name}`).join(" AND "),
+    Object.fromEntries(names.map((name) => [`:while_${name}`, expected[name]])),
   );
 }
 

@@ -1,20 +1,16 @@
 /** Rows of virtual machines. */
-import { DeleteCommand, UpdateCommand } from "@aws-sdk/lib-dynamodb";
 import type { HypervisorRow } from "../domain/inventory.ts";
 import type { Vm } from "../domain/vm.ts";
+import { type Database, getRow, type Page, type TransactionItem, updateExpression, updateIf } from "./database.ts";
 import {
-  type Database,
-  getRow,
-  isMade,
-  type Page,
-  pageOfRows,
-  queryRows,
-  type Row,
-  type TransactionItem,
-  updateExpression,
-} from "./database.ts";
-
-type Key = Pick<Vm, "tenant" | "id">;
+  forgetRow,
+  type Key,
+  keyOf,
+  pageOfDiscovered,
+  recordFoundRow,
+  releaseHold,
+  rowsOnHypervisor,
+} from "./discovered.ts";
 
 export async function getVm(database: Database, tenant: string, id: string): Promise<Vm | undefined> {
   return (await getRow(database, database.tables.vms, { tenant, id })) as Vm | undefined;
@@ -26,63 +22,35 @@ export function listVms(
   tenant: string,
   filter: { hypervisorId?: string; withUnassigned: boolean; limit: number; after?: string },
 ): Promise<Page<Vm>> {
-  return pageOfRows(
-    database,
-    { TableName: database.tables.vms, partition: ["tenant", tenant], sortKey: "id" },
-    {
-      limit: filter.limit,
-      after: filter.after,
-      accept: (row) =>
-        (filter.withUnassigned || row.unassigned !== true) &&
-        (filter.hypervisorId === undefined || row.hypervisorId === filter.hypervisorId),
-      read: (row) => row as unknown as Vm,
-    },
-  );
+  return pageOfDiscovered(database, database.tables.vms, tenant, filter);
 }
 
-/** VMs of every tenant on a hypervisor. Another tenant's hypervisor may have the same id; its VMs are left out. Eventually consistent. */
-export async function* vmsOnHypervisor(
+/** As {@link rowsOnHypervisor}. */
+export function vmsOnHypervisor(
   database: Database,
   hypervisor: Pick<HypervisorRow, "tenant" | "id">,
 ): AsyncGenerator<Vm> {
-  const rows = queryRows(database, {
-    TableName: database.tables.vms,
-    IndexName: "by-hypervisor",
-    KeyConditionExpression: "hypervisorId = :hypervisor",
-    ExpressionAttributeValues: { ":hypervisor": hypervisor.id },
-  });
-  for await (const row of rows) if (row.hypervisorTenant === hypervisor.tenant) yield row as unknown as Vm;
+  return rowsOnHypervisor(database, database.tables.vms, hypervisor);
 }
 
-/**
- * Writes what discovery found; an operation that holds the VM goes on holding it. Answers false when the row is of the hypervisor that
- * another tenant has under the same id, unless that tenant is `insteadOf`.
- */
-export async function recordDiscoveredVm(
+/** As {@link recordFoundRow}. An operation that holds the VM goes on holding it. */
+export function recordDiscoveredVm(
   database: Database,
   found: Omit<Vm, "missing" | "heldFor" | "heldUntil">,
-  insteadOf: string = found.hypervisorTenant,
+  insteadOf?: string,
 ): Promise<boolean> {
-  const { tenant, id, ...attributes } = found;
-  return updateIf(
-    database,
-    { tenant, id },
-    updateExpression({ ...attributes, missing: false }),
-    "attribute_not_exists(id) OR #hypervisorTenant = :hypervisorTenant OR #hypervisorTenant = :insteadOf",
-    { ":insteadOf": insteadOf },
-  );
+  return recordFoundRow(database, database.tables.vms, found, insteadOf);
 }
 
 /** A VM that discovery did not find any more. */
 export async function markVmMissing(database: Database, vm: Key, discoveredAt: string): Promise<void> {
-  await updateIf(database, vm, updateExpression({ missing: true, discoveredAt }), "attribute_exists(id)", {});
+  const update = updateExpression({ missing: true, discoveredAt });
+  await updateIf(database, database.tables.vms, keyOf(vm), update, "attribute_exists(id)");
 }
 
-/** Removes a row that names nothing any more (its hypervisor is forgotten). */
-export async function forgetVm(database: Database, vm: Key): Promise<void> {
-  await database.client.send(
-    new DeleteCommand({ TableName: database.tables.vms, Key: { tenant: vm.tenant, id: vm.id } }),
-  );
+/** As {@link forgetRow}. */
+export function forgetVm(database: Database, vm: Key): Promise<void> {
+  return forgetRow(database, database.tables.vms, vm);
 }
 
 /** Condition of another write: the VM was there at the last discovery. */
@@ -90,7 +58,7 @@ export function requireVm(database: Database, vm: Key): TransactionItem {
   return {
     ConditionCheck: {
       TableName: database.tables.vms,
-      Key: { tenant: vm.tenant, id: vm.id },
+      Key: keyOf(vm),
       ConditionExpression: "attribute_exists(id) AND #missing = :false",
       ExpressionAttributeNames: { "#missing": "missing" },
       ExpressionAttributeValues: { ":false": false },
@@ -108,7 +76,7 @@ export function holdVm(
   return {
     Update: {
       TableName: database.tables.vms,
-      Key: { tenant: vm.tenant, id: vm.id },
+      Key: keyOf(vm),
       UpdateExpression: "SET heldFor = :operation, heldUntil = :until",
       ConditionExpression: "#missing = :false AND (attribute_not_exists(heldUntil) OR heldUntil <= :now)",
       ExpressionAttributeNames: { "#missing": "missing" },
@@ -122,29 +90,7 @@ export function holdVm(
   };
 }
 
-/** The operation holds the VM no longer. Held by another by now is success. */
-export async function releaseVm(database: Database, vm: Key, operationId: string): Promise<void> {
-  const update = updateExpression({ heldFor: undefined, heldUntil: undefined });
-  await updateIf(database, vm, update, "heldFor = :operation", { ":operation": operationId });
-}
-
-/** Answers false when the condition does not hold. */
-async function updateIf(
-  database: Database,
-  vm: Key,
-  update: ReturnType<typeof updateExpression>,
-  condition: string,
-  values: Row,
-): Promise<boolean> {
-  return isMade(
-    database.client.send(
-      new UpdateCommand({
-        TableName: database.tables.vms,
-        Key: { tenant: vm.tenant, id: vm.id },
-        ...update,
-        ConditionExpression: condition,
-        ExpressionAttributeValues: { ...update.ExpressionAttributeValues, ...values },
-      }),
-    ),
-  );
+/** As {@link releaseHold}. */
+export function releaseVm(database: Database, vm: Key, operationId: string): Promise<void> {
+  return releaseHold(database, database.tables.vms, vm, operationId);
 }

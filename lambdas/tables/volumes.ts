@@ -6,14 +6,20 @@ import {
   getRow,
   isMade,
   type Page,
-  pageOfRows,
   queryRows,
-  type Row,
   type TransactionItem,
   updateExpression,
+  updateIf,
 } from "./database.ts";
-
-type Key = Pick<Volume, "tenant" | "id">;
+import {
+  forgetRow,
+  type Key,
+  keyOf,
+  pageOfDiscovered,
+  recordFoundRow,
+  releaseHold,
+  rowsOnHypervisor,
+} from "./discovered.ts";
 
 /** Key of the sparse index that lists volumes which backups have worked on. */
 const busy = "backing-up";
@@ -28,64 +34,32 @@ export function listVolumes(
   tenant: string,
   filter: { hypervisorId?: string; withUnassigned: boolean; limit: number; after?: string },
 ): Promise<Page<Volume>> {
-  return pageOfRows(
-    database,
-    { TableName: database.tables.volumes, partition: ["tenant", tenant], sortKey: "id" },
-    {
-      limit: filter.limit,
-      after: filter.after,
-      accept: (row) =>
-        (filter.withUnassigned || row.unassigned !== true) &&
-        (filter.hypervisorId === undefined || row.hypervisorId === filter.hypervisorId),
-      read: (row) => row as unknown as Volume,
-    },
-  );
+  return pageOfDiscovered(database, database.tables.volumes, tenant, filter);
 }
 
-/**
- * Volumes of every tenant on a hypervisor. Another tenant may have one of the same id: it was registered under a former id, or a row says
- * so that was imported from that tenant's own store. Eventually consistent.
- */
-export async function* volumesOnHypervisor(
+/** As {@link rowsOnHypervisor}. */
+export function volumesOnHypervisor(
   database: Database,
   hypervisor: Pick<HypervisorRow, "tenant" | "id">,
 ): AsyncGenerator<Volume> {
-  const rows = queryRows(database, {
-    TableName: database.tables.volumes,
-    IndexName: "by-hypervisor",
-    KeyConditionExpression: "hypervisorId = :hypervisor",
-    ExpressionAttributeValues: { ":hypervisor": hypervisor.id },
-  });
-  for await (const row of rows) if (row.hypervisorTenant === hypervisor.tenant) yield row as unknown as Volume;
+  return rowsOnHypervisor(database, database.tables.volumes, hypervisor);
 }
 
-/**
- * Writes what discovery found; what Snapferry itself keeps of the volume (its counts, its restore) is left alone. Answers false when
- * the row is of the hypervisor that another tenant has under the same id, unless that tenant is `insteadOf`.
- */
-export async function recordDiscovered(
+/** As {@link recordFoundRow}. What Snapferry itself keeps of the volume (its counts, its restore) is left alone. */
+export function recordDiscovered(
   database: Database,
   found: Omit<Volume, "backingUp" | "restoringJobId" | "missing" | "heldFor" | "heldUntil">,
-  insteadOf: string = found.hypervisorTenant,
+  insteadOf?: string,
 ): Promise<boolean> {
-  const { tenant, id, ...attributes } = found;
-  const update = updateExpression({ allocatedBytes: undefined, unsupported: undefined, ...attributes, missing: false });
-  return updateIf(
-    database,
-    { tenant, id },
-    {
-      ...update,
-      UpdateExpression: update.UpdateExpression.replace(/^SET /, "SET backingUp = if_not_exists(backingUp, :zero), "),
-    },
-    "attribute_not_exists(id) OR #hypervisorTenant = :hypervisorTenant OR #hypervisorTenant = :insteadOf",
-    { ":zero": 0, ":insteadOf": insteadOf },
-  );
+  const attributes = { allocatedBytes: undefined, unsupported: undefined, ...found };
+  return recordFoundRow(database, database.tables.volumes, attributes, insteadOf, { backingUp: 0 });
 }
 
 /** A volume that discovery did not find any more. */
 export async function markMissing(database: Database, volume: Key, discoveredAt: string): Promise<void> {
   const update = updateExpression({ missing: true, discoveredAt });
-  await updateIf(database, volume, update, "attribute_exists(id) AND attribute_not_exists(restoringJobId)", {});
+  const condition = "attribute_exists(id) AND attribute_not_exists(restoringJobId)";
+  await updateIf(database, database.tables.volumes, keyOf(volume), update, condition);
 }
 
 /** The row of a volume that is known from its backups only. An update, so that who makes it needs no right to replace rows. */
@@ -125,7 +99,7 @@ export function releaseRestoredVolume(
   return {
     Update: {
       TableName: database.tables.volumes,
-      Key: { tenant: volume.tenant, id: volume.id },
+      Key: keyOf(volume),
       ...update,
       ConditionExpression: "restoringJobId = :job",
       ExpressionAttributeValues: { ...update.ExpressionAttributeValues, ":job": jobId },
@@ -138,7 +112,7 @@ export function dropRestoringVolume(database: Database, volume: Key, jobId: stri
   return {
     Delete: {
       TableName: database.tables.volumes,
-      Key: { tenant: volume.tenant, id: volume.id },
+      Key: keyOf(volume),
       ConditionExpression: "restoringJobId = :job",
       ExpressionAttributeValues: { ":job": jobId },
     },
@@ -151,7 +125,7 @@ export async function deleteRestoringVolume(database: Database, volume: Key, job
     database.client.send(
       new DeleteCommand({
         TableName: database.tables.volumes,
-        Key: { tenant: volume.tenant, id: volume.id },
+        Key: keyOf(volume),
         ConditionExpression: "attribute_not_exists(id) OR restoringJobId = :job",
         ExpressionAttributeValues: { ":job": jobId },
       }),
@@ -159,11 +133,9 @@ export async function deleteRestoringVolume(database: Database, volume: Key, job
   );
 }
 
-/** Removes a row that names nothing any more (its hypervisor is forgotten). */
-export async function forgetVolume(database: Database, volume: Key): Promise<void> {
-  await database.client.send(
-    new DeleteCommand({ TableName: database.tables.volumes, Key: { tenant: volume.tenant, id: volume.id } }),
-  );
+/** As {@link forgetRow}. */
+export function forgetVolume(database: Database, volume: Key): Promise<void> {
+  return forgetRow(database, database.tables.volumes, volume);
 }
 
 /** Condition of another write: the volume is there and no restore is writing it. */
@@ -171,7 +143,7 @@ export function requireUsableVolume(database: Database, volume: Key): Transactio
   return {
     ConditionCheck: {
       TableName: database.tables.volumes,
-      Key: { tenant: volume.tenant, id: volume.id },
+      Key: keyOf(volume),
       ConditionExpression: "attribute_exists(id) AND attribute_not_exists(restoringJobId)",
     },
   };
@@ -182,7 +154,7 @@ export function beginBackingUp(database: Database, volume: Key, now: string): Tr
   return {
     Update: {
       TableName: database.tables.volumes,
-      Key: { tenant: volume.tenant, id: volume.id },
+      Key: keyOf(volume),
       UpdateExpression: "SET busy = :busy ADD backingUp :one",
       ConditionExpression: "attribute_exists(id) AND (attribute_not_exists(heldUntil) OR heldUntil <= :now)",
       ExpressionAttributeValues: { ":one": 1, ":busy": busy, ":now": now },
@@ -195,7 +167,7 @@ export function endBackingUp(database: Database, volume: Key): TransactionItem {
   return {
     Update: {
       TableName: database.tables.volumes,
-      Key: { tenant: volume.tenant, id: volume.id },
+      Key: keyOf(volume),
       UpdateExpression: "SET busy = :busy ADD backingUp :minusOne",
       ConditionExpression: "attribute_exists(id)",
       ExpressionAttributeValues: { ":minusOne": -1, ":busy": busy },
@@ -217,7 +189,7 @@ export function holdVolume(database: Database, volume: Key, hold: VolumeHold, no
   return {
     Update: {
       TableName: database.tables.volumes,
-      Key: { tenant: volume.tenant, id: volume.id },
+      Key: keyOf(volume),
       UpdateExpression: "SET heldFor = :operation, heldUntil = :until",
       ConditionExpression:
         "backingUp = :zero AND (attribute_not_exists(heldUntil) OR heldUntil <= :now OR heldFor = :operation)",
@@ -232,10 +204,9 @@ export async function tryHoldVolume(database: Database, volume: Key, hold: Volum
   return Update !== undefined && isMade(database.client.send(new UpdateCommand(Update)));
 }
 
-/** The operation holds the volume no longer. Held by another by now is success. */
-export async function releaseVolume(database: Database, volume: Key, operationId: string): Promise<void> {
-  const update = updateExpression({ heldFor: undefined, heldUntil: undefined });
-  await updateIf(database, volume, update, "heldFor = :operation", { ":operation": operationId });
+/** As {@link releaseHold}. */
+export function releaseVolume(database: Database, volume: Key, operationId: string): Promise<void> {
+  return releaseHold(database, database.tables.volumes, volume, operationId);
 }
 
 /** Volumes of every tenant that have been backed up since the reconciler last looked. Eventually consistent. */
@@ -251,32 +222,12 @@ export async function* busyVolumes(database: Database): AsyncGenerator<Volume> {
 
 /** The volume is not being backed up: takes it off the list of busy ones, unless a backup has begun meanwhile. */
 export async function markIdle(database: Database, volume: Key): Promise<void> {
-  await updateIf(database, volume, updateExpression({ busy: undefined }), "backingUp = :zero", { ":zero": 0 });
+  const update = updateExpression({ busy: undefined });
+  await updateIf(database, database.tables.volumes, keyOf(volume), update, "backingUp = :zero", { ":zero": 0 });
 }
 
 /** Sets a count that was proven wrong, only while it is still the wrong one. */
 export async function correctBackingUp(database: Database, volume: Key, wrong: number, right: number): Promise<void> {
   const update = updateExpression({ backingUp: right });
-  await updateIf(database, volume, update, "backingUp = :wrong", { ":wrong": wrong });
-}
-
-/** Answers false when the condition does not hold. */
-async function updateIf(
-  database: Database,
-  volume: Key,
-  update: ReturnType<typeof updateExpression>,
-  condition: string,
-  values: Row,
-): Promise<boolean> {
-  return isMade(
-    database.client.send(
-      new UpdateCommand({
-        TableName: database.tables.volumes,
-        Key: { tenant: volume.tenant, id: volume.id },
-        ...update,
-        ConditionExpression: condition,
-        ExpressionAttributeValues: { ...update.ExpressionAttributeValues, ...values },
-      }),
-    ),
-  );
+  await updateIf(database, database.tables.volumes, keyOf(volume), update, "backingUp = :wrong", { ":wrong": wrong });
 }
