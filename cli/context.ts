@@ -45,6 +45,25 @@ export function listCommand(summary: string, examples: readonly string[]): Comma
   return pagedCommand("ls", summary, examples).alias("list");
 }
 
+/** The command that lists what lives on hypervisors. */
+export function listOnHypervisors<Item>(
+  context: Context,
+  summary: string,
+  examples: readonly string[],
+  list: (client: Client, query: PageOptions & { hypervisorId?: string }) => Promise<Page<Item>>,
+  text: (items: readonly Item[]) => string,
+): Command {
+  return listCommand(summary, examples)
+    .option("--hypervisor <hypervisor>", "only those on this hypervisor (name or id)")
+    .action(async (options: ListOptions & { hypervisor?: string }) => {
+      const client = await context.client();
+      const hypervisorId = options.hypervisor && (await findHypervisor(client, options.hypervisor));
+      const page = await list(client, { ...pageOptions(options), ...(hypervisorId ? { hypervisorId } : {}) });
+      print(context, options, page, () => text(page.items));
+      hintAtMore(context, options, page);
+    });
+}
+
 /** A command with the options of every list. */
 export function pagedCommand(name: string, summary: string, examples: readonly string[]): Command {
   return command(name, summary, examples)

@@ -3,14 +3,13 @@ import type { Client, Vm, VmSnapshot } from "../api-client.ts";
 import {
   type Context,
   command,
-  findHypervisor,
   findVm,
   findVolume,
   group,
   hintAtMore,
   type JsonOption,
   type ListOptions,
-  listCommand,
+  listOnHypervisors,
   pagedCommand,
   pageOptions,
   print,
@@ -38,15 +37,14 @@ export function vmsCommand(context: Context): Command {
 }
 
 function ls(context: Context): Command {
-  return listCommand("List virtual machines", ["vms ls", "vms ls --hypervisor lab --json"])
-    .option("--hypervisor <hypervisor>", "only those on this hypervisor (name or id)")
-    .action(async (options: ListOptions & { hypervisor?: string }) => {
-      const client = await context.client();
-      const hypervisorId = options.hypervisor && (await findHypervisor(client, options.hypervisor));
-      const page = await client.vms.list({ ...pageOptions(options), ...(hypervisorId ? { hypervisorId } : {}) });
-      print(context, options, page, () => vmTable(page.items));
-      hintAtMore(context, options, page);
-    });
+  const examples = ["vms ls", "vms ls --hypervisor lab --json"];
+  return listOnHypervisors(
+    context,
+    "List virtual machines",
+    examples,
+    (client, query) => client.vms.list(query),
+    vmTable,
+  );
 }
 
 function vmTable(vms: readonly Vm[]): string {

@@ -1,18 +1,6 @@
 import type { Command } from "commander";
 import type { Volume } from "../api-client.ts";
-import {
-  type Context,
-  command,
-  findHypervisor,
-  findVolume,
-  group,
-  hintAtMore,
-  type JsonOption,
-  type ListOptions,
-  listCommand,
-  pageOptions,
-  print,
-} from "../context.ts";
+import { type Context, command, findVolume, group, type JsonOption, listOnHypervisors, print } from "../context.ts";
 import { ago, bytes, details, printable, table } from "../format.ts";
 
 export function volumesCommand(context: Context): Command {
@@ -22,15 +10,14 @@ export function volumesCommand(context: Context): Command {
 }
 
 function ls(context: Context): Command {
-  return listCommand("List volumes", ["volumes ls", "volumes ls --hypervisor lab --json"])
-    .option("--hypervisor <hypervisor>", "only those on this hypervisor (name or id)")
-    .action(async (options: ListOptions & { hypervisor?: string }) => {
-      const client = await context.client();
-      const hypervisorId = options.hypervisor && (await findHypervisor(client, options.hypervisor));
-      const page = await client.volumes.list({ ...pageOptions(options), ...(hypervisorId ? { hypervisorId } : {}) });
-      print(context, options, page, () => volumeTable(page.items));
-      hintAtMore(context, options, page);
-    });
+  const examples = ["volumes ls", "volumes ls --hypervisor lab --json"];
+  return listOnHypervisors(
+    context,
+    "List volumes",
+    examples,
+    (client, query) => client.volumes.list(query),
+    volumeTable,
+  );
 }
 
 function volumeTable(volumes: readonly Volume[]): string {
