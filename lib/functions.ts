@@ -232,7 +232,7 @@ export class Functions extends Construct {
     backupBucket.grant(this.collect, ["read", "write", "deleteBackups"]);
     encryptionKey.grant(this.tasks, ["generate", "unwrap"]);
     encryptionKey.grant(this.copy, ["generate", "unwrap"]);
-    encryptionKey.grant(this.collect, []);
+    encryptionKey.grant(this.collect, ["unwrap"]);
     tables.grant(this.import, {
       Snapshots: "update",
       StoreReferences: "update",

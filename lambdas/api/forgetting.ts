@@ -3,6 +3,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import type { HypervisorRow, StoreRow, Volume } from "../domain/inventory.ts";
 import type { Snapshot } from "../domain/snapshot.ts";
 import type { Services } from "../services.ts";
+import { anchorsOf, deleteAnchor } from "../tables/anchors.ts";
 import { deleteHypervisor } from "../tables/hypervisors.ts";
 import { getJob } from "../tables/jobs.ts";
 import { forgetSnapshot, listSnapshots, snapshotsOfVolume } from "../tables/snapshots.ts";
@@ -56,6 +57,11 @@ export async function forgetHypervisor(
     for (const reference of references) await forgetStoreReference(database, reference);
     await forgetRow(services, snapshot, forgotten);
   }
+  for (const volume of volumes)
+    for (const anchor of await anchorsOf(database, volume)) {
+      await deleteAnchor(database, anchor);
+      forgotten.bytesLeftBehind.primary += anchor.physicalBytes;
+    }
   for await (const vm of vmsOnHypervisor(database, hypervisor)) await forgetVm(database, vm);
   for (const volume of volumes) await forgetVolume(database, volume);
   await deleteHypervisor(database, hypervisor.tenant, hypervisor.id);

@@ -7,6 +7,7 @@ import { superfluousCopies } from "../domain/primary-retention.ts";
 import type { Snapshot } from "../domain/snapshot.ts";
 import type { Hypervisor } from "../hypervisors/port.ts";
 import type { Services } from "../services.ts";
+import { type Anchor, anchorsOf, deleteAnchor } from "../tables/anchors.ts";
 import { snapshotsOnPrimary } from "../tables/primary-copies.ts";
 import { getSnapshot, recordPhysicalBytes } from "../tables/snapshots.ts";
 import { deleteStoreReference, getStoreReference, writeStoreReference } from "../tables/store-references.ts";
@@ -54,6 +55,10 @@ export async function removePrimary(services: Services, snapshot: Snapshot, opti
  */
 export async function settlePrimary(services: Services, snapshot: Snapshot, options: RemovalOptions): Promise<boolean> {
   const { database } = services;
+  for (const anchor of await anchorsOf(database, { tenant: snapshot.tenant, id: snapshot.volumeId })) {
+    if (!(await isSpent(services, anchor, snapshot))) continue;
+    if ((await removeAnchor(services, anchor, snapshot, options)) !== "gone") return false;
+  }
   const { primaryRetention: retention } = await services.settings();
   if (retention === "true") return true;
   const hypervisor = await services.hypervisor(snapshot.hypervisorTenant, snapshot.hypervisorId);
@@ -66,6 +71,26 @@ export async function settlePrimary(services: Services, snapshot: Snapshot, opti
     if ((await removePrimary(services, copy, options)) !== "gone") return false;
   }
   return true;
+}
+
+/** A newer snapshot in its store is the reference now, or what it was kept for is gone. */
+async function isSpent({ database }: Services, anchor: Anchor, backedUp: Snapshot): Promise<boolean> {
+  if (anchor.storeId === backedUp.storeId && anchor.snapshotId < backedUp.id) return true;
+  return (await getSnapshot(database, anchor.tenant, anchor.baseSnapshotId))?.state !== "BackedUp";
+}
+
+/** The frozen bytes go first, then the row. `snapshot` is any of the anchor's volume. */
+export async function removeAnchor(
+  services: Services,
+  anchor: Anchor,
+  snapshot: Snapshot,
+  options: RemovalOptions,
+): Promise<Removal> {
+  const hypervisor = await services.hypervisor(snapshot.hypervisorTenant, snapshot.hypervisorId);
+  const { installPath } = anchor;
+  const removal = await removeFrozen(services, hypervisor, { ...options, snapshot, installPath });
+  if (removal === "gone") await deleteAnchor(services.database, anchor);
+  return removal;
 }
 
 /** Frozen bytes that may have no reference. */

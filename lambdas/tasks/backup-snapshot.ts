@@ -1,5 +1,6 @@
 /** The states of `statemachines/backup-snapshot.asl.json`, but for the copying of shards (copy-shards.ts). */
 
+import { unionOf } from "../domain/byte-ranges.ts";
 import { type ErrorSummary, ExportLost, HintMismatch, isRetryableName } from "../domain/errors.ts";
 import { hasAttemptsLeft, hasEnded, type Job, type JobPhase } from "../domain/job.ts";
 import { domainMayBeUnencrypted, type Snapshot } from "../domain/snapshot.ts";
@@ -12,6 +13,7 @@ import { publishRoot } from "../repository/publish.ts";
 import { type PublishedSnapshot, publishedAt, retainSnapshot } from "../repository/retain.ts";
 import { verifyBackup } from "../repository/verify.ts";
 import type { Services } from "../services.ts";
+import { anchorFor, anchorRanges } from "../tables/anchors.ts";
 import { getJob, updateRunningJob } from "../tables/jobs.ts";
 import { recordShardFailure, setProgressTotal, shardFailure } from "../tables/progress.ts";
 import { getSnapshot, recordEncrypted, recordHintMismatch, snapshotsOfVolume } from "../tables/snapshots.ts";
@@ -280,7 +282,10 @@ async function possibleBases(services: Services, snapshot: Snapshot): Promise<st
   return bases;
 }
 
-/** The hypervisor's word on what has changed since the base, which may be gone from primary by now. */
+/**
+ * The hypervisor's word on what has changed since the base, which may be gone from primary by now: then since the volume's anchor, with what
+ * is known of the time between the two.
+ */
 async function changedSince(
   services: Services,
   about: { hypervisor: Hypervisor; snapshot: Snapshot; base: string },
@@ -291,7 +296,13 @@ async function changedSince(
   if (!volume) return undefined;
   const primary = await getStoreReference(services.database, primaryReference({ ...snapshot, id: base }));
   const planned = hypervisor.plannedInstallPath({ externalId: volume.externalId, snapshotId: base });
-  return hypervisor.changedExtents?.(descriptor, { snapshotId: base, installPath: primary?.installPath ?? planned });
+  const since = { snapshotId: base, installPath: primary?.installPath ?? planned };
+  const changed = await hypervisor.changedExtents?.(descriptor, since);
+  if (changed) return changed;
+  const anchor = await anchorFor(services.database, snapshot);
+  if (anchor?.baseSnapshotId !== base) return undefined;
+  const sinceAnchor = await hypervisor.changedExtents?.(descriptor, anchor);
+  return sinceAnchor && unionOf(anchorRanges(anchor), sinceAnchor, descriptor.sizeBytes);
 }
 
 async function* allExtents(hypervisor: Hypervisor, descriptor: ExportDescriptor): AsyncGenerator<Extent> {

@@ -1,8 +1,10 @@
 /** The states of `statemachines/delete-snapshot.asl.json`. */
 import { hasEnded } from "../domain/job.ts";
+import type { Snapshot } from "../domain/snapshot.ts";
 import { backupOf } from "../endings/clean-up.ts";
 import { endJob } from "../endings/end-job.ts";
-import { removePrimary } from "../endings/remove-primary.ts";
+import { type KeepOptions, keepAnchor, rebaseAnchor } from "../endings/keep-anchor.ts";
+import { type Removal, removePrimary } from "../endings/remove-primary.ts";
 import { sweepBackups } from "../endings/sweep-backups.ts";
 import { deleteBackup } from "../repository/sweep.ts";
 import type { Services } from "../services.ts";
@@ -30,13 +32,25 @@ async function Begin(services: Services, { job: { tenant, jobId, snapshotId } }:
 }
 
 /** Not finished: it is asked again after a while. */
-async function DeletePrimary(services: Services, { job: { tenant, jobId, snapshotId } }: TaskInput) {
+async function DeletePrimary(
+  services: Services,
+  { job: { tenant, jobId, snapshotId } }: TaskInput,
+  { until }: TaskContext,
+) {
   const { database } = services;
   const snapshot = await requireSnapshot(database, tenant, snapshotId);
-  const removal = await removePrimary(services, snapshot, { jobId, waitSeconds: mergeWaitSeconds });
+  const options = { jobId, waitSeconds: mergeWaitSeconds, until };
+  const removal = await removeCopies(services, snapshot, options);
   const phase = removal === "in-use" ? "WaitingForExport" : "Deleting";
   await updateRunningJob(database, { tenant, id: jobId }, { phase, updatedAt: services.now().toISOString() });
   return { finished: removal === "gone" };
+}
+
+/** The snapshot's own, and what is kept for its sake. */
+async function removeCopies(services: Services, snapshot: Snapshot, options: KeepOptions): Promise<Removal> {
+  const rebased = await rebaseAnchor(services, snapshot, options);
+  if (rebased !== "gone") return rebased;
+  return (await keepAnchor(services, snapshot, options)) ?? removePrimary(services, snapshot, options);
 }
 
 async function DeleteBackup(

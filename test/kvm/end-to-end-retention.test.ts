@@ -64,11 +64,11 @@ async function take(body: object = {}): Promise<string> {
   return answer.body.snapshot.id;
 }
 
-async function backUp(): Promise<{ id: string; reading: string }> {
+async function backUp(): Promise<{ id: string; job: string; reading: string }> {
   const id = await take();
   const snapshot = await snapshotIn(api, id, ["BackedUp"], { seconds: 120 });
   const { body: job } = await api.call("GET", `/jobs/${snapshot.job.id}`);
-  return { id, reading: job.backup.reading };
+  return { id, job: job.id, reading: job.backup.reading };
 }
 
 async function isOnPrimary(id: string): Promise<boolean> {
@@ -134,6 +134,22 @@ describe("snapshots of a VM that runs", () => {
     next = another;
   });
 
+  test("leave a hidden copy when the newest is deleted: the next backup reads what changed since the one before", async () => {
+    const newest = await backUp();
+    await eventually("the earlier one is merged", async () => !(await isOnPrimary(next)), { seconds: 60 });
+    assert.equal((await endedJob(api, await deleted(newest.id), { seconds: 120 })).state, "Succeeded");
+    assert.equal(await subject.countSnapshots(), 1);
+    await subject.writeVolume(disk, noise(70_000), 20 * MiB);
+    const following = await backUp();
+    assert.equal(following.reading, "changed");
+    const { body: job } = await api.call("GET", `/jobs/${following.job}`);
+    assert.equal(job.backup.base, next);
+    assert.ok(job.progress.bytesTotal < 2 * MiB, JSON.stringify(job.progress));
+    await eventually("the hidden copy is merged", async () => (await subject.countSnapshots()) === 1, { seconds: 60 });
+    assert.equal(await isOnPrimary(following.id), true);
+    next = following.id;
+  });
+
   test("leave nothing on the host when all are deleted, and come back from the store until then", async () => {
     const bytes = await subject.readVolume(disk);
     const { status, body } = await api.call("POST", `/snapshots/${next}/restore`, {
@@ -143,7 +159,10 @@ describe("snapshots of a VM that runs", () => {
     assert.equal((await endedJob(api, body.job.id)).state, "Succeeded");
     assert.ok(readFileSync(join(copies.directory, "copy")).equals(bytes));
 
-    assert.equal((await endedJob(api, await deleted(next), { seconds: 120 })).state, "Succeeded");
+    const { body: left } = await api.call("GET", `/snapshots?volumeId=${volumeId}`);
+    assert.equal(left.items[0].id, next);
+    for (const { id } of left.items)
+      assert.equal((await endedJob(api, await deleted(id), { seconds: 120 })).state, "Succeeded");
     assert.equal(await subject.countSnapshots(), 0);
     assert.equal((await subject.diskOf(disk)).path, disk);
     assert.ok((await subject.readVolume(disk)).equals(bytes));
