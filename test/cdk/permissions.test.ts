@@ -202,6 +202,7 @@ for (const [context, arn] of [
       [
         ["tasks", ["kms:Decrypt", "kms:GenerateDataKey"]],
         ["copy", ["kms:Decrypt", "kms:GenerateDataKey"]],
+        ["collect", ["kms:Decrypt"]],
         ["import", ["kms:Decrypt"]],
       ],
     );
