@@ -158,6 +158,31 @@ describe("a guest with an agent", () => {
     assert.ok(Date.now() - died < 13_000, `${Date.now() - died} ms`);
   });
 
+  test("whose worker's connection broke while it was held is held again once it was let go, and the snapshot is clean", async () => {
+    const worker = spawn(process.execPath, ["--input-type=module", "-e", dyingWorker], {
+      stdio: ["ignore", "pipe", "inherit"],
+    });
+    await once(worker.stdout, "data");
+    const ended = once(worker, "exit");
+    worker.kill("SIGKILL");
+    await ended;
+    assert.equal(await agent("guest-fsfreeze-status"), "frozen");
+    const taken = await take(true);
+    assert.deepEqual(
+      taken.map(({ consistency }) => consistency),
+      ["filesystem", "filesystem"],
+    );
+    assert.ok(await isThawed());
+  });
+
+  test("that a try has frozen without a word whether it was held is not passed off as held", async () => {
+    const [first] = await take(false);
+    const request = { externalId: disks[0], snapshotId: first!.snapshotId };
+    await assert.rejects(hypervisor.takeSnapshots([request], { quiesce: true }), QuiesceFailed);
+    const [again] = await hypervisor.takeSnapshots([request], { quiesce: "preferred" });
+    assert.equal(again!.consistency, "crash");
+  });
+
   test("is let go by the reconciler where the host could not", async () => {
     const note = subject.own("held", `${domain.uuid}.0`);
     await agent("guest-fsfreeze-freeze");

@@ -3,6 +3,7 @@
  * the worker dies. For the last a note lies on the host before anything is held, with a process that lets go if the note is still there
  * after the longest time; {@link thawForgotten} does it where that could not.
  */
+import { setTimeout as pause } from "node:timers/promises";
 import { HypervisorFailed, QuiesceFailed } from "../../domain/errors.ts";
 import type { Domain } from "../../protocols/libvirt/procedures.ts";
 import type { KvmHost } from "./host.ts";
@@ -18,6 +19,9 @@ const thawSeconds = 5;
 const thawAttempts = 3;
 /** Ten minutes at least; by then reconciliation has done it. */
 const watchTries = 300;
+/** The host lets go what a worker held after the longest time, and looks every 2 s whether it has to. */
+const otherHoldMs = longestHoldMs + 5_000;
+const otherHoldPollMs = 250;
 /** A note that is older belongs to a worker that died. */
 const forgottenAfterSeconds = 20;
 
@@ -29,7 +33,7 @@ export interface Held<T> {
 
 /** Throws QuiesceFailed before `work` begins when the guest cannot hold its file systems; HypervisorFailed when it does not let go. */
 export async function whileHeld<T>(host: KvmHost, domain: Domain, work: () => Promise<T>): Promise<Held<T>> {
-  await assertThawed(host, domain);
+  await untilThawed(host, domain);
   const note = await leaveNote(host, domain);
   // From here on every path lets go.
   const deadline = Date.now() + longestHoldMs;
@@ -84,10 +88,19 @@ async function thawIfFrozen(host: KvmHost, uuid: string): Promise<boolean> {
   }
 }
 
-/** Throws QuiesceFailed for an agent that does not answer, and for file systems that somebody else holds. */
-async function assertThawed(host: KvmHost, domain: Domain): Promise<void> {
-  const status = await asking(domain, () => askAgent(host, domain, "guest-fsfreeze-status", statusSeconds));
-  if (status !== "thawed") throw new QuiesceFailed(`The file systems of ${domain.name} are held already (${status}).`);
+/**
+ * Waits for what another worker of ours holds, or held when its connection broke: the host lets that go. Throws QuiesceFailed for an agent
+ * that does not answer, and for file systems that somebody else holds.
+ */
+async function untilThawed(host: KvmHost, domain: Domain): Promise<void> {
+  const ask = () => asking(domain, () => askAgent(host, domain, "guest-fsfreeze-status", statusSeconds));
+  for (const deadline = Date.now() + otherHoldMs; (await ask()) !== "thawed"; await pause(otherHoldPollMs)) {
+    if (Date.now() < deadline && (await isNoted(host, domain))) continue;
+    // Unless it was let go between the question and the look at the notes.
+    const status = await ask();
+    if (status !== "thawed")
+      throw new QuiesceFailed(`The file systems of ${domain.name} are held already (${status}).`);
+  }
 }
 
 async function freeze(host: KvmHost, domain: Domain): Promise<void> {
@@ -124,6 +137,11 @@ async function asking<T>(domain: Domain, ask: () => Promise<T>): Promise<T> {
       cause: error,
     });
   }
+}
+
+async function isNoted(host: KvmHost, domain: Domain): Promise<boolean> {
+  const text = 'for note in "$1".*; do [ ! -e "$note" ] || echo noted; done';
+  return (await host.script("has-note", text, [`${await notesFolder(host)}/${domain.uuid}`])) !== "";
 }
 
 async function notesFolder(host: KvmHost): Promise<string> {

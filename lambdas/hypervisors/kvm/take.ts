@@ -47,8 +47,19 @@ export async function takeSnapshots(
   for (const ofVm of Map.groupBy(wanted, ({ volume }) => volume.vm.domain.uuid).values()) {
     const missing = ofVm.filter((one) => frozenLayer(one) === undefined);
     if (missing.length > 0) await takeOfVm(host, missing, options.quiesce);
+    if (options.quiesce === true) await assertHeld(host, ofVm);
   }
   return Promise.all((await find(host, requests)).map((one) => describe(host, one)));
+}
+
+/** A try that broke off may have made them and not know whether the guest held still: they are not what was asked for. Throws QuiesceFailed. */
+async function assertHeld(host: KvmHost, wanted: readonly Wanted[]): Promise<void> {
+  for (const { snapshotId, volume } of wanted) {
+    if ((await readConsistency(host, snapshotId)) !== "crash") continue;
+    throw new QuiesceFailed(
+      `The connection broke while ${snapshotId} was taken, so that it is not sure that the file systems of ${volume.vm.domain.name} were held.`,
+    );
+  }
 }
 
 async function find(host: KvmHost, requests: readonly SnapshotRequest[]): Promise<Wanted[]> {
