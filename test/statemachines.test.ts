@@ -3,6 +3,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import { describe, it } from "node:test";
 import aslValidator from "asl-validator";
 import jsonata from "jsonata";
+import { isRetryableName } from "../lambdas/domain/errors.ts";
 import { backupSnapshotStates } from "../lambdas/tasks/backup-snapshot.ts";
 import { checkBackupsStates } from "../lambdas/tasks/check-backups.ts";
 import { collectGarbageStates } from "../lambdas/tasks/collect-garbage.ts";
@@ -11,6 +12,13 @@ import { createSnapshotStates } from "../lambdas/tasks/create-snapshot.ts";
 import { deleteSnapshotStates } from "../lambdas/tasks/delete-snapshot.ts";
 import { restoreVolumeStates } from "../lambdas/tasks/restore-volume.ts";
 
+interface Retry {
+  ErrorEquals: string[];
+  IntervalSeconds?: number;
+  BackoffRate?: number;
+  MaxAttempts?: number;
+  MaxDelaySeconds?: number;
+}
 interface State {
   Type: string;
   Resource?: string;
@@ -20,7 +28,7 @@ interface State {
   End?: boolean;
   Choices?: { Next: string; Condition: string }[];
   Catch?: { ErrorEquals: string[]; Next: string }[];
-  Retry?: { ErrorEquals: string[] }[];
+  Retry?: Retry[];
   ItemProcessor?: Machine;
 }
 interface Machine {
@@ -148,6 +156,23 @@ describe("the state machines", () => {
     assert.deepEqual(await Promise.all(waited), [10, 20, 40, 80, 160, 300, 300, 300]);
     const roundEvents = 11;
     assert.ok((604_800 / 300) * roundEvents < 25_000);
+  });
+
+  it("a snapshot of a hypervisor that is away is tried again for some minutes, and then fails", () => {
+    const { Take } = machines.find(({ name }) => name === "create-snapshot")?.definition.States ?? {};
+    const retry = Take?.Retry?.find(({ ErrorEquals }) => ErrorEquals.includes("HypervisorUnavailable"));
+    assert.ok(retry);
+    assert.deepEqual(
+      retry.ErrorEquals.filter((error) => !isRetryableName(error)),
+      [],
+    );
+    const { IntervalSeconds = 1, BackoffRate = 2, MaxAttempts = 3, MaxDelaySeconds = 60 } = retry;
+    const longest = Array.from({ length: MaxAttempts }, (_, index) =>
+      Math.min(MaxDelaySeconds, IntervalSeconds * BackoffRate ** index),
+    ).reduce((sum, seconds) => sum + seconds);
+    // Jitter makes it half of that on average.
+    assert.ok(longest > 240 && longest < 360, `${longest} s`);
+    assert.equal(Take?.Catch?.[0]?.Next, "Fail");
   });
 
   it("a failed attempt waits for the interval that the job was given at its start, then counts one more", async () => {
