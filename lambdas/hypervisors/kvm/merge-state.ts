@@ -102,14 +102,16 @@ function chainOf({ file, backing }: DomainDisk): string[] {
   return file === undefined ? [] : [file, ...backing];
 }
 
-/** Disks of all VMs without their discs, of those that run twice: as they are now, and as they are defined. */
+/**
+ * Disks of all VMs without their discs, of those that run twice: as they are now, and then as they are defined. A merge that ends in between
+ * is seen as one that still works. The other way round the definition would seem to name anew what the VM has just left.
+ */
 async function disksOf(host: KvmHost): Promise<FoundDisk[]> {
   const { domains } = await host.call("connectListAllDomains", all);
   const found = await Promise.all(
-    domains.flatMap((domain) => {
-      const isRunning = domain.id !== -1;
-      const defined = definition(host, domain, domainXml.inactive, false);
-      return isRunning ? [definition(host, domain, 0, true), defined] : [defined];
+    domains.map(async (domain) => {
+      const running = domain.id === -1 ? [] : await definition(host, domain, 0, true);
+      return [...running, ...(await definition(host, domain, domainXml.inactive, false))];
     }),
   );
   return found.flat();

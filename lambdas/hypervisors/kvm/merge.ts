@@ -34,6 +34,15 @@ const longestPollMs = 2_000;
 /** Between two steps of which the first failed because something had changed. */
 const settleMs = 250;
 
+/** Of a VM that was started or stopped, or left the overlay, after it was looked at. */
+const passingCodes: ReadonlySet<string> = new Set([
+  "OPERATION_INVALID",
+  "NO_DOMAIN",
+  "CONFIG_UNSUPPORTED",
+  "INVALID_ARG",
+]);
+/** As libvirt words it when the VM's QEMU ends while it is asked something. */
+const monitorLost = /(?:read from|write to|from qemu|closed the) monitor|domain is (?:not|no longer) running/i;
 /** As QEMU words it. */
 const lockRefused = /Failed to get (?:shared )?"[a-z ]+" lock|Is another process using the image/;
 
@@ -259,8 +268,8 @@ class Merge {
 /** Whether another look at the host may tell another way: something started, stopped or locked a file in between. */
 function isPassing(error: unknown): boolean {
   const code = libvirtCode(error);
-  if (code === "OPERATION_INVALID" || code === "NO_DOMAIN" || code === "CONFIG_UNSUPPORTED") return true;
-  return error instanceof Error && lockRefused.test(error.message);
+  if (code !== undefined && passingCodes.has(code)) return true;
+  return error instanceof Error && (lockRefused.test(error.message) || monitorLost.test(error.message));
 }
 
 function inWords(error: unknown, overlay: string): unknown {
