@@ -6,7 +6,10 @@
  * number n lies in sector 2048 + n mod 1024.
  */
 import assert from "node:assert/strict";
+import { execFile } from "node:child_process";
 import { readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import { setTimeout as pause } from "node:timers/promises";
+import { promisify } from "node:util";
 import { run } from "../../local/kvm-host/processes.ts";
 
 /*
@@ -40,6 +43,31 @@ export function makeWritingDisk(path: string, format: "raw" | "qcow2", sizeBytes
   truncateSync(raw, sizeBytes);
   run("qemu-img", "convert", "-f", "raw", "-O", format, raw, path);
   rmSync(raw);
+}
+
+/** So many that it is seen whether any is lost; a third of a second's. */
+const writtenOn = 100;
+const writtenPollMs = 50;
+/** Emulated, on a busy machine. */
+const writtenSeconds = 90;
+
+/**
+ * Waits until the guest has written on, which of one that was just started is after its firmware's start. Which disk it writes to is `vda`.
+ * `uri` is libvirt's.
+ */
+export async function untilWritten(uri: string, { uuid }: { readonly uuid: string }): Promise<void> {
+  const before = await writesSince(uri, uuid);
+  for (const deadline = Date.now() + writtenSeconds * 1000; Date.now() < deadline; await pause(writtenPollMs))
+    if ((await writesSince(uri, uuid)) >= before + writtenOn) return;
+  throw new Error(`The guest of ${uuid} wrote nothing for ${writtenSeconds} s.`);
+}
+
+/** How often the guest has written since its last start. */
+async function writesSince(uri: string, uuid: string): Promise<number> {
+  const { stdout } = await promisify(execFile)("virsh", ["-q", "-c", uri, "domblkstat", uuid, "vda"]);
+  const [, writes] = /wr_req (\d+)/.exec(stdout) ?? [];
+  if (writes === undefined) throw new Error(`libvirt tells no writes of ${uuid}: ${stdout}`);
+  return Number(writes);
 }
 
 /** All bytes of a disk, through its chain. Nobody may write to it. */
