@@ -26,7 +26,7 @@ export async function startKvmVolume(cloud: {
   readonly tenant: string;
 }): Promise<DemoVolume & AsyncDisposable> {
   requireMachine();
-  const files = guestFiles();
+  const files = await guestFiles();
   const folder = workFolder();
   const [libvirtd, sshd] = await Promise.all([startLibvirtd(folder), startSshd(folder)]);
   const uri = `qemu+unix:///system?socket=${libvirtd.socket}`;

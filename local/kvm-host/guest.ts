@@ -6,6 +6,7 @@ import { execFileSync } from "node:child_process";
 import { hash } from "node:crypto";
 import { chmodSync, copyFileSync, existsSync, globSync, mkdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
+import { withFileLock } from "../file-lock.mjs";
 import { run } from "./processes.ts";
 
 export interface GuestFiles {
@@ -47,13 +48,19 @@ while :; do
 done
 `;
 
-/** Takes half a minute the first time, of which most is the download of 70 MB. */
-export function guestFiles(): GuestFiles {
+/** Takes half a minute the first time, of which most is the download of 70 MB. Several processes at once wait for one that makes them. */
+export async function guestFiles(): Promise<GuestFiles> {
   // Another guest than the one that was made last time has another name.
   const name = `kvm-guest-${hash("sha256", init).slice(0, 12)}`;
   const folder = join(import.meta.dirname, "../../.snapferry", name);
   const files = { kernel: join(folder, "vmlinuz"), initrd: join(folder, "initrd.gz") };
-  if (existsSync(folder)) return files;
+  await withFileLock(`${folder}.lock`, async () => {
+    if (!existsSync(folder)) make(folder);
+  });
+  return files;
+}
+
+function make(folder: string): void {
   const draft = `${folder}.tmp`;
   rmSync(draft, { recursive: true, force: true });
   mkdirSync(join(draft, "packages"), { recursive: true });
@@ -62,7 +69,6 @@ export function guestFiles(): GuestFiles {
   makeInitrd(unpacked, join(draft, "root"), join(draft, "initrd.gz"));
   for (const name of ["packages", "root"]) rmSync(join(draft, name), { recursive: true });
   renameSync(draft, folder);
-  return files;
 }
 
 /** Downloads kernel and agent, and unpacks both into one folder. */

@@ -14,7 +14,7 @@ import { run } from "../../local/kvm-host/processes.ts";
 import { AdapterHost, type KvmSubject } from "./adapter-host.ts";
 
 // First of all: it may take half a minute, and libvirtd hangs up on whoever does not answer its pings for that long.
-const files = guestFiles();
+const files = await guestFiles();
 const host = await AdapterHost.start();
 const subject: KvmSubject = await host.makeSubject();
 const hypervisor: KvmHypervisor = subject.hypervisor;

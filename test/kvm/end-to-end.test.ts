@@ -19,7 +19,7 @@ const MiB = 2 ** 20;
 const diskBytes = 64 * MiB;
 
 // First of all: it may take half a minute, and libvirtd hangs up on whoever does not answer its pings for that long.
-const files = guestFiles();
+const files = await guestFiles();
 const api = await cloud();
 const host = await AdapterHost.start();
 const subject = await host.makeSubject();

@@ -16,7 +16,7 @@ import { startSshd } from "../../local/kvm-host/sshd.ts";
 import { dialUnix, startQemuNbd } from "./nbd-servers.ts";
 
 // First of all: it may take half a minute, and libvirtd hangs up on whoever does not answer its pings for that long.
-const files = guestFiles();
+const files = await guestFiles();
 const folder = workFolder();
 const libvirtd = await startLibvirtd(folder);
 const libvirt = await openLibvirt(connect(libvirtd.socket));

@@ -19,7 +19,7 @@ import { run } from "../../local/kvm-host/processes.ts";
 import { Lab } from "./merge-lab.ts";
 import { assertNothingLost, diskBytes, makeWritingDisk } from "./writing-guest.ts";
 
-const files = guestFiles();
+const files = await guestFiles();
 const lab = await Lab.start();
 after(() => lab[Symbol.asyncDispose]());
 
