@@ -1,16 +1,11 @@
-import { InvokeCommand, LambdaClient } from "@aws-sdk/client-lambda";
 import type { ImportAnswer, ImportRequest } from "../domain/backup-import.ts";
+import { functionCall } from "./invoke-function.ts";
 
-/** How long an answer may take; the API gives up after 29 seconds. One attempt: the caller may repeat the whole request. */
+/** How long an answer may take; the API gives up after 29 seconds. The caller may repeat the whole request. */
 const requestMilliseconds = 27_000;
 
-/** Has the function of that name import. Throws what is no answer of it: a fault of the function, or of the way there. */
+/** Has the function of that name import. Throws as {@link functionCall} does. */
 export function importFunction(name: string): (request: ImportRequest) => Promise<ImportAnswer> {
-  const client = new LambdaClient({ maxAttempts: 1, requestHandler: { requestTimeout: requestMilliseconds } });
-  return async (request) => {
-    const answer = await client.send(new InvokeCommand({ FunctionName: name, Payload: JSON.stringify(request) }));
-    const text = answer.Payload?.transformToString() ?? "";
-    if (answer.FunctionError !== undefined) throw new Error(`${name} failed: ${text.slice(0, 1000)}`);
-    return JSON.parse(text) as ImportAnswer;
-  };
+  const call = functionCall(name, requestMilliseconds);
+  return async (request) => JSON.parse(await call(request)) as ImportAnswer;
 }
