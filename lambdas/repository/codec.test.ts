@@ -1,6 +1,9 @@
 import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
+import { availableParallelism } from "node:os";
 import { describe, it } from "node:test";
+import type { Worker } from "node:worker_threads";
+import { isRetryable } from "../domain/errors.ts";
 import { chunkHash } from "./chunk.ts";
 import { encodeChunks } from "./codec.ts";
 
@@ -38,5 +41,28 @@ describe("the codec", () => {
     const failing = { ...request, expected: 1 as unknown as undefined[] };
     for (const wrong of [notToBeSent, failing, notToBeSent, failing]) await assert.rejects(encodeChunks(wrong));
     assert.equal((await encodeChunks(request)).length, 1);
+  });
+
+  it("says at once that a thread has ended in the middle of its work, which is worth another attempt, and goes on", async () => {
+    const threads: Worker[] = [];
+    const note = (thread: Worker) => threads.push(thread);
+    process.on("worker", note);
+    // With threads of its own: those that other tests have started are known to nobody.
+    const { encodeChunks } = (await import(
+      `${import.meta.resolve("./codec.ts")}?alone.ts`
+    )) as typeof import("./codec.ts");
+    const bytes = shared(randomBytes(chunkBytes * 4096));
+    const work = () =>
+      encodeChunks({ bytes, chunkBytes, expected: Array(4096).fill(undefined), chunkIdKey: undefined });
+    try {
+      await Promise.all(Array.from({ length: availableParallelism() }, work));
+      const answers = [work(), work(), work()].map((answer) => answer.catch((error: unknown) => error));
+      await Promise.all(threads.map((thread) => thread.terminate()));
+      for (const error of await Promise.all(answers))
+        assert.ok(error instanceof Error && /thread of the codec has ended/.test(error.message) && isRetryable(error));
+      assert.equal((await work()).length, 4096);
+    } finally {
+      process.off("worker", note);
+    }
   });
 });
