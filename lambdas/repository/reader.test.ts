@@ -10,6 +10,7 @@ import { encodeBranch, type PageReference } from "./branch.ts";
 import { encodeRoot } from "./manifest.ts";
 import { decodePage, encodePage } from "./page.ts";
 import { finishRestorePlan, planRestore, readRoot, restoreShard } from "./reader.ts";
+import { foundPages } from "./salvage.ts";
 import { pagesOf } from "./tree.ts";
 
 const { chunkBytes, pageChunks } = smallGeometry;
@@ -122,14 +123,15 @@ describe("damage", () => {
     await assert.rejects(planRestore({ ...source, snapshotId: "snap9" }), names("snap1"));
   });
 
-  test("of locations in a page alone is made good by the packs' own indexes", async () => {
-    const { store, source } = await backedUp();
+  /** Each page becomes another object, which the tree leads to. Answers the pages' names. */
+  async function exchangePages(
+    { store, source }: Awaited<ReturnType<typeof backedUp>>,
+    exchange: (object: Uint8Array) => Buffer,
+  ): Promise<string[]> {
     const root = await readRoot(source);
     const pages: PageReference[] = [];
     for await (const reference of pagesOf(source, root)) {
-      const page = decodePage((await store.get(`domains/vol/pages/${reference.name}`))!, "page");
-      const chunks = page.chunks.map((chunk) => chunk && { ...chunk, offset: chunk.offset + 3, length: 0xffff_fff0 });
-      const object = encodePage({ ...page, chunks });
+      const object = exchange((await store.get(`domains/vol/pages/${reference.name}`))!);
       const name = `job1/1-${sha256(object)}`;
       await store.put(`domains/vol/pages/${name}`, object);
       pages.push({ ...reference, name });
@@ -138,7 +140,36 @@ describe("damage", () => {
     const name = `job1/0-${sha256(branch)}`;
     await store.put(`domains/vol/pages/${name}`, branch);
     await store.put("domains/vol/roots/snap1", encodeRoot({ ...root, branches: [{ index: 0, name, chunks: 1 }] }));
-    assert.deepEqual(await (await restore(source)).content(), content);
+    return pages.map((page) => page.name);
+  }
+
+  test("of locations in a page alone is made good by the packs' own indexes", async () => {
+    const repository = await backedUp();
+    await exchangePages(repository, (object) => {
+      const page = decodePage(object, "page");
+      const chunks = page.chunks.map((chunk) => chunk && { ...chunk, offset: chunk.offset + 3, length: 0xffff_fff0 });
+      return encodePage({ ...page, chunks });
+    });
+    assert.deepEqual(await (await restore(repository.source)).content(), content);
+  });
+
+  test("is what a page of another format is: its bytes are lost, and those alone", async () => {
+    const repository = await backedUp();
+    let pages = 0;
+    const [changed = ""] = await exchangePages(repository, (object) => {
+      const page = Buffer.from(object);
+      if (pages++ > 0) return page;
+      page.writeUInt16LE(2, 8);
+      page.write(sha256(page.subarray(0, -32)), page.length - 32, "hex");
+      return page;
+    });
+    const key = `domains/vol/pages/${changed}`;
+    await assert.rejects(restore(repository.source), names(key, `Bytes 0-${pageBytes - 1} of the volume`));
+    const found = await Array.fromAsync(foundPages(repository.source, await readRoot(repository.source)));
+    assert.deepEqual(
+      found.map(({ lost }) => lost),
+      [{ offset: 0, length: pageBytes, object: key }, undefined, undefined, undefined],
+    );
   });
 
   test("anywhere gives the right bytes or an error with a name, never wrong bytes", async () => {

@@ -20,7 +20,7 @@ import {
   totalBytes,
   type VolumeShape,
 } from "./shard-table.ts";
-import { pagesOf } from "./tree.ts";
+import { isDamage, pagesOf } from "./tree.ts";
 
 /** A restore: which snapshot of which domain, by which job. */
 export interface RestoreSource extends DomainLocation {
@@ -223,7 +223,7 @@ class ShardRestore {
 
 type Volume = Pick<Root, "sizeBytes" | "chunkBytes" | "pageChunks">;
 
-/** The page, or the bytes of the volume that are lost because it is missing, damaged or of another place. */
+/** The page, or the bytes of the volume that are lost because it is missing, damaged, of another place or of a format that is not read. */
 export async function readReferencedPage(
   source: Pick<DomainLocation, "store" | "domain">,
   reference: PageToRestore,
@@ -237,7 +237,7 @@ export async function readReferencedPage(
     const page = await readPage(source.store, source.domain, reference.name);
     return page.index === reference.index && page.chunks.length === chunks ? { page } : { lost };
   } catch (error) {
-    if (error instanceof RepositoryDamaged) return { lost };
+    if (isDamage(error)) return { lost };
     throw error;
   }
 }
