@@ -22,6 +22,7 @@ import type { BackupTarget } from "./pin.ts";
 import type { Extent } from "./planner.ts";
 import { publishRoot } from "./publish.ts";
 import { readRoot } from "./reader.ts";
+import { isSampled } from "./sampling.ts";
 import { pagesOf } from "./tree.ts";
 import { verifyBackup } from "./verify.ts";
 
@@ -222,6 +223,34 @@ describe("the audit of a hinted backup", () => {
     const options = { planHash, reader: volume, extents, percent: Number.MIN_VALUE, until: never };
     assert.deepEqual(await auditHint(job(2), options), { finished: true, checkedBytes: pageBytes / 8 });
   });
+});
+
+test("an audit picks eighths of pages by their names, and always the first with anything unread", async () => {
+  const store = new MemoryObjectStore();
+  const [chunkBytes, pageChunks, eighth] = [512, 32, 4];
+  await useGeometry(store, "vol", { chunkBytes, pageChunks, packBytes: 4096 });
+  const target = (n: number) => ({ store, domain: "vol", snapshotId: `snap${n}`, jobId: `job${n}` });
+  const volume = SparseVolume.of(randomBytes(chunkBytes * pageChunks * 4));
+  await backup(target(1), volume);
+  const changed = [{ offset: 0, length: chunkBytes * eighth + 1 }];
+  const { planHash } = await planHinted(target(2), volume, { base: "snap1", changed });
+  const compared = new Set<number>();
+  const reader = {
+    read: (into: Uint8Array, offset: number) => {
+      for (let at = 0; at < into.length; at += chunkBytes) compared.add((offset + at) / chunkBytes);
+      return volume.read(into, offset);
+    },
+  };
+  await auditHint(target(2), { planHash, reader, extents: volume.allocated(), percent: 40, until: never });
+  const picked = Array.from({ length: pageChunks * 4 }, (_, chunk) => chunk).filter((chunk) => {
+    const [page, part] = [Math.floor(chunk / pageChunks), Math.floor((chunk % pageChunks) / eighth)];
+    const isFirst = page === 0 && part === 1;
+    return chunk > eighth && (isFirst || isSampled(`job2/${page}/${part}`, 40));
+  });
+  assert.deepEqual(
+    [...compared].sort((a, b) => a - b),
+    picked,
+  );
 });
 
 test("an audit reads no more of the plan than it compares pages", async () => {

@@ -227,6 +227,38 @@ describe("a deletion", () => {
   });
 });
 
+describe("an endpoint that a user named", () => {
+  for (const host of ["127.0.0.1", "localhost"])
+    test(`is not called at ${host} unless that is allowed, neither by the SDK nor for ranges`, async () => {
+      let requests = 0;
+      const server = createServer((_, response) => {
+        requests++;
+        response.end("inside");
+      });
+      server.listen(0, "127.0.0.1");
+      await once(server, "listening");
+      const connection = new S3Connection({
+        endpoint: `http://${host}:${(server.address() as AddressInfo).port}`,
+        region: "us-east-1",
+        credentials: { accessKeyId: "key", secretAccessKey: "secret" },
+        pathStyle: true,
+        allowedCidrs: ["10.0.0.0/8"],
+      });
+      const store = new S3ObjectStore({ connection, bucket: "bucket" });
+      const range = { offset: 0, length: 4, into: new Uint8Array(4) };
+      try {
+        await assert.rejects(store.get("key"), EndpointForbidden);
+        await assert.rejects(store.get("key", range), EndpointForbidden);
+        assert.equal(await connection.ranges.read({ Bucket: "bucket", Key: "key" }, range, range.into), undefined);
+        assert.equal(requests, 0);
+      } finally {
+        connection.close();
+        server.closeAllConnections();
+        server.close();
+      }
+    });
+});
+
 describe("a look at a retention", () => {
   const until = "2999-01-01T00:00:00.000Z";
   const retention = send(`<Retention><Mode>GOVERNANCE</Mode><RetainUntilDate>${until}</RetainUntilDate></Retention>`);

@@ -13,6 +13,7 @@ import {
   smallGeometry,
   useGeometry,
 } from "../../test/support/repository.ts";
+import { attemptOfKey } from "./layout.ts";
 import { type BackupTarget, pinBase } from "./pin.ts";
 import { publishRoot } from "./publish.ts";
 import type { VolumeReader } from "./shard-batches.ts";
@@ -298,6 +299,35 @@ describe("a worker", () => {
     const plan = await planBackup(target, volume);
     await copyAll(target, plan, volume);
     assert.ok(checkpoints > 10);
+  });
+
+  for (const [earlier, later] of [
+    [1, 2],
+    [9, 10],
+  ] as const)
+    test(`goes on from attempt ${later}, not from attempt ${earlier}`, async () => {
+      const target = await smallTarget();
+      const volume = SparseVolume.of(randomBytes(pageBytes * 20));
+      const { planHash } = await planBackup(target, volume);
+      const copy = { planHash, shard: 0, until: never };
+      await assert.rejects(copyShard(target, { ...copy, attempt: earlier, reader: dyingReader(volume, 8) }), /killed/);
+      await assert.rejects(copyShard(target, { ...copy, attempt: later, reader: dyingReader(volume, 8) }), /killed/);
+      const left = target.store.keys("domains/vol/jobs/job1/checkpoints/").map(attemptOfKey);
+      assert.deepEqual(left.sort(), [earlier, later].sort());
+      volume.bytesRead = 0;
+      await copyShard(target, { ...copy, attempt: later + 1, reader: volume });
+      assert.ok(volume.bytesRead < volume.sizeBytes / 2, `${volume.bytesRead} bytes were read`);
+    });
+
+  test("writes the domain's record again as its plan has it", async () => {
+    const target = await smallTarget();
+    const volume = SparseVolume.of(randomBytes(pageBytes * 2));
+    const record = await target.store.get("domains/vol/domain.json");
+    const { planHash } = await planBackup(target, volume);
+    await target.store.deleteEveryVersion(["domains/vol/domain.json"]);
+    await copyShard(target, { planHash, shard: 0, attempt: 1, until: never, reader: volume });
+    await finish(target, { planHash });
+    assert.deepEqual(await target.store.get("domains/vol/domain.json"), record);
   });
 
   test("passes over a checkpoint that is damaged", async () => {
