@@ -4,30 +4,16 @@
  */
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { fileURLToPath } from "node:url";
-import { buildSync } from "esbuild";
 import { type FunctionName, functionFiles } from "../../lib/functions.ts";
+import { bundledCode } from "./bundled-code.ts";
 import { allowing, functionRoles, statementsOf, templateWith } from "./synthesised.ts";
 
 const template = templateWith();
 const names = Object.keys(functionFiles) as FunctionName[];
-const code = Object.fromEntries(names.map((name) => [name, bundled(functionFiles[name])])) as Record<
+const code = Object.fromEntries(names.map((name) => [name, bundledCode(functionFiles[name])])) as Record<
   FunctionName,
   string
 >;
-
-function bundled(file: string): string {
-  const { outputFiles } = buildSync({
-    absWorkingDir: fileURLToPath(new URL("../..", import.meta.url)),
-    entryPoints: [file],
-    bundle: true,
-    write: false,
-    platform: "node",
-    format: "esm",
-    packages: "external",
-  });
-  return String(outputFiles[0]?.text);
-}
 
 function may(name: FunctionName, action: RegExp): boolean {
   return allowing(statementsOf(template, functionRoles[name]), action).length > 0;

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { type FunctionName, functionFiles } from "../../lib/functions.ts";
-import { bundledImports } from "./bundled-imports.ts";
+import { bundledCode, clientsIn } from "./bundled-code.ts";
 import { allowing, functionRoles, resource, resourcesOf, statementsOf, templateWith, written } from "./synthesised.ts";
 
 const vpc = {
@@ -90,7 +90,7 @@ const serviceNames: Readonly<Record<string, string>> = {
 };
 
 test("there is an endpoint for each service that their code calls, and for no other", () => {
-  const clients = new Set(inVpc(withEndpoints).flatMap((name) => bundledImports(functionFiles[name])));
+  const clients = new Set(inVpc(withEndpoints).flatMap((name) => clientsIn(bundledCode(functionFiles[name]))));
   const called = [...clients].map((client) => serviceNames[client] ?? `${client}, which has no name here`).sort();
   const encrypted = templateWith({ ...vpc, routeTableIds: "rtb-01234567", "encryption.key": "create" });
   const made = [...endpointsOf(encrypted, "Gateway"), ...endpointsOf(encrypted, "Interface")].sort();
