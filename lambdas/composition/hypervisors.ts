@@ -1,5 +1,11 @@
+import { isDeepStrictEqual } from "node:util";
 import { HypervisorMisconfigured, SecretUnusable } from "../domain/errors.ts";
-import { type HypervisorRow, isSecretOf, type KvmHypervisorSettings } from "../domain/inventory.ts";
+import {
+  type HypervisorRow,
+  type HypervisorSettings,
+  isSecretOf,
+  type KvmHypervisorSettings,
+} from "../domain/inventory.ts";
 import { parseSshEndpoint } from "../domain/ssh-endpoint.ts";
 import { environmentList } from "../environment.ts";
 import { FileHypervisor } from "../hypervisors/file/file-hypervisor.ts";
@@ -12,7 +18,7 @@ type RegisteredAs = Pick<HypervisorRow, "tenant" | "id" | "settings">;
 
 /** An adapter that stays for the life of the function, with the settings that it was made with. */
 interface OpenedHypervisor {
-  readonly settings: string;
+  readonly settings: HypervisorSettings;
   readonly adapter: Promise<Hypervisor>;
 }
 
@@ -26,15 +32,14 @@ export async function openHypervisor(database: Database, tenant: string, id: str
   const row = await getHypervisor(database, tenant, id);
   const key = `${tenant}/${id}`;
   const known = opened.get(key);
-  const settings = row && JSON.stringify(row.settings);
-  if (known && known.settings === settings) return known.adapter;
+  if (known && isDeepStrictEqual(known.settings, row?.settings)) return known.adapter;
   opened.delete(key);
   if (known) closeInTime(known);
-  if (!row || settings === undefined) throw new HypervisorMisconfigured(`${id} is no longer registered`);
-  const adapter = hypervisorOf(row);
-  adapter.catch(() => opened.delete(key));
-  opened.set(key, { settings, adapter });
-  return adapter;
+  if (!row) throw new HypervisorMisconfigured(`${id} is no longer registered`);
+  const fresh = { settings: row.settings, adapter: hypervisorOf(row) };
+  opened.set(key, fresh);
+  fresh.adapter.catch(() => opened.get(key) === fresh && opened.delete(key));
+  return fresh.adapter;
 }
 
 /** Nobody waits for it: what it was connected to may be gone. */
