@@ -15,6 +15,7 @@ import { choosePort } from "./cloud/ports.ts";
 import { run } from "./cloud/process.ts";
 import { consoleProgress, step } from "./cloud/progress.ts";
 import { withFileLock } from "./file-lock.mjs";
+import { endServer, hasEnded, onLifeline } from "./lifeline.ts";
 
 const VERSION = "v1.8.0";
 const PACKAGE = `github.com/versity/versitygw/cmd/versitygw@${VERSION}`;
@@ -120,7 +121,7 @@ export async function startVersitygw(options: VersitygwOptions = {}): Promise<Ru
     const gateway = launch(binary, directory, await choosePort(undefined), options.versioning ?? true);
     const failure = await ready(gateway);
     if (!failure) return running(gateway, remove);
-    await end(gateway.child);
+    await endServer(gateway.child, STOP_GRACE_MS);
     const log = readFileSync(gateway.log, "utf8");
     // Somebody else may have chosen the same port in the same moment.
     if (attempt < PORT_ATTEMPTS && /address already in use/i.test(log)) continue;
@@ -141,9 +142,6 @@ interface Gateway {
 
 const HEALTH = "/ready";
 
-/** Becomes the gateway under the same pid, and leaves a child that kills it once stdin is at its end: when the process that holds the pipe is gone. */
-const LIFELINE = 'exec 3<&0; (cat <&3 >/dev/null; kill -9 $$ 2>/dev/null) & exec "$@" </dev/null 3<&-';
-
 function launch(binary: string, directory: string, port: number, versioning: boolean): Gateway {
   const rootDirectory = join(directory, "root");
   const versions = join(directory, "versions");
@@ -155,7 +153,7 @@ function launch(binary: string, directory: string, port: number, versioning: boo
   const gateway = ["--port", `127.0.0.1:${port}`, "--keep-alive", "--quiet", "--access-log", accessLog];
   const backend = ["posix", ...(versioning ? ["--versioning-dir", versions] : []), rootDirectory];
   const output = openSync(log, "w");
-  const child = spawn("sh", ["-c", LIFELINE, "sh", binary, ...gateway, "--health", HEALTH, ...backend], {
+  const child = spawn(...onLifeline([binary, ...gateway, "--health", HEALTH, ...backend]), {
     cwd: directory,
     env: { ...plainEnvironment(), ROOT_ACCESS_KEY_ID: accessKeyId, ROOT_SECRET_ACCESS_KEY: secretAccessKey },
     stdio: ["pipe", output, output],
@@ -185,22 +183,8 @@ function running({ child, log: _, ...gateway }: Gateway, remove: () => void): Ru
     ...gateway,
     pid: child.pid ?? 0,
     stop: async () => {
-      await end(child);
+      await endServer(child, STOP_GRACE_MS);
       remove();
     },
   };
-}
-
-function hasEnded(child: ChildProcess): boolean {
-  return child.exitCode !== null || child.signalCode !== null;
-}
-
-async function end(child: ChildProcess): Promise<void> {
-  if (hasEnded(child)) return;
-  const ended = new Promise((resolve) => child.once("exit", resolve));
-  child.kill("SIGTERM");
-  const patience = setTimeout(() => child.kill("SIGKILL"), STOP_GRACE_MS);
-  child.ref();
-  await ended;
-  clearTimeout(patience);
 }

@@ -6,6 +6,7 @@ import { execFileSync } from "node:child_process";
 import { hash } from "node:crypto";
 import { chmodSync, copyFileSync, existsSync, globSync, mkdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
+import { LocalCloudError } from "../cloud/errors.ts";
 import { withFileLock } from "../file-lock.mjs";
 import { run } from "./processes.ts";
 
@@ -75,7 +76,7 @@ function make(folder: string): void {
 function unpack(folder: string): string {
   const dependencies = run("apt-cache", "depends", "linux-image-cloud-amd64");
   const kernel = /Depends: (linux-image-\S+)/.exec(dependencies)?.[1];
-  if (!kernel) throw new Error("apt knows no linux-image-cloud-amd64: run apt-get update.");
+  if (!kernel) throw new LocalCloudError("apt knows no linux-image-cloud-amd64: run apt-get update.");
   execFileSync("apt-get", ["download", "--quiet", kernel, "qemu-guest-agent"], {
     cwd: folder,
     stdio: ["ignore", 2, 2],
@@ -86,7 +87,7 @@ function unpack(folder: string): string {
 
 function only(pattern: string): string {
   const [path] = globSync(pattern);
-  if (!path) throw new Error(`Nothing is at ${pattern}.`);
+  if (!path) throw new LocalCloudError(`Nothing is at ${pattern}.`);
   return path;
 }
 

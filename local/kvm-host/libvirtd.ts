@@ -4,8 +4,7 @@
  */
 
 import { writeFileSync } from "node:fs";
-import { connect } from "node:net";
-import { type Server, startServer, type WorkFolder } from "./processes.ts";
+import { accepts, type Server, startServer, type WorkFolder } from "./processes.ts";
 
 export interface Libvirtd extends Server {
   /** The socket for reading and writing; nobody has to log in. */
@@ -48,13 +47,6 @@ export async function startLibvirtd(folder: WorkFolder, pingSeconds = 5): Promis
   // The shell stays: the first process of a namespace has to collect the ended ones that have lost their parents.
   const script = `${prepare} && { ${daemon} & wait; }`;
   const namespaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child=SIGKILL", "--mount-proc"];
-  const server = await startServer([...namespaces, "sh", "-c", script], () => accepts(socket));
+  const server = await startServer([...namespaces, "sh", "-c", script], accepts({ path: socket }));
   return { ...server, socket };
-}
-
-function accepts(path: string): Promise<boolean> {
-  const { promise, resolve } = Promise.withResolvers<boolean>();
-  const socket = connect(path);
-  socket.once("connect", () => resolve(true)).once("error", () => resolve(false));
-  return promise.finally(() => socket.destroy());
 }

@@ -1,4 +1,4 @@
-/** What these tests need from the machine: Debian's packages, and root for the private libvirt. */
+/** Debian's packages that a KVM host on this machine needs, and its tests. */
 import { spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
 

@@ -1,8 +1,8 @@
 /** A private OpenSSH server on the loopback interface, with keys of its own. */
 import { chmodSync, chownSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
-import { connect } from "node:net";
 import { dirname } from "node:path";
-import { freePort, run, type Server, startServer, type WorkFolder } from "./processes.ts";
+import { choosePort } from "../cloud/ports.ts";
+import { accepts, run, type Server, startServer, type WorkFolder } from "./processes.ts";
 
 export interface Sshd extends Server {
   readonly port: number;
@@ -28,7 +28,7 @@ export interface SshdOptions {
 }
 
 export async function startSshd(folder: WorkFolder, options: SshdOptions = {}): Promise<Sshd> {
-  const port = await freePort();
+  const port = await choosePort(undefined);
   const own = folder.file(`sshd-${port}`);
   mkdirSync(own);
   // Without it sshd does not start: it locks itself in there before the login.
@@ -55,7 +55,10 @@ export async function startSshd(folder: WorkFolder, options: SshdOptions = {}): 
   ];
   writeFileSync(`${own}/config`, `${lines.join("\n")}\n`);
   const command = ["/usr/sbin/sshd", "-D", "-e", "-f", `${own}/config`];
-  const server = await startServer(user ? [...lettingIn(user, own), ...command] : command, () => accepts(port));
+  const server = await startServer(
+    user ? [...lettingIn(user, own), ...command] : command,
+    accepts({ port, host: "127.0.0.1" }),
+  );
   const fingerprint = run("ssh-keygen", "-l", "-f", `${own}/host.pub`).split(" ")[1]!;
   return { ...server, port, fingerprint, userKey: readFileSync(`${own}/user`, "utf8"), home: own };
 }
@@ -69,11 +72,4 @@ function lettingIn(user: string, home: string): string[] {
   chownSync(home, uid, gid);
   chmodSync(dirname(home), 0o711);
   return ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" /etc/passwd && exec "$@"', passwd];
-}
-
-function accepts(port: number): Promise<boolean> {
-  const { promise, resolve } = Promise.withResolvers<boolean>();
-  const socket = connect(port, "127.0.0.1");
-  socket.once("connect", () => resolve(true)).once("error", () => resolve(false));
-  return promise.finally(() => socket.destroy());
 }

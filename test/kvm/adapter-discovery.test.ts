@@ -12,8 +12,9 @@ import {
 import type { KvmHostSettings } from "../../lambdas/hypervisors/kvm/host.ts";
 import { KvmHypervisor } from "../../lambdas/hypervisors/kvm/kvm-hypervisor.ts";
 import type { VolumeDescription } from "../../lambdas/hypervisors/port.ts";
+import { choosePort } from "../../local/cloud/ports.ts";
 import { startLibvirtd } from "../../local/kvm-host/libvirtd.ts";
-import { freePort, run } from "../../local/kvm-host/processes.ts";
+import { run } from "../../local/kvm-host/processes.ts";
 import { type SshdOptions, startSshd } from "../../local/kvm-host/sshd.ts";
 import { AdapterHost, type KvmSubject } from "./adapter-host.ts";
 
@@ -52,7 +53,7 @@ describe("a check of a host", () => {
   });
 
   test("says that the host is out of reach", async () => {
-    const port = await freePort();
+    const port = await choosePort(undefined);
     const endpoint = { host: "127.0.0.1", port, user: "root" };
     await assert.rejects(check({ endpoint }), {
       name: "HypervisorUnavailable",
