@@ -3,10 +3,9 @@ import { mkdirSync, mkdtempSync, rmSync, statfsSync } from "node:fs";
 import { availableParallelism, constants } from "node:os";
 import { join, resolve } from "node:path";
 import { Command, InvalidArgumentError } from "commander";
-import { LocalCloudError } from "../local/cloud/errors.ts";
 import { type Action, actions, type Contender } from "./contender.ts";
 import { buildEngine, profileDirectory } from "./engine/engine.ts";
-import { BenchmarkError } from "./errors.ts";
+import { BenchmarkError, isExpected } from "./errors.ts";
 import { type Limits, measureLimits } from "./limits/limits.ts";
 import { describeMachine } from "./machine.ts";
 import { type Bench, type Measurement, runCourse } from "./measurement.ts";
@@ -86,15 +85,6 @@ function requireMemory(directory: string, bytes: number): void {
   const { bavail, bsize } = statfsSync(directory);
   if (bavail * bsize >= bytes) return;
   throw new BenchmarkError(`${directory} has less than ${formatSize(bytes)} left; name another with --memory.`);
-}
-
-/** What this machine, or the command line, has to be changed for: the message says it all. */
-function isExpected(error: unknown): error is Error {
-  return (
-    error instanceof BenchmarkError ||
-    error instanceof LocalCloudError ||
-    (error instanceof Error && "syscall" in error)
-  );
 }
 
 async function benchmark(directory: string, memory: string): Promise<Report> {

@@ -1,5 +1,6 @@
 /** `npm run bench:kvm`: how fast frozen bytes come from a KVM host through SSH and NBD, beside other programs on the same way. */
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { constants } from "node:os";
 import { join } from "node:path";
 import { Command } from "commander";
 import { plannedOverlay } from "../../lambdas/hypervisors/kvm/chain.ts";
@@ -7,7 +8,7 @@ import { KvmHypervisor } from "../../lambdas/hypervisors/kvm/kvm-hypervisor.ts";
 import { installCommand, missingPackages } from "../../local/kvm-host/packages.ts";
 import { run, workFolder } from "../../local/kvm-host/processes.ts";
 import { startSshd } from "../../local/kvm-host/sshd.ts";
-import { BenchmarkError } from "../errors.ts";
+import { BenchmarkError, isExpected } from "../errors.ts";
 import { describeMachine, type Machine } from "../machine.ts";
 import type { Usage } from "../measure/command.ts";
 import { busySeconds } from "../measure/processor-time.ts";
@@ -44,6 +45,11 @@ interface Report {
   readonly measurements: readonly Measurement[];
 }
 
+/** What is on this machine meanwhile goes again, also after a failure or a signal: images in memory, servers, the export's process. */
+const started = new AsyncDisposableStack();
+for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const)
+  process.once(signal, () => void started.disposeAsync().finally(() => process.exit(128 + constants.signals[signal])));
+
 try {
   const missing = missingPackages();
   if (missing.length > 0)
@@ -53,15 +59,20 @@ try {
   const report = { machine: describeMachine(), sizeBytes: options.size, measurements: await measureAll() };
   console.log(options.json ? JSON.stringify(report, null, 2) : text(report));
 } catch (error) {
-  if (!(error instanceof BenchmarkError)) throw error;
+  if (!isExpected(error)) throw error;
   console.error(error.message);
   process.exitCode = 1;
+} finally {
+  await started.disposeAsync();
 }
 
 async function measureAll(): Promise<Measurement[]> {
   const images = mkdtempSync(join(options.memory, "snapferry-bench-"));
+  started.defer(() => rmSync(images, { recursive: true }));
   const folder = workFolder();
+  started.defer(folder.remove);
   const sshd = await startSshd(folder);
+  started.defer(() => sshd.stop());
   const settings = {
     endpoint: { host: "127.0.0.1", port: sshd.port, user: "root" },
     hostKeys: [sshd.fingerprint],
@@ -70,22 +81,15 @@ async function measureAll(): Promise<Measurement[]> {
     owner: "bench",
   };
   const hypervisor = new KvmHypervisor({ ...settings, privateKey: async () => sshd.userKey });
-  try {
-    const snapshot = makeSnapshot(images);
-    const descriptor = await hypervisor.openExport(snapshot);
-    const knownHosts = folder.file("known_hosts");
-    const hostKey = readFileSync(join(sshd.home, "host.pub"), "utf8");
-    writeFileSync(knownHosts, `[127.0.0.1]:${sshd.port} ${hostKey}`);
-    const request = { ...settings, keyFile: join(sshd.home, "user"), descriptor };
-    const measurements = await measureRounds({ directory: folder.path, request, knownHosts });
-    await hypervisor.closeExport(descriptor);
-    return measurements;
-  } finally {
-    await hypervisor.close();
-    await sshd.stop();
-    folder.remove();
-    rmSync(images, { recursive: true });
-  }
+  started.defer(() => hypervisor.close());
+  const snapshot = makeSnapshot(images);
+  const descriptor = await hypervisor.openExport(snapshot);
+  started.defer(() => hypervisor.closeExport(descriptor));
+  const knownHosts = folder.file("known_hosts");
+  const hostKey = readFileSync(join(sshd.home, "host.pub"), "utf8");
+  writeFileSync(knownHosts, `[127.0.0.1]:${sshd.port} ${hostKey}`);
+  const request = { ...settings, keyFile: join(sshd.home, "user"), descriptor };
+  return measureRounds({ directory: folder.path, request, knownHosts });
 }
 
 /** An image full of bytes that nothing can skip, frozen below an overlay. */

@@ -5,7 +5,7 @@ import { setTimeout as pause } from "node:timers/promises";
 import { CreateSecretCommand, SecretsManagerClient } from "@aws-sdk/client-secrets-manager";
 import { parseOverlayPath } from "../../lambdas/hypervisors/kvm/overlay-path.ts";
 import { LocalCloudError } from "../cloud/errors.ts";
-import { domainXml, guestFiles, makeDisk } from "../kvm-host/guest.ts";
+import { domainXml, type GuestFiles, guestFiles, makeDisk } from "../kvm-host/guest.ts";
 import { startLibvirtd } from "../kvm-host/libvirtd.ts";
 import { installCommand, missingPackages } from "../kvm-host/packages.ts";
 import { run, workFolder } from "../kvm-host/processes.ts";
@@ -16,6 +16,8 @@ import type { DemoVolume } from "./volumes.ts";
 const vmName = "guest";
 /** Emulated, on a busy machine. */
 const bootSeconds = 180;
+/** Characters of the guest's console that an error shows. */
+const consoleTail = 2_000;
 
 /**
  * Starts libvirt, an SSH server and a VM whose system writes to its disk all the time: half a minute, and a download of 70 MB the first time.
@@ -26,9 +28,28 @@ export async function startKvmVolume(cloud: {
   readonly tenant: string;
 }): Promise<DemoVolume & AsyncDisposable> {
   requireMachine();
-  const files = await guestFiles();
+  const started = new AsyncDisposableStack();
+  try {
+    const volume = await bootedVolume(started, await guestFiles(), cloud);
+    return { ...volume, [Symbol.asyncDispose]: () => started.disposeAsync() };
+  } catch (error) {
+    await started.disposeAsync();
+    throw error;
+  }
+}
+
+/** What it starts is ended with `started`. */
+async function bootedVolume(
+  started: AsyncDisposableStack,
+  files: GuestFiles,
+  cloud: { readonly endpoint: string; readonly tenant: string },
+): Promise<DemoVolume> {
   const folder = workFolder();
-  const [libvirtd, sshd] = await Promise.all([startLibvirtd(folder), startSshd(folder)]);
+  started.defer(folder.remove);
+  const libvirtd = await startLibvirtd(folder);
+  started.defer(() => libvirtd.stop());
+  const sshd = await startSshd(folder);
+  started.defer(() => sshd.stop());
   const uri = `qemu+unix:///system?socket=${libvirtd.socket}`;
   const [disk, console] = [folder.file("disk.qcow2"), folder.file("console")];
   makeDisk(disk);
@@ -73,11 +94,6 @@ export async function startKvmVolume(cloud: {
       rmSync(raw);
       return digest;
     },
-    async [Symbol.asyncDispose]() {
-      await sshd.stop();
-      await libvirtd.stop();
-      folder.remove();
-    },
   };
 }
 
@@ -85,7 +101,8 @@ export async function startKvmVolume(cloud: {
 async function firstWrites(console: string): Promise<void> {
   for (const deadline = Date.now() + bootSeconds * 1000; Date.now() < deadline; await pause(200))
     if (existsSync(console) && readFileSync(console, "utf8").includes("longest gap")) return;
-  throw new LocalCloudError(`The VM wrote nothing within ${bootSeconds} s; its console has ${console}.`);
+  const said = existsSync(console) ? readFileSync(console, "utf8").slice(-consoleTail) : "";
+  throw new LocalCloudError(`The VM wrote nothing within ${bootSeconds} s. Its console says:\n${said}`);
 }
 
 interface ImageInfo {
