@@ -202,6 +202,17 @@ describe("compaction", () => {
     await stage.assertRestores(2);
   });
 
+  it("leaves what can be read while the newest form of a pack is damaged and an older one is there", async () => {
+    const stage = await sparseStage();
+    await stage.sweep();
+    const [older = ""] = stage.store.keys(packs).filter((name) => name.endsWith(".1"));
+    const form = Buffer.from((await stage.store.get(older))!);
+    const damaged = Buffer.from(form);
+    damaged[form.length - 50]! ^= 1;
+    await stage.store.put(older.replace(/1$/, "2"), damaged);
+    await stage.assertRestores(2);
+  });
+
   it("reads no page and no pack when nothing was deleted, or is not wanted", async () => {
     const stage = await sparseStage();
     const requests = async (options: Partial<SweepOptions>) => {

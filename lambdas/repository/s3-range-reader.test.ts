@@ -59,6 +59,16 @@ describe("a range", () => {
     });
   });
 
+  it("is signed for its bucket", async () => {
+    await withServer([whole], async (reader, requests) => {
+      for (const Bucket of ["bucket", "other"]) await reader.read({ ...object, Bucket }, range, Buffer.alloc(4));
+      assert.deepEqual(
+        requests.map(({ url }) => url?.split("/")[1]),
+        ["bucket", "other"],
+      );
+    });
+  });
+
   const oddities: Record<string, Answer> = {
     "is the whole object": (response) => void response.writeHead(200, { "content-length": 10 }).end("0123456789"),
     "is another range": part("bytes 3-6/10", "3456"),

@@ -59,6 +59,21 @@ describe("verification", () => {
     }
   }
 
+  for (const [what, damage] of Object.entries(damages))
+    for (const checksums of [true, false])
+      test(`finds that a branch ${what} right after it was written${checksums ? "" : ", without checksums of the store"}`, async () => {
+        const isOfBranch = (key: string) => key.startsWith("domains/vol/pages/job1/0-");
+        const { store, target, plan, verify } = await copied({
+          checksums,
+          before: (operation, key) => {
+            if (operation === "head" && isOfBranch(key)) store.damage(key, damage);
+          },
+        });
+        assert.deepEqual(await verify(), { finished: true });
+        await assert.rejects(publishRoot(target, plan), VerificationFailed);
+        assert.deepEqual(store.keys("domains/vol/roots/"), []);
+      });
+
   test("finds that a shard has no result", async () => {
     const { store, verify } = await copied();
     await store.deleteEveryVersionBelow("domains/vol/jobs/job1/results/");

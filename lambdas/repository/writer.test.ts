@@ -177,14 +177,17 @@ describe("an incremental backup", () => {
     );
   });
 
-  test("heals what it finds damaged in its base", async () => {
-    const target = await smallTarget();
-    const content = randomBytes(pageBytes * 2);
-    await backup(target, SparseVolume.of(content));
-    const [page] = target.store.keys("domains/vol/pages/");
-    target.store.damage(page!, (body) => body.fill(1));
-    await backup(next(target, 2), SparseVolume.of(content), ["snap1"]);
-    await assertRestores(next(target, 2), content);
+  test("heals what it finds damaged in its base: a branch, or any page", async () => {
+    for (const at of [0, 1, 2]) {
+      const target = await smallTarget();
+      const content = randomBytes(pageBytes * 2);
+      await backup(target, SparseVolume.of(content));
+      const objects = target.store.keys("domains/vol/pages/");
+      assert.equal(objects.length, 3);
+      target.store.damage(objects[at]!, (body) => body.fill(1));
+      await backup(next(target, 2), SparseVolume.of(content), ["snap1"]);
+      await assertRestores(next(target, 2), content);
+    }
   });
 });
 
