@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
 import { readdirSync, statSync } from "node:fs";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -8,6 +9,8 @@ import { fileURLToPath, pathToFileURL } from "node:url";
 import { App, Stack } from "aws-cdk-lib";
 import { fingerprint } from "../../lambdas/protocols/ssh/host-key.ts";
 import { bundle } from "../../lib/bundles.ts";
+import { compile } from "../../lib/compiler.ts";
+import { functionFiles } from "../../lib/functions.ts";
 import { hostKey, startSshPeer, userKey } from "../support/ssh-peer.ts";
 
 const projectRoot = fileURLToPath(new URL("../..", import.meta.url));
@@ -78,6 +81,29 @@ test("a bundled function opens SSH connections, without native parts, and has re
   const settings = { host: "127.0.0.1", port: peer.port, user: "backup", privateKey, allowedCidrs: ["127.0.0.1"] };
   assert.equal(await handler({ ...settings, hostKeys: [fingerprint(key)] }), "open");
   assert.equal(await handler({ ...settings, hostKeys: [] }), "SshHostKeyMismatch");
+});
+
+/** Parts of Node that a bundle has loaded once it is ready for its first call. */
+const loadedParts = `
+  await import(process.argv[1]);
+  console.log(JSON.stringify(process.moduleLoadList));
+`;
+
+test("a bundled function starts without Node's own client of the web", async (t) => {
+  const directory = await mkdtemp(join(tmpdir(), "snapferry-bundle-"));
+  t.after(() => rm(directory, { recursive: true }));
+  compile(directory, { file: functionFiles.tasks });
+  const index = pathToFileURL(join(directory, "index.mjs")).href;
+  const { stdout } = spawnSync(process.execPath, ["--input-type=module", "--eval", loadedParts, index], {
+    encoding: "utf8",
+    env: { AWS_REGION: "us-east-1" },
+  });
+  const parts = JSON.parse(stdout) as string[];
+  assert.ok(parts.includes("NativeModule _http_client"), "it calls AWS");
+  assert.deepEqual(
+    parts.filter((part) => part.includes("undici")),
+    [],
+  );
 });
 
 function bytesIn(directory: string): number {

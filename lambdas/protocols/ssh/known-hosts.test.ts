@@ -56,6 +56,10 @@ describe("known_hosts", () => {
     assert.deepEqual(found(text, "kvm"), []);
   });
 
+  it("names hosts in any case, and the usual port or none", () => {
+    assert.deepEqual(found(`KVM1.Example.org ${own}\n[kvm1.example.org]:22 ${other}`, "kvm1.example.org"), [0, 1]);
+  });
+
   it("tells a host on another port apart", () => {
     const text = [`kvm1 ${own}`, `[kvm1]:2222 ${other}`, `${hashed("[kvm1]:2222")} ${third}`].join("\r\n");
     assert.deepEqual(found(text, "kvm1"), [0]);
