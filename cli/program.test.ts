@@ -142,6 +142,12 @@ describe("exit codes", () => {
     ["a group alone", ["volumes"], { body: {} }, 2],
     ["a missing argument", ["snapshots", "get"], { body: {} }, 2],
     ["a missing option", ["snapshots", "restore", ids.snapshot], { body: {} }, 2],
+    [
+      "two VMs",
+      ["snapshots", "restore", "s", "--to", "h", "--name", "n", "--attach-to", "v", "--new-vm", "w"],
+      { body: {} },
+      2,
+    ],
     ["a limit that is no number", ["volumes", "ls", "--limit", "x"], { body: {} }, 2],
     ["a size that is none", ["stores", "set", "default", "--bytes-per-second", "10MB"], { body: {} }, 2],
     ["a change of nothing", ["stores", "set", "default"], { body: {} }, 2],

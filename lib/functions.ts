@@ -217,7 +217,7 @@ export class Functions extends Construct {
 
   #grantWorkers(): void {
     const { tables, settings, backupBucket, encryptionKey } = this.#props;
-    tables.grant(this.tasks, { ...jobTables, Progress: "update", Rates: "update" });
+    tables.grant(this.tasks, { ...jobTables, Vms: "update", Progress: "update", Rates: "update" });
     tables.grant(this.copy, {
       Snapshots: "read",
       Jobs: "read",

@@ -208,6 +208,17 @@ describe("the state machines", () => {
     assert.equal(states.RetainObjects?.Catch?.[0]?.Next, "RecordFailure");
   });
 
+  it("a restored volume is given to a VM before the job ends, and a VM that something else is done to is waited for", async () => {
+    const states = machines.find(({ name }) => name === "restore-volume")?.definition.States ?? {};
+    assert.equal(states.Publish?.Next, "ForVm");
+    assert.equal(await taken(states.ForVm, { volume: { forVm: true } }), "GiveToVm");
+    for (const volume of [{ forVm: false }, {}]) assert.equal(await taken(states.ForVm, { volume }), "Complete");
+    assert.deepEqual([states.GiveToVm?.Next, states.GiveToVm?.Catch?.[0]?.Next], ["Complete", "Abandon"]);
+    const busy = states.GiveToVm?.Retry?.find(({ ErrorEquals }) => ErrorEquals.includes("VmBusy"));
+    const { IntervalSeconds, MaxAttempts } = busy as unknown as Record<string, number>;
+    assert.ok((IntervalSeconds ?? 0) * (MaxAttempts ?? 0) > 60, "a hold that nobody ends lasts 60 s");
+  });
+
   it("a run of checks goes on while there is time, and the next run does the rest", async () => {
     const choice = machines.find(({ name }) => name === "check-backups")?.definition.States.AllChecked;
     const startedAgo = async (seconds: number, finished: boolean) => {

@@ -96,6 +96,7 @@ function jobDetails(job: Job): string {
     ["Verified by", job.verify && (job.verify === "full" ? "reading every byte back" : "checksums of the store")],
     ["Snapshot", job.snapshotId],
     ["Volume", job.target === undefined ? job.volumeId : `${printable(job.target.name)} (${job.target.volumeId})`],
+    ["VM", job.target?.vmId ?? (job.target?.newVm && printable(job.target.newVm.name))],
     ["Backup", job.backupJobId],
     ["Waited for by", job.parentJobId],
     ["Created", job.createdAt],

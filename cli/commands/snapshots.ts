@@ -1,9 +1,10 @@
-import type { Command } from "commander";
-import { ApiProblem, type Client, type JobAndSnapshot, type Snapshot } from "../api-client.ts";
+import { type Command, Option } from "commander";
+import { ApiProblem, type Client, type Job, type JobAndSnapshot, type Snapshot } from "../api-client.ts";
 import {
   type Context,
   command,
   findHypervisor,
+  findVm,
   findVolume,
   group,
   hintAtMore,
@@ -155,6 +156,7 @@ function snapshotDetails(snapshot: Snapshot, volumeName: string | undefined): st
     ["Job", [snapshot.job.id, snapshot.job.kind, snapshot.job.state].filter((text) => text !== undefined).join("  ")],
     ["Attempt", snapshot.attempt === 0 ? undefined : `${snapshot.attempt} of ${snapshot.maxAttempts}`],
     ["Consistency", snapshot.consistency],
+    ["VM", snapshot.vmDefinition && vmText(snapshot.vmDefinition)],
     ["Logical", bytes(sizes.logical)],
     ["On primary", `${bytes(sizes.physical)}  ${primaryState(snapshot)}`],
     ["Stored", `${bytes(sizes.stored)}  ${storesWithBackup(snapshot)}`],
@@ -166,6 +168,10 @@ function snapshotDetails(snapshot: Snapshot, volumeName: string | undefined): st
     ...(snapshot.lastCheck?.lost ?? []).map((lost): [string, string] => ["Lost", printable(lost)]),
     ["Wrong hint", snapshot.hintMismatch && printable(`${snapshot.hintMismatch.at}  ${snapshot.hintMismatch.message}`)],
   ]);
+}
+
+function vmText({ name, target }: NonNullable<Snapshot["vmDefinition"]>): string {
+  return `${printable(name)}, disk ${printable(target)}; its definition is saved`;
 }
 
 function checkText({ at, result, checkedChunks, checkedBytes }: NonNullable<Snapshot["lastCheck"]>): string {
@@ -186,24 +192,47 @@ function rm(context: Context): Command {
 function restore(context: Context): Command {
   return command("restore", "Restore a backup to a new volume", [
     "snapshots restore snap_01JD7QXN8ZK4V1TQ3C5M9R2WEY --to lab --name web-root-2 --watch",
+    "snapshots restore snap_01JD7QXN8ZK4V1TQ3C5M9R2WEY --to kvm1 --name web.qcow2 --pool fast --new-vm web-2",
+    "snapshots restore snap_01JD7QXN8ZK4V1TQ3C5M9R2WEY --to kvm1 --name data.qcow2 --attach-to web-2",
   ])
     .argument("<snapshot>", "id")
     .requiredOption("--to <hypervisor>", "where the volume is made (name or id)")
     .requiredOption("--name <name>", "what it is called; no volume is ever overwritten")
+    .option("--pool <pool>", "the storage pool of the KVM host; else the one that is called default")
+    .option("--attach-to <vm>", "the VM that gets it as a disk (name or id)")
+    .addOption(
+      new Option("--new-vm <name>", "make a VM for it, as the VM was when the snapshot was taken").conflicts(
+        "attachTo",
+      ),
+    )
     .option("--watch", "follow it to the end")
-    .action(async (id: string, options: JsonOption & WatchOption & { to: string; name: string }) => {
+    .action(async (id: string, options: JsonOption & WatchOption & RestoreOptions) => {
       const client = await context.client();
+      const { name, pool, attachTo, newVm } = options;
       const hypervisorId = await findHypervisor(client, options.to);
-      const answer = await client.snapshots.restore(id, { target: { hypervisorId, name: options.name } });
+      const target = {
+        hypervisorId,
+        name,
+        ...(pool === undefined ? {} : { pool }),
+        ...(attachTo === undefined ? {} : { attachToVmId: await findVm(client, attachTo) }),
+        ...(newVm === undefined ? {} : { newVm: { name: newVm } }),
+      };
+      const answer = await client.snapshots.restore(id, { target });
       const words = options.watch ? "is restored" : "is being restored";
-      await finish(
-        context,
-        client,
-        options,
-        answer,
-        () => `${printable(options.name)} (${answer.volume.id}) ${words}.`,
-      );
+      await finish(context, client, options, answer, (_snapshot, job) => {
+        const { volumeId, vmId } = job.target ?? { volumeId: answer.volume.id };
+        const vm = options.watch && vmId !== undefined ? `, and is a disk of ${vmId}` : "";
+        return `${printable(name)} (${volumeId}) ${words}${vm}.`;
+      });
     });
+}
+
+interface RestoreOptions {
+  readonly to: string;
+  readonly name: string;
+  readonly pool?: string;
+  readonly attachTo?: string;
+  readonly newVm?: string;
 }
 
 function backup(context: Context): Command {
@@ -223,7 +252,7 @@ async function finish<Answer extends JobAndSnapshot>(
   client: Client,
   options: JsonOption & WatchOption,
   answer: Answer,
-  words: (snapshot: Snapshot) => string,
+  words: (snapshot: Snapshot, job: Job) => string,
 ): Promise<void> {
   if (!options.watch) {
     const { job } = answer;
@@ -231,13 +260,13 @@ async function finish<Answer extends JobAndSnapshot>(
       context,
       options,
       answer,
-      () => `${words(answer.snapshot)}\nFollow it with snapferry jobs watch ${job.id}\n`,
+      () => `${words(answer.snapshot, job)}\nFollow it with snapferry jobs watch ${job.id}\n`,
     );
   }
   const last = await watchJob(client, context.terminal, answer.job.id);
   const [job, snapshot] = await Promise.all([client.jobs.get(answer.job.id), client.snapshots.get(answer.snapshot.id)]);
   print(context, options, { ...answer, job, snapshot }, () =>
-    last.state === "Succeeded" ? `${words(snapshot)}\n` : "",
+    last.state === "Succeeded" ? `${words(snapshot, job)}\n` : "",
   );
   requireSuccess(last);
 }

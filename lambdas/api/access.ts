@@ -32,10 +32,15 @@ export async function requireVolume(
   return volume;
 }
 
-/** The VM, if the caller may know of it. Throws a 404 problem. */
-export async function requireVm(services: Pick<Services, "database">, caller: Caller, id: string): Promise<Vm> {
+/** The VM, if the caller may know of it. Throws a 404 problem. `where` is given when a field of the request names the id. */
+export async function requireVm(
+  services: Pick<Services, "database">,
+  caller: Caller,
+  id: string,
+  where?: { pointer: string },
+): Promise<Vm> {
   const vm = await getVm(services.database, caller.tenant, id);
-  if (!vm || !maySee(caller, vm)) throw notFound("vm", id);
+  if (!vm || !maySee(caller, vm)) throw notFound("vm", id, where);
   return vm;
 }
 

@@ -44,6 +44,7 @@ class Tables {
         ...{ tenant: "acme", reference: `${snapshot}#Primary#hyp_1`, snapshotId: snapshot },
         ...{ role: "Primary", storeId: "hyp_1", physicalBytes: 512 },
       });
+      this.#put("references", { tenant: "acme", reference: `vm-definition#${snapshot}`, definition: "" });
     }
   }
 

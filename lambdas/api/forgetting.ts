@@ -9,6 +9,7 @@ import { getJob } from "../tables/jobs.ts";
 import { forgetSnapshot, listSnapshots, snapshotsOfVolume } from "../tables/snapshots.ts";
 import { forgetStoreReference, storeReferencesOf } from "../tables/store-references.ts";
 import { deleteStore } from "../tables/stores.ts";
+import { forgetVmDefinition } from "../tables/vm-definitions.ts";
 import { forgetVm, vmsOnHypervisor } from "../tables/vms.ts";
 import { forgetVolume, markMissing, volumesOnHypervisor } from "../tables/volumes.ts";
 import { Problem, type ProblemKind } from "./problem.ts";
@@ -113,6 +114,7 @@ function emptyReport(volumes: number): Report {
 }
 
 async function forgetRow({ database }: Services, snapshot: Snapshot, report: Report): Promise<void> {
+  await forgetVmDefinition(database, snapshot);
   await forgetSnapshot(database, snapshot);
   report.snapshots.push(snapshot.id);
 }

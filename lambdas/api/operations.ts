@@ -112,7 +112,8 @@ export const operations = {
     path: "/snapshots/{id}/restore",
     tag: "snapshots",
     summary: "Restore a backup to a new volume",
-    description: "Nothing is ever overwritten: a volume of that name is a 409.",
+    description:
+      "Nothing is ever overwritten: a volume of that name is a 409. The volume may become a disk of a VM that is there, or of one that is made for it, when it is complete. Where that fails the job fails, says why, and the volume stays.",
     access: "operator",
     id: "snapshot",
     query: requests.noQuery,

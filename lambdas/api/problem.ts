@@ -55,6 +55,7 @@ export const problemKinds = {
   "vm-is-being-operated": { status: 409, title: "Something is being done to the VM already" },
   "vm-is-missing": { status: 409, title: "The VM is not on its hypervisor any more" },
   "vm-has-other-disks": { status: 409, title: "Not all of the VM's disks can be taken" },
+  "vm-name-taken": { status: 409, title: "The name of the VM is taken" },
   "operation-refused": { status: 409, title: "The hypervisor refuses the operation" },
   "volume-name-taken": { status: 409, title: "The name is taken" },
   "job-has-ended": { status: 409, title: "The job has ended" },

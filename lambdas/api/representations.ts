@@ -65,7 +65,9 @@ export function jobRepresentation(job: Omit<Job, "open">, surroundings: JobSurro
           target: {
             hypervisorId: job.target.hypervisorId,
             name: job.target.name,
+            ...given({ pool: job.target.pool }),
             volumeId: job.target.volumeId,
+            ...given({ vmId: job.target.vmId, newVm: job.target.newVm }),
           },
         }),
     ...given({ error: job.error, cancelRequestedAt: job.cancelRequestedAt }),
@@ -79,6 +81,7 @@ export function jobRepresentation(job: Omit<Job, "open">, surroundings: JobSurro
       volume: pathOf("volumes", job.target?.volumeId ?? job.volumeId),
       ...(job.backupJobId === undefined ? {} : { backupJob: pathOf("jobs", job.backupJobId) }),
       ...(job.parentJobId === undefined ? {} : { parentJob: pathOf("jobs", job.parentJobId) }),
+      ...(job.target?.vmId === undefined ? {} : { vm: pathOf("vms", job.target.vmId) }),
     },
   };
 }
@@ -104,7 +107,7 @@ export function snapshotRepresentation(
     ...given({ name: snapshot.name, description: snapshot.description }),
     tags: snapshot.tags,
     state: snapshot.state,
-    ...given({ consistency: snapshot.consistency }),
+    ...given({ consistency: snapshot.consistency, vmDefinition: snapshot.vmDefinition }),
     bytes: given({
       logical: snapshot.logicalBytes,
       physical: snapshot.physicalBytes,

@@ -55,6 +55,7 @@ const storeId = matching(new RegExp(`^${defaultStoreId}$|${idPattern("store").so
 const hypervisorId = matching(idPattern("hypervisor"), "the id of a hypervisor", 40);
 const snapshotId = matching(idPattern("snapshot"), "the id of a snapshot", 40);
 const volumeId = matching(idPattern("volume"), "the id of a volume", 40);
+const vmId = matching(idPattern("vm"), "the id of a VM", 40);
 const tenantName = matching(
   /^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$/,
   "the name of a tenant (letters, digits, _ and -, at most 63)",
@@ -165,9 +166,56 @@ function wrongVolumeName(name: string): string | undefined {
   return undefined;
 }
 
+/** Names that libvirt keeps files under: `NAME.xml.new`, `NAME_VARS.fd` and others have to be names of files, too. */
+const mostHostNameBytes = 240;
+
+function hostName(what: string) {
+  return z
+    .string()
+    .check((context) => {
+      const problem = wrongHostName(context.value);
+      if (problem) context.issues.push({ code: "custom", message: problem, input: context.value });
+    })
+    .meta({
+      minLength: 1,
+      maxLength: mostHostNameBytes,
+      description: `${what} 1 to ${mostHostNameBytes} bytes of UTF-8; no \`/\`, no control characters.`,
+    });
+}
+
+function wrongHostName(name: string): string | undefined {
+  const problem = wrongText(name, 1, mostHostNameBytes, controlCharacters);
+  if (problem !== undefined) return problem;
+  if (Buffer.byteLength(name) > mostHostNameBytes) return `must have at most ${mostHostNameBytes} bytes in UTF-8`;
+  return name.includes("/") ? "must not hold /" : undefined;
+}
+
+const newVolumeTarget = z
+  .strictObject({
+    hypervisorId,
+    name: newVolumeName,
+    pool: hostName("Of kind kvm: the storage pool that the volume is made in. Absent: `default`.").optional(),
+    attachToVmId: vmId
+      .optional()
+      .meta({ description: "A VM of that hypervisor, running or stopped, that gets the volume as a disk." }),
+    newVm: z
+      .strictObject({ name: hostName("What the VM is called.") })
+      .optional()
+      .meta({
+        description:
+          "A VM is made from the definition that was saved with the snapshot, with the volume as the disk that it was, and no other disks. It is not started. Not together with attachToVmId.",
+      }),
+  })
+  .check((context) => {
+    const { attachToVmId, newVm } = context.value;
+    if (attachToVmId === undefined || newVm === undefined) return;
+    const message = "must not be given together with attachToVmId: the volume becomes a disk of one VM";
+    context.issues.push({ code: "custom", message, path: ["newVm"], input: newVm });
+  });
+
 export const restoreBody = z
   .strictObject({
-    target: z.strictObject({ hypervisorId, name: newVolumeName }),
+    target: newVolumeTarget,
   })
   .meta({ id: "RestoreSnapshot" });
 

@@ -76,7 +76,23 @@ export const jobSchema = z
       .meta({ description: "How a backup came by its bytes." }),
     backupJobId: z.string().optional().meta({ description: "Of a creation: the job that backs the snapshot up." }),
     parentJobId: z.string().optional().meta({ description: "Of a backup: the creation that waits for it." }),
-    target: z.object({ hypervisorId: z.string(), name: z.string(), volumeId: z.string() }).optional(),
+    target: z
+      .object({
+        hypervisorId: z.string(),
+        name: z.string(),
+        pool: z.string().optional(),
+        volumeId: z.string().meta({
+          description:
+            "On hypervisors that call it otherwise than by its name, another one once the volume is complete.",
+        }),
+        vmId: z
+          .string()
+          .optional()
+          .meta({ description: "The VM that gets the volume as a disk; of one that is made for it, once it is made." }),
+        newVm: z.object({ name: z.string() }).optional(),
+      })
+      .optional()
+      .meta({ description: "Of a restore." }),
     error: error.optional(),
     cancelRequestedAt: time.optional(),
     createdAt: time,
@@ -90,6 +106,7 @@ export const jobSchema = z
       volume: link,
       backupJob: link.optional(),
       parentJob: link.optional(),
+      vm: link.optional(),
     }),
   })
   .meta({ id: "Job" });
@@ -109,6 +126,10 @@ export const snapshotSchema = z
     consistency: z.enum(["none", "offline", "crash", "filesystem"]).optional().meta({
       description:
         "What the frozen bytes are worth: of no single moment, of a volume not in use, as after a power cut, flushed by the guest.",
+    }),
+    vmDefinition: z.object({ name: z.string(), target: z.string() }).optional().meta({
+      description:
+        "The definition of the VM is saved, so that a restore can make another VM of it: what the VM was called, and which of its disks the volume was.",
     }),
     bytes: z.object({ logical: bytes.optional(), physical: bytes.optional(), stored: bytes.optional() }).meta({
       description: "Size of the volume, room taken on primary storage, room that this snapshot added to the store.",

@@ -2,13 +2,14 @@
 import { StateConflict } from "../domain/errors.ts";
 import { newId } from "../domain/ids.ts";
 import { assignTenant, type HypervisorRow, type Volume, volumeIdFor } from "../domain/inventory.ts";
-import { type Job, newJob } from "../domain/job.ts";
+import { foreseenExternalId, type Job, newJob, type RestoreTarget } from "../domain/job.ts";
 import { nextSnapshotState, type Snapshot } from "../domain/snapshot.ts";
 import type { Services } from "../services.ts";
 import { transact, WriteRefused } from "../tables/database.ts";
 import { getHypervisor } from "../tables/hypervisors.ts";
 import { getJob } from "../tables/jobs.ts";
 import { getStoreReference } from "../tables/store-references.ts";
+import { requireVm } from "../tables/vms.ts";
 import { getVolume } from "../tables/volumes.ts";
 import { requestBackup } from "../transactions/backup-snapshot.ts";
 import { primaryReference, queuedBackup } from "../transactions/create-snapshot.ts";
@@ -22,8 +23,10 @@ import { accepted, frozenPolicy, startOrLeave } from "./new-jobs.ts";
 import type { operations } from "./operations.ts";
 import { notFound, Problem } from "./problem.ts";
 import { jobRepresentation, volumeRepresentation } from "./representations.ts";
+import { requireTargetPossible } from "./restore-for-vm.ts";
 
 type Operations = typeof operations;
+type NewVolumeTarget = Pick<RestoreTarget, "name" | "pool">;
 
 /** The one state in which a snapshot's backup can be read: the state that a reader's lease asks for. */
 const readableState = "BackedUp";
@@ -35,19 +38,27 @@ export async function restoreSnapshot(
   const { caller, id, body } = request;
   const answer = await idempotently(services, request, { job: newId("job") }, async ({ ids, record }) => {
     const snapshot = await requireSnapshot(services, caller, id);
+    const { name, pool, attachToVmId, newVm } = body.target;
     const hypervisor = await targetHypervisor(services, snapshot, body.target.hypervisorId);
     if (snapshot.state !== readableState) throw await explainRefusal(services, caller, id, "restore");
-    await requireFreeName(services, caller, hypervisor, body.target.name);
+    const requirePossible = async () => {
+      await requireTargetPossible(services, caller, snapshot, hypervisor, body.target);
+      await requireFreeName(services, caller, hypervisor, body.target);
+    };
+    await requirePossible();
 
     const now = services.now().toISOString();
-    const volume = volumeUnderConstruction(snapshot, hypervisor, body.target.name, ids.job, now);
+    const volume = volumeUnderConstruction(snapshot, hypervisor, body.target, ids.job, now);
     const job: Omit<Job, "open"> = {
       ...newJob(ids.job, "restore-volume", snapshot, (await frozenPolicy(services)).policy, now),
       target: {
         hypervisorId: hypervisor.id,
         hypervisorTenant: hypervisor.tenant,
-        name: body.target.name,
+        name,
+        ...(pool !== undefined && { pool }),
         volumeId: volume.id,
+        ...(attachToVmId !== undefined && { vmId: attachToVmId }),
+        ...(newVm !== undefined && { newVm }),
       },
     };
     const answer = {
@@ -58,11 +69,14 @@ export async function restoreSnapshot(
     try {
       await transact(services.database, [
         ...requestRestore(services.database, snapshot, volume, job),
+        ...(attachToVmId === undefined
+          ? []
+          : [requireVm(services.database, { tenant: caller.tenant, id: attachToVmId })]),
         ...record(answer),
       ]);
     } catch (error) {
       if (!(error instanceof WriteRefused)) throw error;
-      await requireFreeName(services, caller, hypervisor, body.target.name);
+      await requirePossible();
       throw await explainRefusal(services, caller, id, "restore");
     }
     await startOrLeave(services, { ...job, open: true });
@@ -86,15 +100,16 @@ async function requireFreeName(
   services: Services,
   caller: Caller,
   hypervisor: HypervisorRow,
-  name: string,
+  target: NewVolumeTarget,
 ): Promise<void> {
+  const { name } = target;
   const owner = assignTenant(hypervisor, name);
   if (!owner.unassigned && owner.tenant !== caller.tenant)
     throw new Problem(
       "volume-name-taken",
       `The rules of ${hypervisor.id} keep the name ${name} for others. Choose another.`,
     );
-  const volumeId = volumeIdFor(hypervisor.id, name);
+  const volumeId = volumeIdFor(hypervisor.id, foreseenExternalId(target));
   const tenants = new Set([caller.tenant, hypervisor.tenant]);
   for (const tenant of tenants) {
     const volume = await getVolume(services.database, tenant, volumeId);
@@ -110,17 +125,18 @@ async function requireFreeName(
 function volumeUnderConstruction(
   snapshot: Snapshot,
   hypervisor: HypervisorRow,
-  name: string,
+  target: NewVolumeTarget,
   jobId: string,
   now: string,
 ): Volume {
+  const externalId = foreseenExternalId(target);
   return {
     tenant: snapshot.tenant,
-    id: volumeIdFor(hypervisor.id, name),
+    id: volumeIdFor(hypervisor.id, externalId),
     hypervisorId: hypervisor.id,
     hypervisorTenant: hypervisor.tenant,
-    externalId: name,
-    name,
+    externalId,
+    name: target.name,
     sizeBytes: snapshot.logicalBytes ?? 0,
     inUse: false,
     backingUp: 0,

@@ -1,7 +1,7 @@
 /** Finds the VMs of a hypervisor: each gets its id and its tenant by the same rules as volumes, and those that are gone are marked. */
-import { type HypervisorRow, volumeIdFor } from "../domain/inventory.ts";
-import { type VmDisk, vmIdFor } from "../domain/vm.ts";
-import type { Hypervisor, VmDescription } from "../hypervisors/port.ts";
+import type { HypervisorRow } from "../domain/inventory.ts";
+import { vmIdFor, vmRow } from "../domain/vm.ts";
+import type { Hypervisor } from "../hypervisors/port.ts";
 import type { Services } from "../services.ts";
 import { getVm, markVmMissing, recordDiscoveredVm, vmsOnHypervisor } from "../tables/vms.ts";
 import { inBatches, ownerOf, recordFound, rowsById } from "./discovered-rows.ts";
@@ -45,25 +45,4 @@ export async function discoverVms(
     (row) => markVmMissing(database, row, discoveredAt),
   );
   return counts;
-}
-
-/** A VM's row without what rules and time say. The first disk is the one that it boots from. */
-export function vmRow(
-  hypervisor: Pick<HypervisorRow, "tenant" | "id">,
-  { externalId, name, state, guestAgent, disks }: VmDescription,
-  tenantOf: (volumeId: string) => string,
-) {
-  return {
-    id: vmIdFor(hypervisor.id, externalId),
-    hypervisorId: hypervisor.id,
-    hypervisorTenant: hypervisor.tenant,
-    externalId,
-    name,
-    state,
-    guestAgent,
-    disks: disks.map(({ target, volumeExternalId }, index): VmDisk => {
-      const volumeId = volumeIdFor(hypervisor.id, volumeExternalId);
-      return { target, volumeId, tenant: tenantOf(volumeId), root: index === 0 };
-    }),
-  };
 }

@@ -2,13 +2,12 @@
 import { StateConflict, VmNotFound } from "../domain/errors.ts";
 import { volumeIdFor } from "../domain/inventory.ts";
 import { isForbiddenBySomeBackup } from "../domain/operations.ts";
-import type { Vm } from "../domain/vm.ts";
+import { type Vm, vmRow } from "../domain/vm.ts";
 import type { Hypervisor, VmDescription, VmOperationRequest } from "../hypervisors/port.ts";
 import type { Services } from "../services.ts";
 import { getVm, markVmMissing, recordDiscoveredVm } from "../tables/vms.ts";
 import type { VmRepresentation } from "./response-schemas.ts";
 import { showVm } from "./vms.ts";
-import { vmRow } from "./vms-discovery.ts";
 import type { Situation } from "./vms-refusals.ts";
 
 /** How long a VM is looked at after an operation. The answer must not fail for it: a repetition would do the operation again. */

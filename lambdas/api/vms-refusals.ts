@@ -20,8 +20,14 @@ export interface Situation {
   readonly now: string;
 }
 
-export async function situationOf(services: Services, caller: Caller, id: string): Promise<Situation> {
-  const vm = await requireVm(services, caller, id);
+/** Throws a 404 problem. `where` is given when a field of the request names the id. */
+export async function situationOf(
+  services: Services,
+  caller: Caller,
+  id: string,
+  where?: { pointer: string },
+): Promise<Situation> {
+  const vm = await requireVm(services, caller, id, where);
   const disks = await disksOf(services, caller, vm);
   const jobs = new Map<string, string[]>();
   if (disks.some(isBackingUp))

@@ -7,7 +7,7 @@ import { newId } from "../domain/ids.ts";
 import { type HypervisorRow, volumeIdFor } from "../domain/inventory.ts";
 import { executionInput, executionName, type Job } from "../domain/job.ts";
 import { parseSettings } from "../domain/settings.ts";
-import type { Snapshot } from "../domain/snapshot.ts";
+import { mostDefinitionBytes, type Snapshot } from "../domain/snapshot.ts";
 import { vmIdFor } from "../domain/vm.ts";
 import { cancelJob } from "../endings/end-job.ts";
 import { reconcileJob } from "../endings/reconcile.ts";
@@ -16,10 +16,13 @@ import type { Services } from "../services.ts";
 import { type TransactionItem, transact } from "../tables/database.ts";
 import { getSnapshot } from "../tables/snapshots.ts";
 import { createSnapshotStates } from "../tasks/create-snapshot.ts";
+import { deleteSnapshotStates } from "../tasks/delete-snapshot.ts";
 import { callState } from "../tasks/state-function.ts";
+import { requireSnapshot } from "../transactions/create-snapshot.ts";
 import { requestDelete } from "../transactions/delete-snapshot.ts";
 import type { ApiRequest } from "./api-handler.ts";
 import type { Caller } from "./http.ts";
+import { showSnapshots } from "./lookups.ts";
 import type { operations } from "./operations.ts";
 import { Problem } from "./problem.ts";
 import { createVmSnapshotBody, listVmSnapshotsQuery, mostVolumesTogether } from "./request-schemas.ts";
@@ -179,6 +182,21 @@ class Lab {
     await transact(database, await requestDelete(database, snapshot, job as unknown as Job, new Date().toISOString()));
   }
 
+  /** The definition that is saved with a snapshot. */
+  definition(snapshotId: string): unknown {
+    const reference = `vm-definition#${snapshotId}`;
+    return this.memory.get("storeReferences", { tenant: "acme", reference })?.definition;
+  }
+
+  /** Deletes a snapshot that has no backup, to the end. */
+  async destroy(id: string): Promise<void> {
+    await this.delete(id);
+    const job = executionInput(this.job(this.snapshot(id).jobId));
+    for (const state of ["Begin", "DeletePrimary", "Complete"])
+      await callState(deleteSnapshotStates, state, this.services, { job }, { until: () => false });
+    assert.equal(this.snapshot(id).state, "Destroyed");
+  }
+
   assertNothingLeft(snapshots: readonly SnapshotRepresentation[]): void {
     for (const { id, job } of snapshots) {
       assert.equal(this.snapshot(id).state, "Error");
@@ -330,6 +348,64 @@ describe("a snapshot of a VM is refused", () => {
     lab.putVolume("web-data", "acme", { missing: true });
     await lab.refusal();
     assert.deepEqual([lab.started, lab.host.takes], [[], []]);
+  });
+});
+
+describe("the definition of a VM", () => {
+  it("is saved with each snapshot, apart from the rows that are listed, and goes with it", async () => {
+    const made = await lab.request();
+    await lab.execute(made);
+    for (const [index, { id }] of made.snapshots.entries()) {
+      const target = `vd${"abc"[index]}`;
+      assert.deepEqual(lab.snapshot(id).vmDefinition, { name: "web", target });
+      assert.equal(lab.definition(id), "definition");
+      assert.ok(!JSON.stringify(lab.snapshot(id)).includes('"definition"'));
+    }
+    const [first, second] = made.snapshots.map(({ id }) => id) as [string, string];
+    const [shown] = await showSnapshots(lab.services, [await requireSnapshot(lab.memory.database, "acme", first)]);
+    assert.deepEqual([shown?.vmDefinition, shown?.references.length], [{ name: "web", target: "vda" }, 1]);
+    await lab.destroy(first);
+    assert.deepEqual([lab.definition(first), lab.definition(second)], [undefined, "definition"]);
+    assert.equal(lab.snapshot(first).vmDefinition, undefined);
+  });
+
+  it("is not saved when it is too large, and the snapshot is taken all the same", async () => {
+    for (const [bytes, isSaved] of [
+      [mostDefinitionBytes, true],
+      [mostDefinitionBytes + 2, false],
+    ] as const) {
+      lab.host.definition = "ä".repeat(bytes / 2);
+      const made = await lab.request();
+      assert.deepEqual(await lab.execute(made), ["Begin", "Take", "Complete"]);
+      const [{ id } = { id: "" }] = made.snapshots;
+      assert.equal(lab.snapshot(id).state, "CreatedOnPrimary");
+      assert.deepEqual(
+        [lab.snapshot(id).vmDefinition !== undefined, lab.definition(id) !== undefined],
+        [isSaved, isSaved],
+      );
+    }
+  });
+
+  it("is not saved when the VM is another tenant's, or nobody's: only the disk is the tenant's own", async () => {
+    for (const change of [{ unassigned: true }, { hypervisorTenant: "bolt" }]) {
+      lab = await Lab.discovered(disks);
+      const made = await lab.request();
+      lab.memory.put("vms", { ...lab.memory.get("vms", { tenant: "acme", id: vmId }), ...change });
+      await lab.execute(made);
+      for (const { id } of made.snapshots)
+        assert.deepEqual([lab.definition(id), lab.snapshot(id).vmDefinition], [undefined, undefined]);
+    }
+  });
+
+  it("is not saved by a worker that comes when the snapshot was given up", async () => {
+    const made = await lab.request();
+    const [first] = made.snapshots;
+    const job = executionInput(lab.job(first?.job.id ?? ""));
+    const run = (name: string) => callState(createSnapshotStates, name, lab.services, { job }, { until: () => false });
+    await run("Begin");
+    await cancelJob(lab.services, "acme", first?.job.id ?? "");
+    await run("Take");
+    assert.equal(lab.definition(first?.id ?? ""), undefined);
   });
 });
 

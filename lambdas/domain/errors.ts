@@ -28,6 +28,8 @@ export class HypervisorFailed extends RetryableError {}
  * attempt succeeds once that has ended.
  */
 export class SnapshotInUse extends RetryableError {}
+/** Something else is being done to the virtual machine. Another attempt succeeds once that has ended. */
+export class VmBusy extends RetryableError {}
 /** The object store cannot be reached now, or answers with a server fault. */
 export class StoreUnavailable extends RetryableError {}
 /** A service asked to be called more slowly (HTTP 429, 503 SlowDown, DynamoDB throughput). */

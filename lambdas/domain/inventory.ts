@@ -69,12 +69,16 @@ export type HypervisorKind = HypervisorSettings["kind"];
 /**
  * What is to be known of a kind without asking a hypervisor of it. `chained`: copies on primary are links of one chain with the volume, so
  * that there must not be many. `tended`: a worker that dies may leave something open there, so that garbage collection looks after it.
+ * `pools`: its volumes lie in storage pools that have names. `makesVms`: it makes VMs from saved definitions.
  */
 export const hypervisorKinds: Readonly<
-  Record<HypervisorKind, { readonly chained: boolean; readonly tended: boolean }>
+  Record<
+    HypervisorKind,
+    { readonly chained: boolean; readonly tended: boolean; readonly pools: boolean; readonly makesVms: boolean }
+  >
 > = {
-  file: { chained: false, tended: false },
-  kvm: { chained: true, tended: true },
+  file: { chained: false, tended: false, pools: false, makesVms: false },
+  kvm: { chained: true, tended: true, pools: true, makesVms: true },
 };
 
 /** What a hypervisor turned out to be when it was registered. */

@@ -16,6 +16,7 @@ export const jobPhases = [
   "Copying",
   "Verifying",
   "Publishing",
+  "Attaching",
   "WaitingRetry",
   "WaitingForExport",
   "Deleting",
@@ -47,7 +48,23 @@ export interface RestoreTarget {
   readonly hypervisorId: string;
   readonly hypervisorTenant: string;
   readonly name: string;
+  /** The hypervisor's storage pool. Absent: its default, or it has none. */
+  readonly pool?: string;
   readonly volumeId: string;
+  /** The VM that gets the volume as a disk; one that is made for it has no id before. */
+  readonly vmId?: string;
+  /** The VM that is made for the volume. */
+  readonly newVm?: { readonly name: string };
+}
+
+/** The externalId that is foreseen for a volume before its hypervisor has said how it calls it. */
+export function foreseenExternalId({ name, pool }: Pick<RestoreTarget, "name" | "pool">): string {
+  return pool === undefined ? name : `${pool}/${name}`;
+}
+
+/** Whether the volume becomes a VM's disk when it is complete. */
+export function isForVm({ vmId, newVm }: RestoreTarget): boolean {
+  return vmId !== undefined || newVm !== undefined;
 }
 
 /** How a backup is checked before it is published: by the checksums that the store keeps, or by reading every byte back. */

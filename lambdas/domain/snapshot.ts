@@ -77,6 +77,18 @@ export interface FoundHintMismatch {
   readonly message: string;
 }
 
+/** The VM whose definition, as it was when the snapshot was taken, is saved with it: a restore makes another VM of that. */
+export interface SavedVm {
+  readonly name: string;
+  /** Which of its disks the volume was, `vda`. */
+  readonly target: string;
+}
+
+/**
+ * A definition has some 5 to 20 KiB. A larger one than this, in UTF-8, is not saved: a row of the database has 400 KiB at most.
+ */
+export const mostDefinitionBytes = 256 * 1024;
+
 /** What happens to the snapshot when its backup has used up its attempts. */
 export type OnBackupFailure = "delete" | "keep";
 
@@ -105,6 +117,8 @@ export interface Snapshot {
   readonly maxAttempts: number;
   readonly onBackupFailure: OnBackupFailure;
   readonly consistency?: Consistency;
+  /** The definition of a VM is saved with the snapshot. */
+  readonly vmDefinition?: SavedVm;
   /** Size of the volume at the moment of the snapshot, bytes. */
   readonly logicalBytes?: number;
   /** Bytes that the frozen state takes on primary storage; 0 once it is removed there. */

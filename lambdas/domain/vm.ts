@@ -1,6 +1,6 @@
 /** Virtual machines, as discovery found them. Pure. */
 import { derivedId } from "./ids.ts";
-import type { Volume } from "./inventory.ts";
+import { type HypervisorRow, type Volume, volumeIdFor } from "./inventory.ts";
 
 export const vmStates = ["running", "stopped", "paused", "other"] as const;
 export type VmState = (typeof vmStates)[number];
@@ -51,6 +51,32 @@ export interface Vm {
 /** {@link derivedId} of a VM. */
 export function vmIdFor(hypervisorId: string, externalId: string): string {
   return derivedId("vm", hypervisorId, externalId);
+}
+
+/** A VM as its hypervisor describes it. The first disk is the one that it boots from. */
+interface FoundVm extends Pick<Vm, "externalId" | "name" | "state" | "guestAgent"> {
+  readonly disks: readonly { readonly target: string; readonly volumeExternalId: string }[];
+}
+
+/** A VM's row without what rules and time say. `tenantOf` is by volumes' ids. */
+export function vmRow(
+  hypervisor: Pick<HypervisorRow, "tenant" | "id">,
+  { externalId, name, state, guestAgent, disks }: FoundVm,
+  tenantOf: (volumeId: string) => string,
+) {
+  return {
+    id: vmIdFor(hypervisor.id, externalId),
+    hypervisorId: hypervisor.id,
+    hypervisorTenant: hypervisor.tenant,
+    externalId,
+    name,
+    state,
+    guestAgent,
+    disks: disks.map(({ target, volumeExternalId }, index): VmDisk => {
+      const volumeId = volumeIdFor(hypervisor.id, volumeExternalId);
+      return { target, volumeId, tenant: tenantOf(volumeId), root: index === 0 };
+    }),
+  };
 }
 
 /** Whether an operation still holds this VM or volume back. `now` is ISO 8601 in UTC, as all times of rows. */

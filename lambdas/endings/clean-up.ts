@@ -153,7 +153,8 @@ async function discardRestore(services: Services, job: Job): Promise<void> {
 /** The volume that a restore job makes. */
 export function newVolumeOf(job: Job, sizeBytes: number): NewVolume {
   if (!job.target) throw new Error(`${job.id} restores nothing`);
-  return { restoreId: job.id, name: job.target.name, sizeBytes };
+  const { name, pool } = job.target;
+  return { restoreId: job.id, name, sizeBytes, ...(pool !== undefined && { pool }) };
 }
 
 /** Where a snapshot's backup lies, and what opens it where the store is encrypted, for the job that works on it. */

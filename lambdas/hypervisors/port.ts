@@ -85,6 +85,19 @@ export interface TakenSnapshot {
   /** Bytes that the frozen state takes on primary storage. */
   readonly physicalBytes: number;
   readonly consistency: Consistency;
+  /** The VM that has the volume as a disk. Absent where there is none, or its definition does not have that disk. */
+  readonly vm?: DefinedVm;
+}
+
+/** A VM as it is defined at the moment. */
+export interface DefinedVm {
+  /** Of the {@link VmDescription}. */
+  readonly externalId: string;
+  readonly name: string;
+  /** Which of its disks the volume is. */
+  readonly target: string;
+  /** In the adapter's own words, for {@link Hypervisor.defineVm} on any hypervisor of its kind. Free of secrets. */
+  readonly definition: string;
 }
 
 export interface DeletedSnapshot {
@@ -115,7 +128,19 @@ export interface NewVolume {
   /** Derives from the job that restores, so that a retry finds the same unfinished volume. */
   readonly restoreId: string;
   readonly name: string;
+  /** The storage pool that it is made in; absent for the default. Only for hypervisors that have pools. */
+  readonly pool?: string;
   readonly sizeBytes: number;
+}
+
+/** A VM that is to be made from the definition of another. */
+export interface NewVm {
+  readonly name: string;
+  /** Of {@link DefinedVm}. */
+  readonly definition: string;
+  /** The disk of the definition that is the volume now. */
+  readonly target: string;
+  readonly volumeExternalId: string;
 }
 
 export interface VolumeWriter extends AsyncDisposable {
@@ -170,10 +195,15 @@ export interface Hypervisor {
   /** Deletes an unfinished volume. Gone is success; a published one is left alone. */
   discardVolume(volume: NewVolume): Promise<void>;
 
-  /** Absent, with the three below, where the hypervisor has no virtual machines. */
+  /** Absent, with the four below, where the hypervisor has no virtual machines. */
   listVms?(): AsyncIterable<VmDescription>;
   /** Throws OperationRefused with the hypervisor's reason. */
   operateVm?(vmExternalId: string, operation: VmOperationRequest): Promise<void>;
+  /**
+   * Makes a VM that does not run, with the volume as its only disk, and returns its externalId. A VM of that name that has the volume was made
+   * by an earlier call. Throws OperationRefused for a name that another VM has, a volume that is a disk of one, and what it cannot define.
+   */
+  defineVm?(vm: NewVm): Promise<string>;
   /** Lets go the file systems that {@link takeSnapshots} of a worker that died left held; returns the VMs' externalIds. */
   thaw?(): Promise<readonly string[]>;
   /**

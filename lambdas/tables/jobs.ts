@@ -135,25 +135,32 @@ export function moveJob(
   };
 }
 
-/** Writes a running job's phase, attempt or attempts. Answers false when the job has ended meanwhile: then nothing was changed. */
+/** The write of a running job's phase, attempt, attempts or target, only while it runs. */
+export function changeRunningJob(
+  database: Database,
+  job: Pick<Job, "tenant" | "id">,
+  change: JobChanges & { updatedAt: string },
+) {
+  const update = updateExpression(change);
+  return {
+    Update: {
+      TableName: database.tables.jobs,
+      Key: { tenant: job.tenant, id: job.id },
+      ...update,
+      ConditionExpression: "#state = :running",
+      ExpressionAttributeNames: { ...update.ExpressionAttributeNames, "#state": "state" },
+      ExpressionAttributeValues: { ...update.ExpressionAttributeValues, ":running": "Running" },
+    },
+  } satisfies TransactionItem;
+}
+
+/** {@link changeRunningJob} as a write of its own. Answers false when the job has ended meanwhile: then nothing was changed. */
 export async function updateRunningJob(
   database: Database,
   job: Pick<Job, "tenant" | "id">,
   change: JobChanges & { updatedAt: string },
 ): Promise<boolean> {
-  const update = updateExpression(change);
-  return isMade(
-    database.client.send(
-      new UpdateCommand({
-        TableName: database.tables.jobs,
-        Key: { tenant: job.tenant, id: job.id },
-        ...update,
-        ConditionExpression: "#state = :running",
-        ExpressionAttributeNames: { ...update.ExpressionAttributeNames, "#state": "state" },
-        ExpressionAttributeValues: { ...update.ExpressionAttributeValues, ":running": "Running" },
-      }),
-    ),
-  );
+  return isMade(database.client.send(new UpdateCommand(changeRunningJob(database, job, change).Update)));
 }
 
 /** Notes that somebody wants the job to end; an ended one is left as it is. */

@@ -177,6 +177,23 @@ export function moveSnapshot(database: Database, snapshot: Snapshot, move: Snaps
   };
 }
 
+/** Condition of another write: this job is creating the snapshot. */
+export function requireCreating(
+  database: Database,
+  snapshot: Pick<Snapshot, "tenant" | "id">,
+  jobId: string,
+): TransactionItem {
+  return {
+    ConditionCheck: {
+      TableName: database.tables.snapshots,
+      Key: { tenant: snapshot.tenant, id: snapshot.id },
+      ConditionExpression: "#state = :creating AND jobId = :job",
+      ExpressionAttributeNames: { "#state": "state" },
+      ExpressionAttributeValues: { ":creating": "Creating", ":job": jobId },
+    },
+  };
+}
+
 /** How much room the frozen state takes on primary now; no change of state. */
 export async function recordPhysicalBytes(
   database: Database,

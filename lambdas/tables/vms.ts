@@ -66,13 +66,14 @@ export function requireVm(database: Database, vm: Key): TransactionItem {
   };
 }
 
+/** Which operation holds a VM, and until when that counts (ISO 8601) if nobody ends it. */
+export interface VmHold {
+  readonly operationId: string;
+  readonly until: string;
+}
+
 /** An operation holds the VM until it lets go, or until that time. One at a time. */
-export function holdVm(
-  database: Database,
-  vm: Key,
-  hold: { readonly operationId: string; readonly until: string },
-  now: string,
-): TransactionItem {
+export function holdVm(database: Database, vm: Key, hold: VmHold, now: string) {
   return {
     Update: {
       TableName: database.tables.vms,
@@ -87,7 +88,12 @@ export function holdVm(
         ":false": false,
       },
     },
-  };
+  } satisfies TransactionItem;
+}
+
+/** {@link holdVm} as a write of its own. Answers false when the VM cannot be held now. */
+export function tryHoldVm(database: Database, vm: Key, hold: VmHold, now: string): Promise<boolean> {
+  return isMade(database.client.send(new UpdateCommand(holdVm(database, vm, hold, now).Update)));
 }
 
 /** As {@link releaseHold}. */

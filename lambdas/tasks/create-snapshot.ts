@@ -3,16 +3,22 @@
  * work for all of them, and none of them stays where one cannot be had.
  */
 import { StateConflict } from "../domain/errors.ts";
+import { mostDefinitionBytes, type Snapshot } from "../domain/snapshot.ts";
+import { vmIdFor } from "../domain/vm.ts";
 import { removePrimary } from "../endings/remove-primary.ts";
-import type { SnapshotRequest, TakenSnapshot } from "../hypervisors/port.ts";
+import type { DefinedVm, SnapshotRequest, TakenSnapshot } from "../hypervisors/port.ts";
 import type { Services } from "../services.ts";
+import type { Database } from "../tables/database.ts";
 import { getJob } from "../tables/jobs.ts";
 import { getSnapshot } from "../tables/snapshots.ts";
+import { saveVmDefinition } from "../tables/vm-definitions.ts";
+import { getVm } from "../tables/vms.ts";
 import {
   beginCreate,
   type CreatedMember,
   createdOnPrimary,
   createFailed,
+  type FrozenVolume,
   isCreatedBy,
   readMembers,
 } from "../transactions/create-snapshot.ts";
@@ -24,7 +30,7 @@ const takeBackSeconds = 60;
 
 /** What Take hands to Complete. */
 interface Frozen {
-  readonly snapshots: readonly TakenSnapshot[];
+  readonly snapshots: readonly FrozenVolume[];
 }
 
 /** Snapshots that were deleted or cancelled before this are not created; nor are, then, the others of their group. */
@@ -71,7 +77,39 @@ async function Take(services: Services, { job: { tenant, jobId, policy } }: Task
   const taken = await hypervisor.takeSnapshots(requests, { quiesce: policy.quiesce ?? false });
   if (taken.length !== requests.length)
     throw new Error(`the ${hypervisor.kind} hypervisor answered ${taken.length} snapshots for ${requests.length}`);
-  return { snapshots: taken };
+  const memberOf = new Map(members.map((member) => [member.snapshot.id, member]));
+  const save = (one: TakenSnapshot) => saveDefinition(services, memberOf.get(one.snapshotId), one);
+  return { snapshots: await Promise.all(taken.map(save)) };
+}
+
+/**
+ * What goes on to Complete: the definition of the VM, which may be large, lies in its row by then. One that is too large is not saved, nor is
+ * that of a VM which is not known as the tenant's own: a disk of it may be.
+ */
+async function saveDefinition(
+  { database, logger }: Services,
+  member: CreatedMember | undefined,
+  { vm, ...frozen }: TakenSnapshot,
+): Promise<FrozenVolume> {
+  if (!vm || !member || !(await isOwnVm(database, member.snapshot, vm))) return frozen;
+  const { job, snapshot } = member;
+  const { name, target, definition } = vm;
+  if (Buffer.byteLength(definition) > mostDefinitionBytes) {
+    const about = { tenant: snapshot.tenant, jobId: job.id, snapshotId: snapshot.id };
+    logger.warn("the definition of a VM is too large to be saved", about);
+    return frozen;
+  }
+  const isSaved = await saveVmDefinition(database, snapshot, job.id, definition);
+  return { ...frozen, ...(isSaved && { vmDefinition: { name, target } }) };
+}
+
+async function isOwnVm(
+  database: Database,
+  { tenant, hypervisorId, hypervisorTenant }: Snapshot,
+  { externalId }: DefinedVm,
+): Promise<boolean> {
+  const vm = await getVm(database, tenant, vmIdFor(hypervisorId, externalId));
+  return vm !== undefined && vm.hypervisorTenant === hypervisorTenant && !vm.unassigned;
 }
 
 async function Complete(services: Services, { job: { tenant, jobId }, frozen }: TaskInput & { frozen: Frozen }) {

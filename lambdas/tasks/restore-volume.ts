@@ -1,5 +1,6 @@
 /** The states of `statemachines/restore-volume.asl.json`, but for the writing of shards (copy-shards.ts). */
-import { hasEnded } from "../domain/job.ts";
+import { type ErrorSummary, summarizeError } from "../domain/errors.ts";
+import { hasEnded, isForVm } from "../domain/job.ts";
 import { backupOf, cleanUpAfter, closeRestore, newVolumeOf } from "../endings/clean-up.ts";
 import { endJob } from "../endings/end-job.ts";
 import { planRestore } from "../repository/reader.ts";
@@ -10,6 +11,7 @@ import { getSnapshot } from "../tables/snapshots.ts";
 import { requireJob, requireSnapshot } from "../transactions/create-snapshot.ts";
 import { beginRestore, type RestoredVolume, restored } from "../transactions/restore-volume.ts";
 import { ReportShardFailure, writeMapItems } from "./backup-snapshot.ts";
+import { GiveToVm } from "./restore-to-vm.ts";
 import { type CaughtError, causeOf, type StateFunctions, type TaskInput } from "./state-function.ts";
 
 interface Plan {
@@ -47,7 +49,8 @@ async function Publish(services: Services, { job: { tenant, jobId }, plan }: Tas
   await updateRunningJob(services.database, job, { phase: "Publishing", updatedAt: services.now().toISOString() });
   const published = await hypervisor.publishVolume(newVolumeOf(job, plan.sizeBytes));
   const { externalId, name, sizeBytes, allocatedBytes, unsupported } = published;
-  return { externalId, name, sizeBytes, allocatedBytes, unsupported };
+  const volume: RestoredVolume = { externalId, name, sizeBytes, allocatedBytes, unsupported };
+  return { ...volume, forVm: isForVm(job.target) };
 }
 
 async function Complete(
@@ -65,16 +68,28 @@ async function Close(services: Services, { job: { tenant, jobId, snapshotId } }:
 /** Before any byte was copied no late worker can exist, so the clean-up need not wait. */
 async function Abandon(services: Services, { job: { tenant, jobId }, error }: TaskInput & { error: CaughtError }) {
   const before = await requireJob(services.database, tenant, jobId);
-  const reason = (await shardFailure(services.database, jobId, onlyAttempt)) ?? causeOf(error);
+  const failure = (await shardFailure(services.database, jobId, onlyAttempt)) ?? causeOf(error);
+  const reason = before.phase === "Attaching" ? withVolumeKept(failure, before.target?.volumeId) : failure;
   await endJob(services, before, { error: reason, cancelled: false });
   const job = await requireJob(services.database, tenant, jobId);
   if (before.phase !== "Copying" && job.state !== "Succeeded") await cleanUpAfter(services, job, () => false);
 }
 
+/** What failed came after the volume was complete. */
+function withVolumeKept({ name, message }: ErrorSummary, volumeId: string | undefined): ErrorSummary {
+  const failure = new Error(`The volume ${volumeId} is restored and stays; giving it to the VM has failed: ${message}`);
+  failure.name = name;
+  return summarizeError(failure);
+}
+
 async function targetOf(services: Services, tenant: string, jobId: string) {
   const job = await requireJob(services.database, tenant, jobId);
-  if (!job.target) throw new Error(`${jobId} has no target`);
-  return { job, hypervisor: await services.hypervisor(job.target.hypervisorTenant, job.target.hypervisorId) };
+  const { target } = job;
+  if (!target) throw new Error(`${jobId} has no target`);
+  return {
+    job: { ...job, target },
+    hypervisor: await services.hypervisor(target.hypervisorTenant, target.hypervisorId),
+  };
 }
 
 export const restoreVolumeStates: StateFunctions = {
@@ -82,6 +97,7 @@ export const restoreVolumeStates: StateFunctions = {
   Plan,
   CreateVolume,
   Publish,
+  GiveToVm,
   Complete,
   Close,
   Abandon,

@@ -4,7 +4,7 @@ import { newId } from "../domain/ids.ts";
 import { defaultStoreId } from "../domain/inventory.ts";
 import { hasEnded, type Job, membersOf, newJob } from "../domain/job.ts";
 import { backupPool } from "../domain/pool.ts";
-import type { Consistency, Snapshot } from "../domain/snapshot.ts";
+import type { Consistency, SavedVm, Snapshot } from "../domain/snapshot.ts";
 import type { Database, TransactionItem } from "../tables/database.ts";
 import { getJob, insertJob, moveJob } from "../tables/jobs.ts";
 import { getSnapshot, insertSnapshot, moveSnapshot } from "../tables/snapshots.ts";
@@ -67,6 +67,8 @@ export interface FrozenVolume {
   readonly sizeBytes: number;
   readonly physicalBytes: number;
   readonly consistency: Consistency;
+  /** A definition is saved with the snapshot. */
+  readonly vmDefinition?: SavedVm;
 }
 
 /**
@@ -98,7 +100,7 @@ function queueBackup(
 ): TransactionItem[] {
   const to = moveOrReplay(snapshot, "OperationSucceeded", { jobId: createJob.id, attempt: 0 });
   if (to === "replay") return [];
-  const { consistency, installPath, sizeBytes, physicalBytes } = frozen;
+  const { consistency, installPath, sizeBytes, physicalBytes, vmDefinition } = frozen;
   const backupJob = queuedBackup(snapshot, createJob.policy, now, createJob.asyncBackup ? undefined : createJob.id);
   return [
     moveSnapshot(database, snapshot, {
@@ -107,7 +109,13 @@ function queueBackup(
       by: createJob.id,
       attempt: 0,
       now,
-      set: { consistency, logicalBytes: sizeBytes, physicalBytes, createdOnPrimaryAt: now },
+      set: {
+        consistency,
+        logicalBytes: sizeBytes,
+        physicalBytes,
+        createdOnPrimaryAt: now,
+        ...(vmDefinition && { vmDefinition }),
+      },
     }),
     moveStoreReference(database, primaryReference(snapshot), "Ready", {
       jobId: createJob.id,

@@ -6,6 +6,7 @@ import type { Database, TransactionItem } from "../tables/database.ts";
 import { getJob, insertJob, moveJob } from "../tables/jobs.ts";
 import { moveSnapshot } from "../tables/snapshots.ts";
 import { removeStoreReference, storeReferencesOf } from "../tables/store-references.ts";
+import { removeVmDefinition } from "../tables/vm-definitions.ts";
 import { endOfParent } from "./backup-snapshot.ts";
 import { beginJob, requireJob, requireSnapshot } from "./create-snapshot.ts";
 import { decideAndWrite, moveOrReplay } from "./decide-and-write.ts";
@@ -58,10 +59,11 @@ export function destroyed(
         jobId: job.id,
         attempt: 0,
         now,
-        set: { physicalBytes: 0, storedBytes: 0, primaryKeptUntil: undefined },
+        set: { physicalBytes: 0, storedBytes: 0, primaryKeptUntil: undefined, vmDefinition: undefined },
       }),
       moveJob(database, job, "Succeeded", { phase: "Closing", updatedAt: now }, { close: true }),
       ...references.map((reference) => removeStoreReference(database, reference)),
+      removeVmDefinition(database, snapshot),
     ];
   });
 }

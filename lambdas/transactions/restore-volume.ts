@@ -1,10 +1,10 @@
 /** The rows' way of a restore: a reader's lease, given back in the transaction that ends the job, and a volume under construction. */
-import type { ErrorSummary } from "../domain/errors.ts";
+import { type ErrorSummary, StateConflict } from "../domain/errors.ts";
 import { type Volume, volumeIdFor } from "../domain/inventory.ts";
-import { hasEnded, type Job } from "../domain/job.ts";
+import { hasEnded, type Job, type RestoreTarget } from "../domain/job.ts";
 import type { Snapshot } from "../domain/snapshot.ts";
 import type { Database, TransactionItem } from "../tables/database.ts";
-import { insertJob, moveJob } from "../tables/jobs.ts";
+import { changeRunningJob, insertJob, moveJob } from "../tables/jobs.ts";
 import { addReader, getSnapshot, removeReader } from "../tables/snapshots.ts";
 import { dropRestoringVolume, getVolume, insertRestoringVolume, releaseRestoredVolume } from "../tables/volumes.ts";
 import { beginJob, requireJob } from "./create-snapshot.ts";
@@ -51,26 +51,52 @@ export function restored(
   return decideAndWrite(database, async () => {
     const job = await requireJob(database, running.tenant, running.id);
     if (hasEnded(job.state)) return "replay";
-    if (!job.target) throw new Error(`${job.id} restores nothing`);
-    const { tenant, target } = job;
-    const id = volumeIdFor(target.hypervisorId, volume.externalId);
-    const end = { phase: "Closing", target: { ...target, volumeId: id }, updatedAt: now } as const;
-    const foreseen = { tenant, id: target.volumeId };
-    const writes = [moveJob(database, job, "Succeeded", end), ...(await leaseBack(database, job))];
-    if (id === target.volumeId) {
-      return [...writes, releaseRestoredVolume(database, foreseen, job.id, volume.allocatedBytes)];
-    }
-    writes.push(dropRestoringVolume(database, foreseen, job.id));
-    const discovered = await getVolume(database, tenant, id);
-    if (discovered && !discovered.missing) return writes;
-    const row = await getVolume(database, tenant, target.volumeId);
-    if (!row) throw new Error(`${target.volumeId}, which ${job.id} restores, has no row`);
-    const { restoringJobId: _, ...free } = row;
-    return [
-      ...writes,
-      insertRestoringVolume(database, { ...free, ...withoutUndefined(volume), id, discoveredAt: now }),
-    ];
+    const { target, writes } = await handOver(database, job, volume, now);
+    const end = { phase: "Closing", target, updatedAt: now } as const;
+    return [moveJob(database, job, "Succeeded", end), ...(await leaseBack(database, job)), ...writes];
   });
+}
+
+/**
+ * The volume is complete and everybody's, while the job goes on with it: whatever becomes of the job, the volume stays. Throws StateConflict
+ * when the job has ended.
+ */
+export function restoredForVm(
+  database: Database,
+  running: Pick<Job, "tenant" | "id">,
+  volume: RestoredVolume,
+  now: string,
+): Promise<"written" | "replay"> {
+  return decideAndWrite(database, async () => {
+    const job = await requireJob(database, running.tenant, running.id);
+    if (hasEnded(job.state)) throw new StateConflict(`${job.id} has ended: it ${job.state}`, job.id);
+    const { target, writes } = await handOver(database, job, volume, now);
+    return [changeRunningJob(database, job, { phase: "Attaching", target, updatedAt: now }), ...writes];
+  });
+}
+
+/** The job's target with the volume's last id, and the writes that make its row everybody's; none where they were made before. */
+async function handOver(database: Database, job: Job, volume: RestoredVolume, now: string) {
+  if (!job.target) throw new Error(`${job.id} restores nothing`);
+  const { tenant } = job;
+  const id = volumeIdFor(job.target.hypervisorId, volume.externalId);
+  const target: RestoreTarget = { ...job.target, volumeId: id };
+  const foreseen = { tenant, id: job.target.volumeId };
+  const row = await getVolume(database, tenant, foreseen.id);
+  if (id === foreseen.id) {
+    const isReleased = row !== undefined && row.restoringJobId === undefined;
+    return {
+      target,
+      writes: isReleased ? [] : [releaseRestoredVolume(database, foreseen, job.id, volume.allocatedBytes)],
+    };
+  }
+  const writes = [dropRestoringVolume(database, foreseen, job.id)];
+  const discovered = await getVolume(database, tenant, id);
+  if (discovered && !discovered.missing) return { target, writes };
+  if (!row) throw new Error(`${foreseen.id}, which ${job.id} restores, has no row`);
+  const { restoringJobId: _, ...free } = row;
+  const found = { ...free, ...withoutUndefined(volume), id, discoveredAt: now };
+  return { target, writes: [...writes, insertRestoringVolume(database, found)] };
 }
 
 /** What is undefined is no attribute of a row. */

@@ -79,7 +79,7 @@ const expectedTables: Record<FunctionName, string[]> = {
     "Volumes: write",
   ],
   keys: [],
-  tasks: [...ofJobs, "Progress: update", "Rates: update"].sort(),
+  tasks: [...ofJobs, "Progress: update", "Rates: update", "Vms: update"].sort(),
   copy: ["Hypervisors: read", "Jobs: read", "Progress: update", "Rates: update", "Snapshots: read", "Stores: read"],
   collect: [...ofJobs, "Rates: update"].sort(),
   import: [

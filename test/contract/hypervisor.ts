@@ -2,8 +2,15 @@
 import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
 import { afterEach, beforeEach, describe, test } from "node:test";
-import { ExportLost, VolumeNameTaken, VolumeNotFound } from "../../lambdas/domain/errors.ts";
-import type { ExportDescriptor, Extent, Hypervisor, NewVolume, TakenSnapshot } from "../../lambdas/hypervisors/port.ts";
+import { ExportLost, OperationRefused, VolumeNameTaken, VolumeNotFound } from "../../lambdas/domain/errors.ts";
+import type {
+  ExportDescriptor,
+  Extent,
+  Hypervisor,
+  NewVolume,
+  TakenSnapshot,
+  VmDescription,
+} from "../../lambdas/hypervisors/port.ts";
 
 /** A hypervisor with the means to look at it from the other side. */
 export interface HypervisorSubject extends AsyncDisposable {
@@ -348,6 +355,62 @@ export function hypervisorContract(
         await subject.hypervisor.publishVolume(volume);
         await subject.hypervisor.discardVolume(volume);
         assert.deepEqual(await names(), [volume.name]);
+      });
+    });
+
+    describe("a VM's definition", () => {
+      const restored: NewVolume = { restoreId: "job_2", name: "restored-disk", sizeBytes: rounded(4096) };
+
+      async function vms(): Promise<VmDescription[]> {
+        return subject.hypervisor.listVms ? collect(subject.hypervisor.listVms()) : [];
+      }
+
+      async function restoredVolume(): Promise<string> {
+        await subject.hypervisor.createVolume(restored);
+        return (await subject.hypervisor.publishVolume(restored)).externalId;
+      }
+
+      test("comes with a snapshot, and makes VMs, where there are VMs and nowhere else", async () => {
+        const { hypervisor } = subject;
+        assert.equal(hypervisor.defineVm !== undefined, hypervisor.listVms !== undefined);
+        const { vm } = await snapshot(await subject.makeVolume("disk-a", rounded(4096)), "snap_1");
+        assert.equal(vm !== undefined, hypervisor.listVms !== undefined);
+      });
+
+      test("makes another VM that has the restored volume as the disk and does not run, once", async (t) => {
+        const { hypervisor } = subject;
+        if (!hypervisor.defineVm) return t.skip("there are no VMs");
+        const { vm } = await snapshot(await subject.makeVolume("disk-a", rounded(4096)), "snap_1");
+        const before = await vms();
+        const source = before.find(({ externalId }) => externalId === vm?.externalId);
+        assert.ok(vm && source);
+        assert.deepEqual([source.name, source.disks[0]?.target], [vm.name, vm.target]);
+        const { definition, target } = vm;
+        const wanted = { name: "another", definition, target, volumeExternalId: await restoredVolume() };
+        const externalId = await hypervisor.defineVm(wanted);
+        assert.equal(await hypervisor.defineVm(wanted), externalId);
+        const [made, ...others] = (await vms()).filter(
+          (one) => !before.some((old) => old.externalId === one.externalId),
+        );
+        const { volumeExternalId } = wanted;
+        assert.deepEqual(
+          [made?.externalId, made?.name, made?.state, made?.disks, others],
+          [externalId, "another", "stopped", [{ target, volumeExternalId }], []],
+        );
+        assert.equal((await hypervisor.describeVolume(volumeExternalId)).unsupported, undefined);
+      });
+
+      test("makes no VM of a name, or with a disk, that another VM has", async (t) => {
+        const { hypervisor } = subject;
+        if (!hypervisor.defineVm) return t.skip("there are no VMs");
+        const taken = await subject.makeVolume("disk-a", rounded(4096));
+        const { vm } = await snapshot(taken, "snap_1");
+        assert.ok(vm);
+        const before = await vms();
+        const free = await restoredVolume();
+        for (const change of [{ volumeExternalId: free }, { volumeExternalId: taken, name: "another" }])
+          await assert.rejects(hypervisor.defineVm({ ...vm, ...change }), OperationRefused);
+        assert.deepEqual(await vms(), before);
       });
     });
   });

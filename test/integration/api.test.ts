@@ -273,6 +273,21 @@ describe("the deployed API", () => {
         assert.equal(answer.body.errors[0].pointer, "/target/name");
       }
       assertProblem(await restore("x", `hyp_${absent}`), 404, "not-found");
+      for (const [more, status, pointer] of [
+        [{ pool: "default" }, 400, "/target/pool"],
+        [{ newVm: { name: "web" } }, 400, "/target/newVm"],
+        [{ attachToVmId: `vm_${absent}` }, 404, "/target/attachToVmId"],
+        [{ attachToVmId: `vm_${absent}`, newVm: { name: "web" } }, 400, "/target/newVm"],
+        [{ newVm: { name: "a\u0000b" } }, 400, "/target/newVm/name"],
+      ] as const) {
+        const target = { hypervisorId: hypervisor.id, name: "x", ...more };
+        const answer = await test.call("POST", `/snapshots/${body.snapshot.id}/restore`, { body: { target } });
+        assert.deepEqual(
+          [answer.status, answer.body.errors[0].pointer],
+          [status, pointer],
+          JSON.stringify(answer.body),
+        );
+      }
       assertProblem(
         await test.call("POST", `/snapshots/${body.snapshot.id}/backup`, { body: {} }),
         409,

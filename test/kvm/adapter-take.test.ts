@@ -4,6 +4,7 @@ import { existsSync } from "node:fs";
 import { after, afterEach, beforeEach, describe, test } from "node:test";
 import { setTimeout as pause } from "node:timers/promises";
 import { HypervisorFailed, QuiesceFailed, VolumeNotFound } from "../../lambdas/domain/errors.ts";
+import { DomainXml } from "../../lambdas/hypervisors/kvm/domain-xml.ts";
 import type { SnapshotRequest, TakenSnapshot } from "../../lambdas/hypervisors/port.ts";
 import { blockCommit } from "../../lambdas/protocols/libvirt/flags.ts";
 import type { Domain } from "../../lambdas/protocols/libvirt/procedures.ts";
@@ -181,6 +182,28 @@ describe("snapshots", () => {
       await tops(domain),
       taken.map(({ installPath }) => installPath),
     );
+  });
+
+  test("come with what the VM will be started with, without its secrets", async () => {
+    const path = subject.image("disk.qcow2");
+    const plugged = subject.image("plugged.qcow2");
+    for (const disk of [path, plugged]) run("qemu-img", "create", "-q", "-f", "qcow2", disk, `${sizeBytes}`);
+    const console = `<graphics type='vnc' listen='0.0.0.0' autoport='yes' passwd='hunter2'/>`;
+    const domain = await subject.define("secret", [{ target: "vda", path, format: "qcow2" }], console);
+    await subject.start(domain);
+    run("virsh", "-q", "-c", host.uri, "setvcpus", "secret", "1", "--config");
+    run("virsh", "-q", "-c", host.uri, "setmaxmem", "secret", "48M", "--config");
+    const source = ["--driver", "qemu", "--subdriver", "qcow2", "--live"];
+    run("virsh", "-q", "-c", host.uri, "attach-disk", "secret", plugged, "vdb", ...source);
+    const [taken, ofPlugged] = await take(requestsFor([path, plugged]));
+    const { definition = "", ...vm } = taken?.vm ?? {};
+    assert.deepEqual(vm, { externalId: domain.uuid, name: "secret", target: "vda" });
+    assert.ok(!definition.includes("hunter2"));
+    assert.match(definition, /<memory unit='KiB'>49152</);
+    assert.equal(ofPlugged?.vm, undefined, "a disk that the VM will not have with its next start");
+    const anew = new DomainXml(definition);
+    anew.becomeAnother("another");
+    assert.match(anew.toString(), /<graphics type="vnc" autoport="yes" listen="127.0.0.1"/);
   });
 
   test("whose agent is there but silent fail in time", async () => {

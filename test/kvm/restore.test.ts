@@ -141,17 +141,31 @@ describe("a restored volume", () => {
     const other = lab.folder.file("other");
     mkdirSync(other);
     await definePool("other pool", other);
-    for (const [name, path] of [
-      ["other pool/a disk", `${other}/a disk`],
-      [`${other}/b.raw`, `${other}/b.raw`],
+    for (const [place, path] of [
+      [{ pool: "other pool", name: "a disk" }, `${other}/a disk`],
+      [{ name: `${other}/b.raw` }, `${other}/b.raw`],
     ] as const) {
-      const restored = new RestoredVolume(lab.host, { ...newVolume(mib), name });
+      const restored = new RestoredVolume(lab.host, { ...newVolume(mib), ...place });
       await restored.create();
       assert.equal(await restored.publish(), path);
       assert.ok(existsSync(path));
     }
-    for (const name of ["no such pool/x", "/etc/../etc/x", `${other}/`, "x".repeat(240), "new\nline"]) {
-      await assert.rejects(new RestoredVolume(lab.host, { ...newVolume(mib), name }).create(), OperationRefused, name);
+    const elsewhere = { ...newVolume(mib), pool: "no such pool" };
+    await assert.rejects(new RestoredVolume(lab.host, elsewhere).create(), {
+      name: "OperationRefused",
+      message: "There is no storage pool no such pool on the host.",
+    });
+    const volumeGroup = `<pool type='logical'><name>group</name><target><path>/dev/group</path></target></pool>`;
+    await lab.libvirt.call("poolDefineXml", { xml: volumeGroup, flags: 0 });
+    await assert.rejects(new RestoredVolume(lab.host, { ...elsewhere, pool: "group" }).create(), {
+      name: "OperationRefused",
+      message: "The storage pool group has no folder for files.",
+    });
+    await new RestoredVolume(lab.host, elsewhere).discard();
+    for (const name of ["/etc/../etc/x", `${other}/`, "x".repeat(240), "new\nline"]) {
+      const restored = new RestoredVolume(lab.host, { ...newVolume(mib), name });
+      await assert.rejects(restored.create(), OperationRefused, name);
+      await restored.discard();
     }
   });
 

@@ -133,11 +133,11 @@ export class MemoryDatabase {
   }
 }
 
-/** `SET a = :a, b = if_not_exists(b, :b) REMOVE c ADD d :d`. */
+/** `SET a = :a, b = if_not_exists(b, :b) REMOVE c ADD d :d DELETE e :e`. */
 function update(row: Row, write: Write): void {
   const name = (text: string) => write.ExpressionAttributeNames?.[text] ?? text;
   const value = (text: string) => givenValue(text, write);
-  const clauses = (write.UpdateExpression ?? "").split(/\b(SET|REMOVE|ADD)\b/).slice(1);
+  const clauses = (write.UpdateExpression ?? "").split(/\b(SET|REMOVE|ADD|DELETE)\b/).slice(1);
   for (let at = 0; at < clauses.length; at += 2) {
     for (const part of (clauses[at + 1] ?? "").split(/,(?![^(]*\))/).map((text) => text.trim())) {
       const [attribute = "", ...rest] = part.split(/[\s=]+/);
@@ -145,10 +145,19 @@ function update(row: Row, write: Write): void {
       if (clauses[at] === "SET")
         row[name(attribute)] = (fallback && row[name(kept)]) ?? value(fallback ?? rest[0] ?? "");
       if (clauses[at] === "REMOVE") delete row[name(attribute)];
-      if (clauses[at] === "ADD")
-        row[name(attribute)] = Number(row[name(attribute)] ?? 0) + Number(value(rest[0] ?? ""));
+      const given = clauses[at] === "ADD" || clauses[at] === "DELETE" ? value(rest[0] ?? "") : undefined;
+      if (given instanceof Set) changeSet(row, name(attribute), clauses[at] as "ADD" | "DELETE", given);
+      else if (clauses[at] === "ADD") row[name(attribute)] = Number(row[name(attribute)] ?? 0) + Number(given);
     }
   }
+}
+
+/** An empty set is no attribute. */
+function changeSet(row: Row, attribute: string, change: "ADD" | "DELETE", given: Set<unknown>): void {
+  const others = [...((row[attribute] as Set<unknown> | undefined) ?? [])].filter((one) => !given.has(one));
+  const changed = new Set(change === "ADD" ? [...others, ...given] : others);
+  if (changed.size > 0) row[attribute] = changed;
+  else delete row[attribute];
 }
 
 function givenValue(text: string, { ExpressionAttributeValues = {} }: Expressions): unknown {

@@ -1,9 +1,11 @@
 /** A hypervisor in memory that has VMs: what is frozen on it and what was done to its VMs can be looked at. It copies no bytes. */
-import { HypervisorFailed } from "../../lambdas/domain/errors.ts";
+import { HypervisorFailed, OperationRefused, VolumeNotFound } from "../../lambdas/domain/errors.ts";
 import type {
   Capabilities,
   DeletedSnapshot,
   Hypervisor,
+  NewVm,
+  NewVolume,
   Quiesce,
   SnapshotRequest,
   TakenSnapshot,
@@ -19,6 +21,10 @@ export class VmHypervisor {
   vms: VmDescription[] = [];
   /** Install paths of what is frozen. */
   readonly frozen = new Set<string>();
+  /** Volumes that are being restored, by their restores. */
+  readonly unfinished = new Map<string, NewVolume>();
+  /** What every snapshot's VM is defined as. */
+  definition = "definition";
   readonly takes: { snapshotIds: string[]; quiesce: Quiesce }[] = [];
   readonly done: { vm: string; request: VmOperationRequest }[] = [];
   /** The externalId of a volume that cannot be frozen: those before it are, and are let go again. */
@@ -45,7 +51,7 @@ export class VmHypervisor {
   }
 
   async *listVolumes(): AsyncGenerator<VolumeDescription> {
-    yield* this.volumes;
+    for (const { externalId } of this.volumes) yield this.describeVolume(externalId);
   }
 
   async *listVms(): AsyncGenerator<VmDescription> {
@@ -55,9 +61,62 @@ export class VmHypervisor {
   async operateVm(vm: string, request: VmOperationRequest): Promise<void> {
     await this.meanwhile();
     this.done.push({ vm, request });
+    if (request.operation === "attach-disk") this.#attach(vm, request.volumeExternalId);
     const state = { stop: "stopped", destroy: "stopped", start: "running" }[request.operation as string];
     if (state === undefined) return;
     this.vms = this.vms.map((one) => (one.externalId === vm ? ({ ...one, state } as VmDescription) : one));
+  }
+
+  #attach(vm: string, volumeExternalId: string): void {
+    const owner = this.#ownerOf(volumeExternalId);
+    if (owner?.externalId === vm) return;
+    if (owner) throw new OperationRefused(`${volumeExternalId} is a disk of ${owner.name}.`);
+    this.vms = this.vms.map((one) => {
+      if (one.externalId !== vm) return one;
+      const target = `vd${String.fromCharCode(97 + one.disks.length)}`;
+      return { ...one, disks: [...one.disks, { target, volumeExternalId }] };
+    });
+  }
+
+  #ownerOf(volumeExternalId: string): VmDescription | undefined {
+    return this.vms.find(({ disks }) => disks.some((disk) => disk.volumeExternalId === volumeExternalId));
+  }
+
+  async defineVm({ name, target, volumeExternalId, definition }: NewVm): Promise<string> {
+    await this.meanwhile();
+    const owner = this.#ownerOf(volumeExternalId);
+    if (owner?.name === name) return owner.externalId;
+    if (owner) throw new OperationRefused(`${volumeExternalId} is a disk of ${owner.name}.`);
+    if (this.vms.some((vm) => vm.name === name)) throw new OperationRefused(`There is a VM ${name} already.`);
+    const externalId = `uuid-${name}-of-${definition}`;
+    const disks = [{ target, volumeExternalId }];
+    this.vms.push({ externalId, name, state: "stopped", guestAgent: "absent", disks });
+    return externalId;
+  }
+
+  async createVolume(volume: NewVolume): Promise<void> {
+    this.unfinished.set(volume.restoreId, volume);
+  }
+
+  /** Calls it by a path, as KVM does. */
+  async publishVolume({ restoreId, name, pool = "default", sizeBytes }: NewVolume): Promise<VolumeDescription> {
+    const externalId = `/${pool}/${name}`;
+    if (this.unfinished.delete(restoreId))
+      this.volumes.push({ externalId, name, sizeBytes, inUse: false, unsupported: "no VM has it as a disk" });
+    return this.describeVolume(externalId);
+  }
+
+  async discardVolume({ restoreId }: NewVolume): Promise<void> {
+    this.unfinished.delete(restoreId);
+  }
+
+  async describeVolume(externalId: string): Promise<VolumeDescription> {
+    const found = this.volumes.find((volume) => volume.externalId === externalId);
+    if (!found) throw new VolumeNotFound(`There is no volume ${externalId}.`);
+    const owner = this.#ownerOf(externalId);
+    if (!owner) return found;
+    const { unsupported: _, ...volume } = found;
+    return { ...volume, inUse: owner.state === "running" };
   }
 
   plannedInstallPath({ externalId, snapshotId }: SnapshotRequest): string {
@@ -80,12 +139,21 @@ export class VmHypervisor {
       made.push(installPath);
     }
     return requests.map((request) => ({
+      ...this.#vmOf(request.externalId),
       snapshotId: request.snapshotId,
       installPath: this.plannedInstallPath(request),
       sizeBytes: 1024,
       physicalBytes: 512,
       consistency: quiesce === false ? "crash" : "filesystem",
     }));
+  }
+
+  #vmOf(externalId: string): Pick<TakenSnapshot, "vm"> {
+    const owner = this.#ownerOf(externalId);
+    const target = owner?.disks.find((disk) => disk.volumeExternalId === externalId)?.target;
+    return owner && target !== undefined
+      ? { vm: { externalId: owner.externalId, name: owner.name, target, definition: this.definition } }
+      : {};
   }
 
   async deleteSnapshot(installPath: string): Promise<DeletedSnapshot> {

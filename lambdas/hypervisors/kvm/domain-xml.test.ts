@@ -123,6 +123,17 @@ describe("a VM's definition", () => {
     assert.match(xml, /<source bridge="br0"\/>/);
   });
 
+  it("becomes that of another VM whose consoles nobody reaches from outside: their passwords are not known", () => {
+    const console = `<graphics type='vnc' port='5901' autoport='no' listen='0.0.0.0'><listen type='address' address='0.0.0.0'/></graphics>`;
+    const others = `<graphics type='spice' tlsPort='1'><listen type='network' network='a'/></graphics><graphics type='sdl' display=':0'/>`;
+    const domain = new DomainXml(`<domain><name>d</name><devices>${console}${others}</devices></domain>`);
+    domain.becomeAnother("copy");
+    const [vnc, spice, window] = domain.toString().match(/<graphics [^>]*>/g) ?? [];
+    assert.equal(vnc, '<graphics type="vnc" autoport="yes" listen="127.0.0.1"/>');
+    assert.equal(spice, '<graphics type="spice" autoport="yes" listen="127.0.0.1"/>');
+    assert.equal(window, '<graphics type="sdl" display=":0"/>');
+  });
+
   it("that is none, or no XML, is an error of the hypervisor", () => {
     for (const xml of ["", "<domain>", "<volume/>", "no xml", "<domain/><domain/>", "<domain>&unknown;</domain>"])
       assert.throws(() => new DomainXml(xml), HypervisorFailed, xml);

@@ -54,6 +54,9 @@ export interface NewDisk {
 const targetPrefixes: Readonly<Record<string, string>> = { virtio: "vd", ide: "hd", fdc: "fd" };
 const defaultTargetPrefix = "sd";
 
+/** Consoles that are servers; others are windows on the host, or nothing at all. */
+const networkConsoles: ReadonlySet<string | null> = new Set(["vnc", "spice", "rdp"]);
+
 export class DomainXml {
   readonly #document: Document;
 
@@ -172,7 +175,8 @@ export class DomainXml {
 
   /**
    * Makes it the definition of another VM: under this name, with a UUID and addresses of network cards of its own, which libvirt makes up,
-   * and without what belongs to one host's VM only.
+   * and without what belongs to one host's VM only. Its consoles can be reached from the host itself alone: their passwords are secrets, which
+   * a saved definition does not have.
    */
   becomeAnother(name: string): void {
     setText(child(this.#root, "name") ?? this.#insertFirst(this.#root, "name"), name);
@@ -188,6 +192,13 @@ export class DomainXml {
       const source = child(channel, "source");
       // Of a socket on the host that libvirt names after the VM; two VMs cannot have the same.
       if (channel.getAttribute("type") === "unix" && source) channel.removeChild(source);
+    }
+    for (const graphics of children(this.#devices, "graphics")) {
+      if (!networkConsoles.has(graphics.getAttribute("type"))) continue;
+      for (const one of children(graphics, "listen")) graphics.removeChild(one);
+      for (const name of ["port", "tlsPort", "websocket", "socket"]) graphics.removeAttribute(name);
+      graphics.setAttribute("autoport", "yes");
+      graphics.setAttribute("listen", "127.0.0.1");
     }
   }
 

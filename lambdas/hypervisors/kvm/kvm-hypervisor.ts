@@ -6,6 +6,7 @@ import type {
   Extent,
   Hypervisor,
   HypervisorReport,
+  NewVm,
   NewVolume,
   Quiesce,
   SnapshotRequest,
@@ -38,6 +39,7 @@ import { takeSnapshots } from "./take.ts";
 import { forgetConsistency } from "./take-notes.ts";
 import { Turns } from "./turns.ts";
 import { operateVm } from "./vm-operations.ts";
+import { defineVm } from "./vm-operations-define.ts";
 
 export class KvmHypervisor implements Hypervisor {
   readonly kind = "kvm";
@@ -85,6 +87,10 @@ export class KvmHypervisor implements Hypervisor {
 
   operateVm(vmExternalId: string, operation: VmOperationRequest): Promise<void> {
     return operateVm(this.#host, vmExternalId, operation);
+  }
+
+  defineVm(vm: NewVm): Promise<string> {
+    return defineVm(this.#host, vm);
   }
 
   thaw(): Promise<string[]> {

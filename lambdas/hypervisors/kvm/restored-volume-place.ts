@@ -1,6 +1,7 @@
 /** Where a volume that is restored will lie. */
 import { basename, dirname, extname, isAbsolute, join } from "node:path";
 import { OperationRefused } from "../../domain/errors.ts";
+import type { NewVolume } from "../port.ts";
 import { unfitOwnFile } from "./chain.ts";
 import type { KvmHost } from "./host.ts";
 import { libvirtCode } from "./host-errors.ts";
@@ -24,11 +25,14 @@ export interface RestoredPlace {
 }
 
 /**
- * `name`: an absolute path, `pool/name`, or a name in the pool `default`. Throws OperationRefused for a pool that is not there or has no
- * folder, and for a name that no volume can have.
+ * The volume's name may be an absolute path, too. Throws OperationRefused for a pool that is not there or has no folder, and for a name that
+ * no volume can have.
  */
-export async function restoredPlace(host: KvmHost, name: string, restoreId: string): Promise<RestoredPlace> {
-  const final = isAbsolute(name) ? name : await inPool(host, name);
+export async function restoredPlace(
+  host: KvmHost,
+  { name, pool = defaultPool, restoreId }: NewVolume,
+): Promise<RestoredPlace> {
+  const final = isAbsolute(name) ? name : join(await folderOf(host, pool), basename(name));
   const problem = unfitOwnFile(final);
   if (problem) throw new OperationRefused(problem);
   const format = rawEndings.has(extname(final)) ? "raw" : "qcow2";
@@ -36,13 +40,12 @@ export async function restoredPlace(host: KvmHost, name: string, restoreId: stri
   return { final, format, unfinished, marker: join(await host.ownFolder(), "published", restoreId) };
 }
 
-async function inPool(host: KvmHost, name: string): Promise<string> {
-  const pool = name.includes("/") ? dirname(name) : defaultPool;
+async function folderOf(host: KvmHost, pool: string): Promise<string> {
   try {
     const found = await host.call("poolLookupByName", { name: pool });
     const { xml } = await host.call("poolGetXml", { pool: found.pool, flags: 0 });
     const folder = poolFolder(xml);
-    if (folder !== undefined) return join(folder, basename(name));
+    if (folder !== undefined) return folder;
   } catch (error) {
     if (libvirtCode(error) !== "NO_STORAGE_POOL") throw error;
     throw new OperationRefused(`There is no storage pool ${pool} on the host.`, { cause: error });

@@ -1,5 +1,11 @@
 /** A volume under construction: an image under a hidden name, written through qemu-nbd, that gets its name when it is complete. */
-import { HypervisorFailed, PrimaryStorageFull, VolumeNameTaken, VolumeNotFound } from "../../domain/errors.ts";
+import {
+  HypervisorFailed,
+  OperationRefused,
+  PrimaryStorageFull,
+  VolumeNameTaken,
+  VolumeNotFound,
+} from "../../domain/errors.ts";
 import { NbdRequestFailed } from "../../protocols/nbd/errors.ts";
 import { NbdPool } from "../../protocols/nbd/pool.ts";
 import type { NewVolume, VolumeWriter } from "../port.ts";
@@ -63,13 +69,17 @@ export class RestoredVolume {
   }
 
   async discard(): Promise<void> {
-    const place = await this.#place();
     await this.#endWriting();
-    await this.#run("discard", discardScript, place);
+    try {
+      await this.#run("discard", discardScript, await this.#place());
+    } catch (error) {
+      // Where no volume can be made, none was: there is no such pool, or the name is none.
+      if (!(error instanceof OperationRefused)) throw error;
+    }
   }
 
   #place(): Promise<RestoredPlace> {
-    return restoredPlace(this.#host, this.#volume.name, this.#volume.restoreId);
+    return restoredPlace(this.#host, this.#volume);
   }
 
   async #serversFolder(): Promise<string> {

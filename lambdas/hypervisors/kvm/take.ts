@@ -7,11 +7,12 @@ import {
   QuiesceFailed,
   VolumeNotFound,
 } from "../../domain/errors.ts";
-import { snapshotCreate } from "../../protocols/libvirt/flags.ts";
+import { domainXml, snapshotCreate } from "../../protocols/libvirt/flags.ts";
 import type { Domain } from "../../protocols/libvirt/procedures.ts";
 import type { Quiesce, SnapshotRequest, TakenSnapshot } from "../port.ts";
 import { plannedOverlay } from "./chain.ts";
 import { type AttachedVolume, findVolume, readVms, unsupportedReason } from "./discovery.ts";
+import { DomainXml } from "./domain-xml.ts";
 import type { KvmHost } from "./host.ts";
 import { whileHeld } from "./quiesce.ts";
 import { removeLeftover } from "./take-leftover.ts";
@@ -49,7 +50,9 @@ export async function takeSnapshots(
     if (missing.length > 0) await takeOfVm(host, missing, options.quiesce);
     if (options.quiesce === true) await assertHeld(host, ofVm);
   }
-  return Promise.all((await find(host, requests)).map((one) => describe(host, one)));
+  const taken = await find(host, requests);
+  const definitions = await definitionsOf(host, taken);
+  return Promise.all(taken.map((one) => describe(host, one, definitions.get(one.volume.vm.domain.uuid)!)));
 }
 
 /** A try that broke off may have made them and not know whether the guest held still: they are not what was asked for. Throws QuiesceFailed. */
@@ -178,11 +181,26 @@ async function areThere(host: KvmHost, wanted: readonly Wanted[]): Promise<boole
   return (await find(host, requests)).every((one) => frozenLayer(one) !== undefined);
 }
 
-async function describe(host: KvmHost, wanted: Wanted): Promise<TakenSnapshot> {
+/** Of each VM, by UUID, what it will be started with. Without libvirt's flag for it there are no secrets in it. */
+async function definitionsOf(host: KvmHost, wanted: readonly Wanted[]): Promise<ReadonlyMap<string, string>> {
+  const domains = new Map(wanted.map(({ volume: { vm } }) => [vm.domain.uuid, vm.domain]));
+  const read = async ([uuid, domain]: [string, Domain]): Promise<[string, string]> => {
+    const { xml } = await host.call("domainGetXml", { domain, flags: domainXml.inactive });
+    return [uuid, xml];
+  };
+  return new Map(await Promise.all([...domains].map(read)));
+}
+
+async function describe(host: KvmHost, wanted: Wanted, definition: string): Promise<TakenSnapshot> {
   const frozen = frozenLayer(wanted);
   const { snapshotId, overlay: installPath, volume } = wanted;
   if (!frozen) throw new HypervisorFailed(`${volume.vm.domain.name} does not use the snapshot's file ${installPath}.`);
   const consistency = await readConsistency(host, snapshotId);
   const { sizeBytes, allocatedBytes: physicalBytes } = frozen;
-  return { snapshotId, installPath, sizeBytes, physicalBytes, consistency };
+  const { target } = volume.disk;
+  const { domain } = volume.vm;
+  // A disk may have been plugged into the VM that runs and be none of the next.
+  const isDefined = new DomainXml(definition).disk(target) !== undefined;
+  const vm = isDefined && { vm: { externalId: domain.uuid, name: domain.name, target, definition } };
+  return { snapshotId, installPath, sizeBytes, physicalBytes, consistency, ...vm };
 }

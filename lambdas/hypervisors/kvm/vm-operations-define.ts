@@ -1,12 +1,28 @@
 /** Makes a VM from the definition that another one had, with disks of its own. */
 import { OperationRefused } from "../../domain/errors.ts";
 import { domainXml } from "../../protocols/libvirt/flags.ts";
+import type { NewVm } from "../port.ts";
+import { findVolume } from "./discovery.ts";
 import { DomainXml, type NewDisk } from "./domain-xml.ts";
 import type { KvmHost } from "./host.ts";
 import { libvirtCode } from "./host-errors.ts";
+import { freeDisk, isDiskOf } from "./vm-operations-disks.ts";
 import { refusal } from "./vm-operations-errors.ts";
 
-export interface NewVm {
+/**
+ * Returns the UUID.
+ *
+ * @throws VolumeNotFound
+ * @throws OperationRefused for a volume that another VM has, and as {@link defineVmFrom}
+ */
+export async function defineVm(host: KvmHost, { name, definition, target, volumeExternalId }: NewVm): Promise<string> {
+  const [attached] = await findVolume(host, volumeExternalId);
+  if (attached?.vm.domain.name === name) return attached.vm.domain.uuid;
+  if (attached) throw isDiskOf(attached);
+  return defineVmFrom(host, definition, { name, disks: new Map([[target, await freeDisk(host, volumeExternalId)]]) });
+}
+
+interface VmWithDisks {
   readonly name: string;
   /** By target of the definition. The VM gets no other disks, and no discs. */
   readonly disks: ReadonlyMap<string, Pick<NewDisk, "file" | "format">>;
@@ -17,7 +33,7 @@ export interface NewVm {
  *
  * @throws OperationRefused for a name that another VM has, a target that the definition lacks, or a definition that libvirt does not take
  */
-export async function defineVmFrom(host: KvmHost, xml: string, { name, disks }: NewVm): Promise<string> {
+export async function defineVmFrom(host: KvmHost, xml: string, { name, disks }: VmWithDisks): Promise<string> {
   const existing = await findByName(host, name);
   if (existing) {
     const files = [...disks.values()].map(({ file }) => file);

@@ -4,7 +4,7 @@ import { setTimeout as pause } from "node:timers/promises";
 import { HypervisorFailed, OperationRefused, VolumeNotFound } from "../../domain/errors.ts";
 import { affect, domainXml } from "../../protocols/libvirt/flags.ts";
 import type { Domain } from "../../protocols/libvirt/procedures.ts";
-import { findVolume, readVm, type Vm } from "./discovery.ts";
+import { type AttachedVolume, findVolume, readVm, type Vm } from "./discovery.ts";
 import { DomainXml, type NewDisk } from "./domain-xml.ts";
 import type { KvmHost } from "./host.ts";
 import { imageFiles } from "./image-files.ts";
@@ -26,10 +26,18 @@ export async function readDefinition(host: KvmHost, domain: Domain): Promise<Dom
 export async function attachVolume(host: KvmHost, vm: Vm, externalId: string): Promise<void> {
   const [attached] = await findVolume(host, externalId);
   if (attached?.vm.domain.uuid === vm.domain.uuid) return;
-  if (attached) throw new OperationRefused(`${externalId} is a disk of ${attached.vm.definition.name}.`);
+  if (attached) throw isDiskOf(attached);
+  await attachDisk(host, vm, await freeDisk(host, externalId));
+}
+
+/** A volume that no VM has, as a disk. Throws VolumeNotFound, OperationRefused. */
+export async function freeDisk(host: KvmHost, externalId: string): Promise<NewDisk> {
   const file = await topOf(host, externalId);
-  const format = (await describeImage(host, file)).format;
-  await attachDisk(host, vm, { file, format });
+  return { file, format: (await describeImage(host, file)).format };
+}
+
+export function isDiskOf({ externalId, vm }: AttachedVolume): OperationRefused {
+  return new OperationRefused(`${externalId} is a disk of ${vm.definition.name}.`);
 }
 
 /** Returns the target. Throws OperationRefused when the target is taken. */
