@@ -426,6 +426,18 @@ describe("store import", () => {
 });
 
 describe("looking at a snapshot", () => {
+  test("shows whether the definition of its VM is saved", async () => {
+    const look = (more: object) =>
+      run(
+        ["snapshots", "get", ids.snapshot],
+        answers({ [`GET /snapshots/${ids.snapshot}`]: snapshot(more), ...volumes }),
+      );
+    const { out } = await look({ vmDefinition: { name: "web\u001b", target: "vda" } });
+    assert.match(out, /VM +web\S*, disk vda; its definition is saved\n/);
+    assert.ok(!out.includes("\u001b"));
+    assert.doesNotMatch((await look({})).out, /VM/);
+  });
+
   test("shows the last check and a wrong hint", async () => {
     const checked = snapshot({
       lastCheck: {
@@ -623,6 +635,43 @@ describe("making a snapshot", () => {
     assert.match(result.err, /Queued \(position 2\)/);
     assert.match(result.err, /Copying {2}50 % {2}1 GiB of 2 GiB {2}attempt 1 of 3/);
     assert.equal(result.out, `${ids.snapshot} is BackedUp.\n`);
+  });
+});
+
+describe("restoring", () => {
+  const words = ["snapshots", "restore", ids.snapshot, "--to", ids.hypervisor, "--name", "disk.qcow2"];
+
+  /** Answers a restore that the hypervisor called its volume otherwise in. */
+  function restores({ method, path: where }: FakeRequest): FakeAnswer {
+    const target = { hypervisorId: ids.hypervisor, name: "disk.qcow2", volumeId: ids.volume };
+    const restore = { kind: "restore-volume", target };
+    if (method === "POST")
+      return {
+        status: 202,
+        body: { job: job(restore), snapshot: snapshot(), volume: volume(ids.volume, "disk.qcow2") },
+      };
+    if (where.startsWith("/vms")) return { body: { items: [{ id: ids.vm, name: "web", state: "running" }] } };
+    if (where.startsWith("/snapshots")) return { body: snapshot() };
+    return { body: job({ ...restore, state: "Succeeded", target: { ...target, volumeId: ids.other, vmId: ids.vm } }) };
+  }
+
+  for (const [options, asked] of [
+    [[], {}],
+    [["--pool", "fast", "--new-vm", "web-2"], { pool: "fast", newVm: { name: "web-2" } }],
+    [["--attach-to", "web"], { attachToVmId: ids.vm }],
+  ] as const)
+    test(`sends what ${options.join(" ") || "no option"} says`, async () => {
+      const { code, err, out, requests } = await run([...words, ...options], restores);
+      assert.equal(code, 0, err);
+      const { body } = requests.at(-1) ?? assert.fail("nothing was asked for");
+      assert.deepEqual(body, { target: { hypervisorId: ids.hypervisor, name: "disk.qcow2", ...asked } });
+      assert.match(out, new RegExp(`^disk.qcow2 \\(${ids.volume}\\) is being restored\\.\\n`));
+    });
+
+  test("--watch tells the volume's last id and the VM that has it", async () => {
+    const { code, err, out } = await run([...words, "--new-vm", "web-2", "--watch"], restores);
+    assert.equal(code, 0, err);
+    assert.equal(out, `disk.qcow2 (${ids.other}) is restored, and is a disk of ${ids.vm}.\n`);
   });
 });
 
