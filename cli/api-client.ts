@@ -113,6 +113,9 @@ export function createClient(options: ClientOptions) {
       list: (query: PageOptions & { hypervisorId?: string } = {}) =>
         get<Page<Volume>>("/volumes", { query: { ...query } }),
       get: (id: string) => get<Volume>(`/volumes/${part(id)}`),
+      /** A volume that is unprotected, or protected, already is answered as it is. */
+      unprotect: (id: string) => post<Volume>(`/volumes/${part(id)}/unprotect`, { body: {} }),
+      protect: (id: string) => post<Volume>(`/volumes/${part(id)}/protect`, { body: {} }),
     },
     vms: {
       list: (query: PageOptions & { hypervisorId?: string } = {}) => get<Page<Vm>>("/vms", { query: { ...query } }),

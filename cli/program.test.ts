@@ -131,6 +131,44 @@ function answers(table: Record<string, unknown>) {
 
 const volumes = { "GET /volumes": { items: [volume(ids.volume, "web-root"), volume(ids.other, "db-data")] } };
 
+describe("volumes", () => {
+  const path = `/volumes/${ids.volume}`;
+
+  test("unprotect waits until nothing is left, and says what it waits for", async () => {
+    const protectionError = { name: "ChainChanged", message: "others\u001b[2J use it" };
+    const states = [{ protection: "ending", protectionError }, { protection: "ended" }];
+    const { code, out, err, requests } = await run(["volumes", "unprotect", "web-root", "--wait"], (request) => {
+      if (request.method === "POST") return { status: 202, body: volume(ids.volume, "web-root", states[0]) };
+      if (request.path === path) return { body: volume(ids.volume, "web-root", states[1]) };
+      return { body: volumes["GET /volumes"] };
+    });
+    assert.equal(code, 0, err);
+    assert.equal(err, "It has to wait: others\ufffd[2J use it\n");
+    assert.equal(out, `${ids.volume} is unprotected: nothing of it is left on its hypervisor.\n`);
+    assert.equal(requests[1]?.path, `${path}/unprotect`);
+  });
+
+  test("unprotect stops waiting when asked to, or when the volume is protected again", async () => {
+    const begun = (protection: string) => (request: FakeRequest) =>
+      request.method === "POST"
+        ? { status: 202, body: volume(ids.volume, "web-root", { protection: "ending" }) }
+        : { body: volume(ids.volume, "web-root", { protection }) };
+    const args = ["volumes", "unprotect", ids.volume, "--wait"];
+    const interrupted = await run(args, begun("ending"), { interruptAfter: 50 });
+    assert.match(interrupted.err, /It goes on\. Look at it with snapferry volumes get vol_/);
+    const taken = await run(args, begun("protected"));
+    assert.equal(taken.code, 1);
+    assert.match(taken.err, /was protected again meanwhile/);
+  });
+
+  test("protect takes it back", async () => {
+    const answer = { [`POST ${path}/protect`]: volume(ids.volume, "web-root", { protection: "protected" }) };
+    const { code, out } = await run(["volumes", "protect", ids.volume], answers(answer));
+    assert.equal(code, 0);
+    assert.match(out, /is protected: snapshots of it can be taken/);
+  });
+});
+
 describe("exit codes", () => {
   const list = ["volumes", "ls"];
   const cases: [string, readonly string[], FakeAnswer, number][] = [

@@ -56,6 +56,7 @@ const definitions = {
     indexes: {
       "by-hypervisor": { partitionKey: "hypervisorId", sortKey: "id" },
       busy: { partitionKey: "busy", sortKey: "id" },
+      "by-protection": { partitionKey: "protection", sortKey: "id" },
     },
   },
   Vms: {

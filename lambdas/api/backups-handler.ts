@@ -13,7 +13,7 @@ import { createSnapshot, deleteSnapshot, listSnapshots, readSnapshot } from "./s
 import { tokenSettings } from "./token-settings.ts";
 import { listVms, readVm } from "./vms.ts";
 import { createVmSnapshot, listVmSnapshots } from "./vms-snapshots.ts";
-import { listVolumes, readVolume } from "./volumes.ts";
+import { listVolumes, protectVolume, readVolume, unprotectVolume } from "./volumes.ts";
 
 const services = composeServices();
 const ownBucketPlace = { bucket: requiredEnvironment("BACKUP_BUCKET"), region: requiredEnvironment("AWS_REGION") };
@@ -32,6 +32,8 @@ export const handler = apiHandler(
     route(operations.cancelJob, (request) => cancelJob(services, request)),
     route(operations.listVolumes, (request) => listVolumes(services, request)),
     route(operations.getVolume, (request) => readVolume(services, request)),
+    route(operations.unprotectVolume, (request) => unprotectVolume(services, request)),
+    route(operations.protectVolume, (request) => protectVolume(services, request)),
     route(operations.listVms, (request) => listVms(services, request)),
     route(operations.getVm, (request) => readVm(services, request)),
     route(operations.createVmSnapshot, (request) => createVmSnapshot(services, request)),

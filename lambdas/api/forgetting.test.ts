@@ -35,7 +35,8 @@ class Tables {
     this.#put("vms", { tenant: "acme", id: "vm_1", hypervisorId: "hyp_1", hypervisorTenant: "acme" });
     for (const name of ["a", "b"]) {
       const [volume, snapshot] = [`vol_${name}`, `snap_${name}`];
-      this.#put("volumes", { tenant: "acme", id: volume, hypervisorId: "hyp_1", hypervisorTenant: "acme" });
+      const externalId = `/srv/${name}`;
+      this.#put("volumes", { tenant: "acme", id: volume, hypervisorId: "hyp_1", hypervisorTenant: "acme", externalId });
       this.#put("snapshots", {
         ...{ tenant: "acme", id: snapshot, volumeId: volume, volumeKey: `acme#${volume}` },
         ...{ state: "CreatedOnPrimary", jobId: "job_1" },
@@ -102,6 +103,7 @@ describe("forgetting a hypervisor", () => {
       snapshots: ["snap_a", "snap_b"],
       volumes: 2,
       bytesLeftBehind: { primary: 1024, stored: 0 },
+      copiesLeftOf: ["/srv/a", "/srv/b"],
     });
   });
 });

@@ -13,6 +13,7 @@ import { forgetVmDefinition } from "../tables/vm-definitions.ts";
 import { forgetVm, vmsOnHypervisor } from "../tables/vms.ts";
 import { forgetVolume, markMissing, volumesOnHypervisor } from "../tables/volumes.ts";
 import { Problem, type ProblemKind } from "./problem.ts";
+import { pathOf } from "./representations.ts";
 import type { Forgotten } from "./response-schemas.ts";
 
 /** More snapshots than this are counted but not listed. */
@@ -42,15 +43,18 @@ export async function forgetHypervisor(
       if (snapshot.state !== "Destroyed") snapshots.push(snapshot);
 
   await requireRest(services, "hypervisor-in-use", hypervisor.id, snapshots, volumes);
-  if (!options.force && snapshots.length > 0) throw inUse("hypervisor-in-use", hypervisor.id, snapshots, "on it");
+  if (!options.force && snapshots.length > 0)
+    throw inUse("hypervisor-in-use", hypervisor.id, snapshots, "on it", leavingNothing);
 
   const now = services.now().toISOString();
   for (const volume of volumes) await markMissing(database, volume, now);
   const forgotten = emptyReport(volumes.length);
+  const withCopies = new Set<string>();
   for (const snapshot of snapshots) {
     const references = await storeReferencesOf(database, snapshot.tenant, snapshot.id);
     const primary = references.find((reference) => reference.role === "Primary");
     if (primary) {
+      withCopies.add(snapshot.volumeId);
       await forgetStoreReference(database, primary);
       forgotten.bytesLeftBehind.primary += primary.physicalBytes ?? 0;
     }
@@ -66,7 +70,8 @@ export async function forgetHypervisor(
   for await (const vm of vmsOnHypervisor(database, hypervisor)) await forgetVm(database, vm);
   for (const volume of volumes) await forgetVolume(database, volume);
   await deleteHypervisor(database, hypervisor.tenant, hypervisor.id);
-  return forgotten;
+  const copiesLeftOf = volumes.filter(({ id }) => withCopies.has(id)).map(({ externalId }) => externalId);
+  return copiesLeftOf.length === 0 ? forgotten : { ...forgotten, copiesLeftOf };
 }
 
 /** Forgets the store. With `force` also the snapshots whose backups lie there, or were to. */
@@ -146,12 +151,15 @@ async function requireRest(
   );
 }
 
-function inUse(kind: ProblemKind, id: string, snapshots: readonly Snapshot[], where: string): Problem {
+/** Forgetting changes nothing on a hypervisor: VMs go on with the copies that are layers of their disks. */
+const leavingNothing = ` Unprotect its volumes before (POST ${pathOf("volumes", "{id}")}/unprotect) and nothing is left on it.`;
+
+function inUse(kind: ProblemKind, id: string, snapshots: readonly Snapshot[], where: string, advice = ""): Problem {
   const listed = snapshots.slice(0, mostListed).map((snapshot) => snapshot.id);
   const more = snapshots.length > listed.length ? ` and ${snapshots.length - listed.length} more` : "";
   return new Problem(
     kind,
-    `${counted(snapshots.length, "snapshot")} ${where}: ${listed.join(", ")}${more}. Delete ${snapshots.length === 1 ? "it" : "them"} first, or forget ${id} with ?force=true and leave the bytes behind.`,
+    `${counted(snapshots.length, "snapshot")} ${where}: ${listed.join(", ")}${more}. Delete ${snapshots.length === 1 ? "it" : "them"} first, or forget ${id} with ?force=true and leave the bytes behind.${advice}`,
     { members: { snapshots: listed } },
   );
 }

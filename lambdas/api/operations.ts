@@ -206,6 +206,34 @@ export const operations = {
     answers: { 200: { description: "The volume.", schema: responses.volumeSchema } },
     problems: [404],
   },
+  unprotectVolume: {
+    method: "POST",
+    path: "/volumes/{id}/unprotect",
+    tag: "volumes",
+    summary: "Take a volume out of protection",
+    description:
+      "No more snapshots of it are taken, and what its snapshots have on primary storage goes, so that its VM runs on the volume's own file again. Their backups stay and can be restored. `protection` says how far that is: `ending` until nothing is left. Snapshots that have no backup are a 409 that names them. A volume that is unprotected already is answered as it is.",
+    access: "operator",
+    id: "volume",
+    query: requests.noQuery,
+    body: requests.emptyBody,
+    answers: { 202: { description: "Accepted: the volume as it is now.", schema: responses.volumeSchema } },
+    problems: [404, 409],
+  },
+  protectVolume: {
+    method: "POST",
+    path: "/volumes/{id}/protect",
+    tag: "volumes",
+    summary: "Take a volume into protection again",
+    description:
+      "Snapshots of it can be taken again; backups go on as incrementals. 409 while what it has on primary storage is being merged. A volume that is protected is answered as it is.",
+    access: "operator",
+    id: "volume",
+    query: requests.noQuery,
+    body: requests.emptyBody,
+    answers: { 200: { description: "The volume as it is now.", schema: responses.volumeSchema } },
+    problems: [404, 409],
+  },
   listVms: {
     method: "GET",
     path: "/vms",
@@ -321,7 +349,7 @@ export const operations = {
     tag: "hypervisors",
     summary: "Forget a hypervisor",
     description:
-      "409 with a list while snapshots of its volumes exist. With `force` their copies on primary storage are forgotten, and so are snapshots that have no backup; those with a backup stay. Never while jobs work on it.",
+      "409 with a list while snapshots of its volumes exist. With `force` their copies on primary storage are forgotten, and so are snapshots that have no backup; those with a backup stay. Never while jobs work on it. Nothing on the hypervisor is touched: where copies are layers of a volume (kind `kvm`), its VM goes on with them. `copiesLeftOf` names those volumes; to leave nothing, unprotect them before.",
     access: "admin",
     id: "hypervisor",
     query: requests.forceQuery,

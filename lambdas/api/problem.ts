@@ -50,6 +50,7 @@ export const problemKinds = {
   "primary-chain-is-full": { status: 409, title: "The volume has too many snapshots on primary storage" },
   "volume-is-restoring": { status: 409, title: "The volume is being restored" },
   "volume-is-missing": { status: 409, title: "The volume is not on its hypervisor any more" },
+  "volume-is-unprotected": { status: 409, title: "The volume is taken out of protection" },
   "volume-is-unsupported": { status: 409, title: "The volume cannot be backed up" },
   "vm-is-backing-up": { status: 409, title: "A disk of the VM is being backed up" },
   "vm-is-being-operated": { status: 409, title: "Something is being done to the VM already" },

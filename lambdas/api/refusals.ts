@@ -2,6 +2,7 @@
 import { type Volume, volumeStatus } from "../domain/inventory.ts";
 import type { Job } from "../domain/job.ts";
 import { volumeOperationRules } from "../domain/operations.ts";
+import { onlyOnPrimary, protectionOf } from "../domain/protection.ts";
 import { lockedUntil, nextSnapshotState, type Snapshot, type SnapshotState } from "../domain/snapshot.ts";
 import type { Vm } from "../domain/vm.ts";
 import type { Progress } from "../tables/progress.ts";
@@ -138,6 +139,12 @@ export function volumeRefusal(volume: Volume): Problem | undefined {
   const gone = diskRefusal(volume);
   if (gone) return gone;
   const members = { volumeId: volume.id };
+  if (protectionOf(volume) !== "protected")
+    return new Problem(
+      "volume-is-unprotected",
+      `${volume.id} (${volume.name}) is taken out of protection: no snapshot of it is taken. Protect it again first (POST ${pathOf("volumes", volume.id)}/protect).`,
+      { members },
+    );
   if (volume.unsupported !== undefined)
     return new Problem(
       "volume-is-unsupported",
@@ -151,6 +158,18 @@ export function volumeRefusal(volume: Volume): Problem | undefined {
       members,
     });
   return undefined;
+}
+
+/** Why the volume's copies on primary cannot all go; undefined when they can. `copies` are its snapshots that have one. */
+export function unsavedRefusal(volume: Volume, copies: readonly Snapshot[]): Problem | undefined {
+  const unsaved = onlyOnPrimary(copies).map(({ id, state }) => ({ id, state }));
+  if (unsaved.length === 0) return undefined;
+  const named = unsaved.map(({ id, state }) => `${id} (${state})`).join(", ");
+  return new Problem(
+    "snapshot-is-not-backed-up",
+    `${volume.id} has snapshots on primary storage that have no backup: ${named}. Wait for their backups, or delete them.`,
+    { members: { volumeId: volume.id, snapshots: unsaved.map(({ id }) => id) } },
+  );
 }
 
 /** Why nothing can be done with the VM now; undefined when something can. */

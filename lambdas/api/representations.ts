@@ -11,6 +11,7 @@ import {
   volumeStatus,
 } from "../domain/inventory.ts";
 import type { Job } from "../domain/job.ts";
+import { protectionOf } from "../domain/protection.ts";
 import type { BackupCheck, Snapshot } from "../domain/snapshot.ts";
 import type { StoreReference } from "../domain/store-reference.ts";
 import type { DiskOfVm, Vm } from "../domain/vm.ts";
@@ -156,7 +157,12 @@ export function volumeRepresentation(volume: Volume, caller: Caller): VolumeRepr
     ...given({ allocatedBytes: volume.allocatedBytes }),
     inUse: volume.inUse,
     backingUp: volume.backingUp,
-    ...given({ restoringJobId: volume.restoringJobId, unsupported: volume.unsupported }),
+    protection: protectionOf(volume),
+    ...given({
+      protectionError: volume.protectionError,
+      restoringJobId: volume.restoringJobId,
+      unsupported: volume.unsupported,
+    }),
     ...(mayActAs(caller, "admin") ? { unassigned: volume.unassigned } : {}),
     discoveredAt: volume.discoveredAt,
   };

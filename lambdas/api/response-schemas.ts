@@ -3,6 +3,7 @@ import * as z from "zod";
 import { objectLockModes, storeEncryptions } from "../domain/inventory.ts";
 import { backupVerifications, jobKinds, jobPhases, jobStates, quiesceModes } from "../domain/job.ts";
 import { vmOperations } from "../domain/operations.ts";
+import { protections } from "../domain/protection.ts";
 import { snapshotStates } from "../domain/snapshot.ts";
 import { storeReferenceStates } from "../domain/store-reference.ts";
 import { guestAgentStates, vmStates } from "../domain/vm.ts";
@@ -196,6 +197,11 @@ export const volumeSchema = z
     allocatedBytes: bytes.optional(),
     inUse: z.boolean(),
     backingUp: z.int().min(0).meta({ description: "Snapshots of this volume that are BackingUp." }),
+    protection: z.enum(protections).meta({
+      description:
+        "Whether snapshots of it are taken. `ending`: what is left of them on primary storage is being taken away; `ended`: nothing is left there.",
+    }),
+    protectionError: error.optional().meta({ description: "Why protection has not ended yet." }),
     restoringJobId: z.string().optional(),
     unsupported: z.string().optional().meta({ description: "Why it cannot be backed up." }),
     unassigned: z.boolean().optional().meta({ description: "No rule gave it a tenant. Only administrators see it." }),
@@ -354,6 +360,10 @@ export const forgottenSchema = z
     bytesLeftBehind: z
       .object({ primary: bytes, stored: bytes })
       .meta({ description: "What lies on primary storage and in the store and is nobody's now." }),
+    copiesLeftOf: z.array(z.string()).optional().meta({
+      description:
+        "Of a hypervisor: its own ids of the volumes of which copies are left there. Where copies are layers of a volume its VM goes on with them. Absent: none.",
+    }),
   })
   .meta({ id: "Forgotten" });
 

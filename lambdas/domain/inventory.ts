@@ -1,5 +1,6 @@
 /** What administrators register and discovery finds: hypervisors, volumes, stores. Pure. */
 import { createHash } from "node:crypto";
+import type { ErrorSummary } from "./errors.ts";
 import { derivedId } from "./ids.ts";
 
 export interface Volume {
@@ -20,6 +21,10 @@ export interface Volume {
   /** The operation on a VM during which no backup of this volume may begin, and until when that counts (ISO 8601) if nobody ends it. */
   readonly heldFor?: string;
   readonly heldUntil?: string;
+  /** Absent: it is protected (protection.ts). */
+  readonly protection?: "ending" | "ended";
+  /** Why protection has not ended yet, where that waits for somebody to mend something. */
+  readonly protectionError?: ErrorSummary;
   /** Why it cannot be backed up. */
   readonly unsupported?: string;
   /** No rule gave it a tenant: only administrators of the hypervisor's tenant see it. */

@@ -6,6 +6,7 @@
 
 import { type ByteRange, coarsened, unionOf } from "../domain/byte-ranges.ts";
 import { RepositoryDamaged, UnsupportedFormat } from "../domain/errors.ts";
+import { protectionOf } from "../domain/protection.ts";
 import type { Snapshot } from "../domain/snapshot.ts";
 import { changedBetween } from "../repository/changed-between.ts";
 import type { Services } from "../services.ts";
@@ -95,7 +96,7 @@ async function mayHaveAnchor(services: Services, snapshot: Snapshot): Promise<bo
   const { primaryRetention } = await services.settings();
   if (primaryRetention !== "reference" || snapshot.backedUpAt === undefined) return false;
   const volume = await getVolume(services.database, snapshot.tenant, snapshot.volumeId);
-  if (!volume || volume.missing) return false;
+  if (!volume || volume.missing || protectionOf(volume) !== "protected") return false;
   const hypervisor = await services.hypervisor(snapshot.hypervisorTenant, snapshot.hypervisorId);
   return hypervisor.capabilities.changeTracking;
 }

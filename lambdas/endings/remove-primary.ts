@@ -3,9 +3,10 @@
  * nobody reads the chain. Every step may run twice; gone is success.
  */
 import { SnapshotInUse } from "../domain/errors.ts";
+import type { Volume } from "../domain/inventory.ts";
 import { superfluousCopies } from "../domain/primary-retention.ts";
 import type { Snapshot } from "../domain/snapshot.ts";
-import type { Hypervisor } from "../hypervisors/port.ts";
+import type { DeletedSnapshot, Hypervisor } from "../hypervisors/port.ts";
 import type { Services } from "../services.ts";
 import { type Anchor, anchorsOf, deleteAnchor } from "../tables/anchors.ts";
 import { snapshotsOnPrimary } from "../tables/primary-copies.ts";
@@ -99,26 +100,68 @@ export async function removeFrozen(
   hypervisor: Hypervisor,
   { snapshot, installPath, jobId, waitSeconds }: RemovalOptions & { snapshot: Snapshot; installPath: string },
 ): Promise<Removal> {
-  const { database } = services;
   const key = { tenant: snapshot.tenant, id: snapshot.volumeId };
+  const remove = () => removalBy(waitSeconds, (limit) => hypervisor.deleteSnapshot(installPath, limit));
   const isLink =
-    hypervisor.capabilities.changeTracking && (await getVolume(database, key.tenant, key.id)) !== undefined;
-  if (!isLink) return deleteSnapshot(hypervisor, installPath, waitSeconds);
-  const now = services.now();
-  const until = new Date(now.getTime() + (waitSeconds + holdMarginSeconds) * 1000).toISOString();
-  if (!(await tryHoldVolume(database, key, { operationId: jobId, until }, now.toISOString()))) return "in-use";
+    hypervisor.capabilities.changeTracking && (await getVolume(services.database, key.tenant, key.id)) !== undefined;
+  return isLink ? whileHeld(services, key, { jobId, waitSeconds }, remove) : remove();
+}
+
+/**
+ * Takes away all that is on primary storage of a volume of which no snapshot can be requested meanwhile: its copies, the oldest first, then
+ * what no row names. A snapshot that has no backup yet is waited for.
+ */
+export async function clearPrimary(
+  services: Services,
+  volume: Pick<Volume, "tenant" | "id" | "hypervisorTenant" | "hypervisorId" | "externalId">,
+  options: RemovalOptions,
+): Promise<Removal> {
+  const { database } = services;
+  const copies = await snapshotsOnPrimary(database, volume);
+  for (const { tenant, id } of copies.reverse()) {
+    const copy = await getSnapshot(database, tenant, id);
+    if (copy?.state !== "BackedUp") return "in-use";
+    const removal = await removePrimary(services, copy, options);
+    if (removal !== "gone") return removal;
+  }
+  const hypervisor = await services.hypervisor(volume.hypervisorTenant, volume.hypervisorId);
+  return whileHeld(services, volume, { ...options, closed: true }, async () => {
+    if ((await snapshotsOnPrimary(database, volume)).length > 0) return "in-use";
+    const removal = await removalBy(options.waitSeconds, async (limit) =>
+      hypervisor.deleteAllSnapshots ? hypervisor.deleteAllSnapshots(volume.externalId, limit) : { finished: true },
+    );
+    if (removal === "gone")
+      for (const anchor of await anchorsOf(database, volume)) await deleteAnchor(database, anchor);
+    return removal;
+  });
+}
+
+/** No backup of the volume begins meanwhile, nor while the hypervisor works on. `closed`: only while no snapshot can be requested either. */
+async function whileHeld(
+  { database, now }: Services,
+  volume: Pick<Volume, "tenant" | "id">,
+  { jobId, waitSeconds, closed = false }: RemovalOptions & { readonly closed?: boolean },
+  remove: () => Promise<Removal>,
+): Promise<Removal> {
+  const at = now();
+  const until = new Date(at.getTime() + (waitSeconds + holdMarginSeconds) * 1000).toISOString();
+  if (!(await tryHoldVolume(database, volume, { operationId: jobId, until, closed }, at.toISOString())))
+    return "in-use";
   let removal: Removal | undefined;
   try {
-    removal = await deleteSnapshot(hypervisor, installPath, waitSeconds);
+    removal = await remove();
     return removal;
   } finally {
-    if (removal !== "unfinished") await releaseVolume(database, key, jobId);
+    if (removal !== "unfinished") await releaseVolume(database, volume, jobId);
   }
 }
 
-async function deleteSnapshot(hypervisor: Hypervisor, installPath: string, waitSeconds: number): Promise<Removal> {
+async function removalBy(
+  waitSeconds: number,
+  act: (limit: { readonly until: number }) => Promise<DeletedSnapshot>,
+): Promise<Removal> {
   try {
-    const { finished } = await hypervisor.deleteSnapshot(installPath, { until: Date.now() + waitSeconds * 1000 });
+    const { finished } = await act({ until: Date.now() + waitSeconds * 1000 });
     return finished ? "gone" : "unfinished";
   } catch (error) {
     if (error instanceof SnapshotInUse) return "in-use";

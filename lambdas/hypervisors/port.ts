@@ -169,6 +169,11 @@ export interface Hypervisor {
    * at about `until` (of `Date.now()`) while the hypervisor works on; the next call finds out how far it is.
    */
   deleteSnapshot(installPath: string, options?: { readonly until?: number }): Promise<DeletedSnapshot>;
+  /**
+   * Deletes as {@link deleteSnapshot} does whatever frozen bytes are left of a volume, so that nothing of them stands between it and its VM.
+   * Absent where frozen bytes lie apart from the volume.
+   */
+  deleteAllSnapshots?(externalId: string, options?: { readonly until?: number }): Promise<DeletedSnapshot>;
 
   openExport(snapshot: { snapshotId: string; installPath: string }): Promise<ExportDescriptor>;
   /** Allocated ranges within `range`, ascending, not overlapping. An adapter that cannot tell yields the whole range. */

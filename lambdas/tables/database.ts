@@ -180,6 +180,7 @@ export function updateIf(
   update: ReturnType<typeof updateExpression>,
   condition: string,
   values: Row = {},
+  names: Readonly<Record<string, string>> = {},
 ): Promise<boolean> {
   return isMade(
     database.client.send(
@@ -188,6 +189,7 @@ export function updateIf(
         Key: key,
         ...update,
         ConditionExpression: condition,
+        ExpressionAttributeNames: { ...update.ExpressionAttributeNames, ...names },
         ExpressionAttributeValues: { ...update.ExpressionAttributeValues, ...values },
       }),
     ),

@@ -1,7 +1,16 @@
 /** Rows of virtual machines. */
+import { UpdateCommand } from "@aws-sdk/lib-dynamodb";
 import type { HypervisorRow } from "../domain/inventory.ts";
 import type { Vm } from "../domain/vm.ts";
-import { type Database, getRow, type Page, type TransactionItem, updateExpression, updateIf } from "./database.ts";
+import {
+  type Database,
+  getRow,
+  isMade,
+  type Page,
+  type TransactionItem,
+  updateExpression,
+  updateIf,
+} from "./database.ts";
 import {
   forgetRow,
   type Key,

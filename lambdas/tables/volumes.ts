@@ -1,5 +1,6 @@
 /** Volume rows. */
 import { DeleteCommand, UpdateCommand } from "@aws-sdk/lib-dynamodb";
+import type { ErrorSummary } from "../domain/errors.ts";
 import type { HypervisorRow, Volume } from "../domain/inventory.ts";
 import {
   type Database,
@@ -48,7 +49,10 @@ export function volumesOnHypervisor(
 /** As {@link recordFoundRow}. What Snapferry itself keeps of the volume (its counts, its restore) is left alone. */
 export function recordDiscovered(
   database: Database,
-  found: Omit<Volume, "backingUp" | "restoringJobId" | "missing" | "heldFor" | "heldUntil">,
+  found: Omit<
+    Volume,
+    "backingUp" | "restoringJobId" | "missing" | "heldFor" | "heldUntil" | "protection" | "protectionError"
+  >,
   insteadOf?: string,
 ): Promise<boolean> {
   const attributes = { allocatedBytes: undefined, unsupported: undefined, ...found };
@@ -138,13 +142,14 @@ export function forgetVolume(database: Database, volume: Key): Promise<void> {
   return forgetRow(database, database.tables.volumes, volume);
 }
 
-/** Condition of another write: the volume is there and no restore is writing it. */
+/** Condition of another write: the volume is there and protected, and no restore is writing it. */
 export function requireUsableVolume(database: Database, volume: Key): TransactionItem {
   return {
     ConditionCheck: {
       TableName: database.tables.volumes,
       Key: keyOf(volume),
-      ConditionExpression: "attribute_exists(id) AND attribute_not_exists(restoringJobId)",
+      ConditionExpression:
+        "attribute_exists(id) AND attribute_not_exists(restoringJobId) AND attribute_not_exists(protection)",
     },
   };
 }
@@ -198,15 +203,93 @@ export function holdVolume(database: Database, volume: Key, hold: VolumeHold, no
   };
 }
 
-/** {@link holdVolume} as a write of its own. Answers false when the volume cannot be held now. */
-export async function tryHoldVolume(database: Database, volume: Key, hold: VolumeHold, now: string): Promise<boolean> {
+/**
+ * {@link holdVolume} as a write of its own. Answers false when the volume cannot be held now; `closed`: also when a snapshot of it could be
+ * requested.
+ */
+export async function tryHoldVolume(
+  database: Database,
+  volume: Key,
+  hold: VolumeHold & { readonly closed?: boolean },
+  now: string,
+): Promise<boolean> {
   const { Update } = holdVolume(database, volume, hold, now);
-  return Update !== undefined && isMade(database.client.send(new UpdateCommand(Update)));
+  if (Update === undefined) return false;
+  const closed = {
+    ...Update,
+    ConditionExpression: `${Update.ConditionExpression} AND (attribute_exists(restoringJobId) OR #protection = :ending)`,
+    ExpressionAttributeNames: { "#protection": "protection" },
+    ExpressionAttributeValues: { ...Update.ExpressionAttributeValues, ":ending": "ending" },
+  };
+  return isMade(database.client.send(new UpdateCommand(hold.closed ? closed : Update)));
 }
 
 /** As {@link releaseHold}. */
 export function releaseVolume(database: Database, volume: Key, operationId: string): Promise<void> {
   return releaseHold(database, database.tables.volumes, volume, operationId);
+}
+
+/** No snapshot of the volume is taken from now on. Answers false when it is not protected, missing, or being restored. */
+export function beginEndOfProtection(database: Database, volume: Key): Promise<boolean> {
+  return updateIf(
+    database,
+    database.tables.volumes,
+    keyOf(volume),
+    updateExpression({ protection: "ending", protectionError: undefined }),
+    "attribute_exists(id) AND #missing = :false AND attribute_not_exists(restoringJobId) AND attribute_not_exists(#protection)",
+    { ":false": false },
+    { "#missing": "missing" },
+  );
+}
+
+/** Volumes of every tenant whose protection is ending. Eventually consistent. */
+export async function* volumesEndingProtection(database: Database): AsyncGenerator<Volume> {
+  const rows = queryRows(database, {
+    TableName: database.tables.volumes,
+    IndexName: "by-protection",
+    KeyConditionExpression: "protection = :ending",
+    ExpressionAttributeValues: { ":ending": "ending" },
+  });
+  for await (const row of rows) yield row as unknown as Volume;
+}
+
+/** Nothing is left on the hypervisor. Protected again by now is success. */
+export async function protectionEnded(database: Database, volume: Key): Promise<void> {
+  const update = updateExpression({ protection: "ended", protectionError: undefined });
+  await updateIf(database, database.tables.volumes, keyOf(volume), update, "#protection = :ending", {
+    ":ending": "ending",
+  });
+}
+
+/** Why protection has not ended; undefined: it only has to wait. */
+export async function recordProtectionError(
+  database: Database,
+  volume: Key,
+  protectionError: ErrorSummary | undefined,
+): Promise<void> {
+  const names = { "#protection": "protection" };
+  const update = updateExpression({ protectionError });
+  await updateIf(
+    database,
+    database.tables.volumes,
+    keyOf(volume),
+    update,
+    "#protection = :ending",
+    { ":ending": "ending" },
+    names,
+  );
+}
+
+/** The volume takes snapshots again. Answers false when it is gone, or held: a merge that was begun is not left in its middle. */
+export function protectAgain(database: Database, volume: Key, now: string): Promise<boolean> {
+  return updateIf(
+    database,
+    database.tables.volumes,
+    keyOf(volume),
+    updateExpression({ protection: undefined, protectionError: undefined }),
+    "attribute_exists(id) AND (attribute_not_exists(heldUntil) OR heldUntil <= :now)",
+    { ":now": now },
+  );
 }
 
 /** Volumes of every tenant that have been backed up since the reconciler last looked. Eventually consistent. */

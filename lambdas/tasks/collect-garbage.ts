@@ -5,6 +5,7 @@ import { hasEnded, type Job, newJob } from "../domain/job.ts";
 import { backupPool } from "../domain/pool.ts";
 import type { Settings } from "../domain/settings.ts";
 import type { Snapshot } from "../domain/snapshot.ts";
+import { endProtections } from "../endings/end-protection.ts";
 import { reconcileAll } from "../endings/reconcile.ts";
 import { tendHypervisors } from "../endings/tend-hypervisors.ts";
 import type { Services } from "../services.ts";
@@ -79,6 +80,12 @@ async function isDue(services: Services, settings: Settings, snapshot: Snapshot)
   return !job || hasEnded(job.state);
 }
 
+async function EndProtection(services: Services, _input: unknown, { until }: TaskContext) {
+  const { failed, ...counts } = await endProtections(services, until);
+  if (failed > 0) throw new Error(`the protection of ${failed} volume(s) could not be ended; the log names them`);
+  return counts;
+}
+
 async function CountSlots(services: Services): Promise<{ wrong: WrongCount[] }> {
   const running: Job[] = [];
   for await (const { tenant, id } of openJobs(services.database, "backup-snapshot")) {
@@ -117,6 +124,7 @@ export const collectGarbageStates: StateFunctions = {
   TendHypervisors,
   SettleJobs,
   CollectSnapshots,
+  EndProtection,
   CountSlots,
   CorrectCounts,
 };

@@ -73,7 +73,7 @@ test("keys and indexes are the ones that the code queries", () => {
     ],
     StoreReferences: ["tenant, reference"],
     Jobs: ["tenant, id", "queue: queue, queuePosition", "open: openKind, id"],
-    Volumes: ["tenant, id", "by-hypervisor: hypervisorId, id", "busy: busy, id"],
+    Volumes: ["tenant, id", "by-hypervisor: hypervisorId, id", "busy: busy, id", "by-protection: protection, id"],
     Vms: ["tenant, id", "by-hypervisor: hypervisorId, id"],
     Hypervisors: ["tenant, id", "tended: tended, id"],
     Stores: ["tenant, id"],

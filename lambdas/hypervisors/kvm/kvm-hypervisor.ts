@@ -31,12 +31,11 @@ import {
 } from "./export.ts";
 import { changedExtents, changedLayers, dataExtents } from "./export-extents.ts";
 import { KvmHost, type KvmHostSettings } from "./host.ts";
-import { mergeSnapshot } from "./merge.ts";
+import { mergeAll, mergeSnapshot } from "./merge.ts";
 import { thawForgotten } from "./quiesce.ts";
 import { KvmVolumeReader, withMetadata } from "./reader.ts";
 import { RestoredVolume } from "./restored-volume.ts";
 import { takeSnapshots } from "./take.ts";
-import { forgetConsistency } from "./take-notes.ts";
 import { Turns } from "./turns.ts";
 import { operateVm } from "./vm-operations.ts";
 import { defineVm } from "./vm-operations-define.ts";
@@ -47,6 +46,7 @@ export class KvmHypervisor implements Hypervisor {
   readonly #host: KvmHost;
   /** libvirt changes one chain of a VM after another anyway. */
   readonly #takes = new Turns(1);
+  readonly #openExports = async () => (await listExports(this.#host)).filter(({ running }) => running);
 
   /** Opens nothing yet. */
   constructor(settings: KvmHostSettings) {
@@ -77,12 +77,13 @@ export class KvmHypervisor implements Hypervisor {
     return this.#takes.take(() => takeSnapshots(this.#host, requests, options));
   }
 
-  async deleteSnapshot(installPath: string, options: { until?: number } = {}): Promise<DeletedSnapshot> {
-    const { snapshotId } = plannedBy(installPath);
-    const exports = async () => (await listExports(this.#host)).filter(({ running }) => running);
-    const { finished } = await mergeSnapshot(this.#host, installPath, { exports, ...options });
-    if (finished) await forgetConsistency(this.#host, snapshotId);
-    return { finished };
+  deleteSnapshot(installPath: string, options: { until?: number } = {}): Promise<DeletedSnapshot> {
+    plannedBy(installPath);
+    return mergeSnapshot(this.#host, installPath, { exports: this.#openExports, ...options });
+  }
+
+  deleteAllSnapshots(externalId: string, options: { until?: number } = {}): Promise<DeletedSnapshot> {
+    return mergeAll(this.#host, externalId, { exports: this.#openExports, ...options });
   }
 
   operateVm(vmExternalId: string, operation: VmOperationRequest): Promise<void> {

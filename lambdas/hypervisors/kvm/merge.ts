@@ -14,7 +14,8 @@ import { imageFiles } from "./image-files.ts";
 import { MergeFiles } from "./merge-files.ts";
 import { type DiskUse, type MergedImage, type MergeStep, nextStep, type RunningUse } from "./merge-plan.ts";
 import { mergeState, type OpenExport } from "./merge-state.ts";
-import { parseOverlayPath } from "./overlay-path.ts";
+import { overlayOf, parseOverlayPath } from "./overlay-path.ts";
+import { forgetConsistency } from "./take-notes.ts";
 
 export interface MergeOptions {
   /** Exports that are open on the host. */
@@ -60,7 +61,9 @@ export async function mergeSnapshot(
   options: MergeOptions,
 ): Promise<{ finished: boolean }> {
   const merge = new Merge(host, new MergeFiles(installPath), options);
-  return { finished: await merge.run() };
+  const finished = await merge.run();
+  if (finished) await forgetConsistency(host, overlayOf(installPath).snapshotId);
+  return { finished };
 }
 
 /** Merges all snapshots of a volume, the oldest first: each byte is copied once for each snapshot that changed it. Throws as {@link mergeSnapshot}. */
