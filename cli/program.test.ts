@@ -169,6 +169,24 @@ describe("volumes", () => {
   });
 });
 
+describe("snapshots", () => {
+  test("restore gives a volume its bytes back, and takes no new volume's place or name for that", async () => {
+    const answer = {
+      job: job({ kind: "restore-volume" }),
+      snapshot: snapshot(),
+      volume: volume(ids.volume, "web-root"),
+    };
+    const path = `/snapshots/${ids.snapshot}/restore`;
+    const args = ["snapshots", "restore", ids.snapshot, "--in-place"];
+    const { code, out, requests } = await run(args, answers({ [`POST ${path}`]: answer }));
+    assert.equal(code, 0);
+    assert.match(out, /web-root \(vol_\w+\) is being restored/);
+    assert.deepEqual(requests[0]?.body, { target: { inPlace: true } });
+    assert.equal((await run([...args, "--name", "x"], answers({}))).code, 2);
+    assert.equal((await run(["snapshots", "restore", ids.snapshot, "--to", "lab"], answers({}))).code, 2);
+  });
+});
+
 describe("exit codes", () => {
   const list = ["volumes", "ls"];
   const cases: [string, readonly string[], FakeAnswer, number][] = [

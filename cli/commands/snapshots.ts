@@ -1,4 +1,5 @@
 import { type Command, Option } from "commander";
+import type { RestoreInput } from "../../lambdas/api/request-schemas.ts";
 import { ApiProblem, type Client, type Job, type JobAndSnapshot, type Snapshot } from "../api-client.ts";
 import {
   type Context,
@@ -14,6 +15,7 @@ import {
   pageOptions,
   print,
 } from "../context.ts";
+import { CliError, exitCodes } from "../exit-codes.ts";
 import { ago, bytes, details, percentage, printable, table } from "../format.ts";
 import { type SnapshotOptions, snapshotBody, snapshotOptions } from "../snapshot-options.ts";
 import { requireSuccess, watchJob } from "../watch.ts";
@@ -190,14 +192,15 @@ function rm(context: Context): Command {
 }
 
 function restore(context: Context): Command {
-  return command("restore", "Restore a backup to a new volume", [
+  return command("restore", "Restore a backup to a new volume, or in place", [
     "snapshots restore snap_01JD7QXN8ZK4V1TQ3C5M9R2WEY --to lab --name web-root-2 --watch",
     "snapshots restore snap_01JD7QXN8ZK4V1TQ3C5M9R2WEY --to kvm1 --name web.qcow2 --pool fast --new-vm web-2",
     "snapshots restore snap_01JD7QXN8ZK4V1TQ3C5M9R2WEY --to kvm1 --name data.qcow2 --attach-to web-2",
+    "snapshots restore snap_01JD7QXN8ZK4V1TQ3C5M9R2WEY --in-place --watch",
   ])
     .argument("<snapshot>", "id")
-    .requiredOption("--to <hypervisor>", "where the volume is made (name or id)")
-    .requiredOption("--name <name>", "what it is called; no volume is ever overwritten")
+    .option("--to <hypervisor>", "where the volume is made (name or id)")
+    .option("--name <name>", "what it is called; no volume of that name is overwritten")
     .option("--pool <pool>", "the storage pool of the KVM host; else the one that is called default")
     .option("--attach-to <vm>", "the VM that gets it as a disk (name or id)")
     .addOption(
@@ -205,34 +208,47 @@ function restore(context: Context): Command {
         "attachTo",
       ),
     )
+    .addOption(
+      new Option(
+        "--in-place",
+        "instead of all these: give the snapshot's volume its bytes back; the VM has to be stopped",
+      ).conflicts(["to", "name", "pool", "attachTo", "newVm"]),
+    )
     .option("--watch", "follow it to the end")
     .action(async (id: string, options: JsonOption & WatchOption & RestoreOptions) => {
       const client = await context.client();
-      const { name, pool, attachTo, newVm } = options;
-      const hypervisorId = await findHypervisor(client, options.to);
-      const target = {
-        hypervisorId,
-        name,
-        ...(pool === undefined ? {} : { pool }),
-        ...(attachTo === undefined ? {} : { attachToVmId: await findVm(client, attachTo) }),
-        ...(newVm === undefined ? {} : { newVm: { name: newVm } }),
-      };
-      const answer = await client.snapshots.restore(id, { target });
+      const answer = await client.snapshots.restore(id, { target: await targetOf(client, options) });
       const words = options.watch ? "is restored" : "is being restored";
       await finish(context, client, options, answer, (_snapshot, job) => {
         const { volumeId, vmId } = job.target ?? { volumeId: answer.volume.id };
         const vm = options.watch && vmId !== undefined ? `, and is a disk of ${vmId}` : "";
-        return `${printable(name)} (${volumeId}) ${words}${vm}.`;
+        return `${printable(options.name ?? answer.volume.name)} (${volumeId}) ${words}${vm}.`;
       });
     });
 }
 
 interface RestoreOptions {
-  readonly to: string;
-  readonly name: string;
+  readonly to?: string;
+  readonly name?: string;
   readonly pool?: string;
   readonly attachTo?: string;
   readonly newVm?: string;
+  readonly inPlace?: boolean;
+}
+
+/** Throws CliError where a new volume is not said to be made somewhere and called something. */
+async function targetOf(client: Client, options: RestoreOptions): Promise<RestoreInput["target"]> {
+  const { to, name, pool, attachTo, newVm, inPlace } = options;
+  if (inPlace) return { inPlace };
+  if (to === undefined || name === undefined)
+    throw new CliError(exitCodes.usage, "Say --to and --name for a new volume, or --in-place alone.");
+  return {
+    hypervisorId: await findHypervisor(client, to),
+    name,
+    ...(pool === undefined ? {} : { pool }),
+    ...(attachTo === undefined ? {} : { attachToVmId: await findVm(client, attachTo) }),
+    ...(newVm === undefined ? {} : { newVm: { name: newVm } }),
+  };
 }
 
 function backup(context: Context): Command {

@@ -111,9 +111,9 @@ export const operations = {
     method: "POST",
     path: "/snapshots/{id}/restore",
     tag: "snapshots",
-    summary: "Restore a backup to a new volume",
+    summary: "Restore a backup to a new volume, or in place",
     description:
-      "Nothing is ever overwritten: a volume of that name is a 409. The volume may become a disk of a VM that is there, or of one that is made for it, when it is complete. Where that fails the job fails, says why, and the volume stays.",
+      "A new volume overwrites nothing: one of that name is a 409. It may become a disk of a VM that is there, or of one that is made for it, when it is complete. Where that fails the job fails, says why, and the volume stays. `inPlace` gives the snapshot's own volume the bytes and the size that it had. That is a 409 while a VM that has it as a disk is not stopped, and while snapshots of it have no backup; its copies on primary storage are merged away first. What the volume held is kept until the restore has succeeded. VMs that have the disk are not started until the volume is not `restoring` any more.",
     access: "operator",
     id: "snapshot",
     query: requests.noQuery,

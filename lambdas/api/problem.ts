@@ -54,6 +54,7 @@ export const problemKinds = {
   "volume-is-unsupported": { status: 409, title: "The volume cannot be backed up" },
   "vm-is-backing-up": { status: 409, title: "A disk of the VM is being backed up" },
   "vm-is-being-operated": { status: 409, title: "Something is being done to the VM already" },
+  "vm-is-running": { status: 409, title: "The VM is not stopped" },
   "vm-is-missing": { status: 409, title: "The VM is not on its hypervisor any more" },
   "vm-has-other-disks": { status: 409, title: "Not all of the VM's disks can be taken" },
   "vm-name-taken": { status: 409, title: "The name of the VM is taken" },

@@ -9,6 +9,9 @@ import type { Progress } from "../tables/progress.ts";
 import { Problem, type ProblemKind } from "./problem.ts";
 import { pathOf } from "./representations.ts";
 
+/** The one state in which a snapshot's backup can be read: the state that a reader's lease asks for. */
+export const readableState = "BackedUp";
+
 export type SnapshotAction = "delete" | "restore" | "backup";
 
 /** What is known of the snapshot's latest job. */

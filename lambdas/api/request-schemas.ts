@@ -190,10 +190,10 @@ function wrongHostName(name: string): string | undefined {
   return name.includes("/") ? "must not hold /" : undefined;
 }
 
-const newVolumeTarget = z
+const restoreTarget = z
   .strictObject({
-    hypervisorId,
-    name: newVolumeName,
+    hypervisorId: hypervisorId.optional().meta({ description: "Where the new volume is made." }),
+    name: newVolumeName.optional(),
     pool: hostName("Of kind kvm: the storage pool that the volume is made in. Absent: `default`.").optional(),
     attachToVmId: vmId
       .optional()
@@ -205,17 +205,28 @@ const newVolumeTarget = z
         description:
           "A VM is made from the definition that was saved with the snapshot, with the volume as the disk that it was, and no other disks. It is not started. Not together with attachToVmId.",
       }),
+    inPlace: z.literal(true).optional().meta({
+      description:
+        "Instead of all these: the volume that the snapshot was taken of gets its bytes, and its size of then. Its VM has to be stopped.",
+    }),
   })
   .check((context) => {
-    const { attachToVmId, newVm } = context.value;
-    if (attachToVmId === undefined || newVm === undefined) return;
-    const message = "must not be given together with attachToVmId: the volume becomes a disk of one VM";
-    context.issues.push({ code: "custom", message, path: ["newVm"], input: newVm });
+    const { inPlace, ...ofNewVolume } = context.value;
+    const refuse = (field: keyof typeof ofNewVolume, message: string) =>
+      context.issues.push({ code: "custom", message, path: [field], input: ofNewVolume[field] });
+    for (const field of ["hypervisorId", "name", "pool", "attachToVmId", "newVm"] as const) {
+      const isGiven = ofNewVolume[field] !== undefined;
+      if (inPlace && isGiven) refuse(field, "must not be given with inPlace: the volume is the snapshot's own");
+      const isNeeded = field === "hypervisorId" || field === "name";
+      if (!inPlace && !isGiven && isNeeded) refuse(field, "is missing");
+    }
+    if (!inPlace && ofNewVolume.attachToVmId !== undefined && ofNewVolume.newVm !== undefined)
+      refuse("newVm", "must not be given together with attachToVmId: the volume becomes a disk of one VM");
   });
 
 export const restoreBody = z
   .strictObject({
-    target: newVolumeTarget,
+    target: restoreTarget,
   })
   .meta({ id: "RestoreSnapshot" });
 

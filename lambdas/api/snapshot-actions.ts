@@ -22,33 +22,36 @@ import { idempotently } from "./middleware/idempotency.ts";
 import { accepted, frozenPolicy, startOrLeave } from "./new-jobs.ts";
 import type { operations } from "./operations.ts";
 import { notFound, Problem } from "./problem.ts";
+import { readableState } from "./refusals.ts";
 import { jobRepresentation, volumeRepresentation } from "./representations.ts";
 import { requireTargetPossible } from "./restore-for-vm.ts";
+import { restoreInPlace } from "./restore-in-place.ts";
 
 type Operations = typeof operations;
 type NewVolumeTarget = Pick<RestoreTarget, "name" | "pool">;
-
-/** The one state in which a snapshot's backup can be read: the state that a reader's lease asks for. */
-const readableState = "BackedUp";
 
 export async function restoreSnapshot(
   services: Services,
   request: ApiRequest<Operations["restoreSnapshot"]>,
 ): Promise<ApiResponse> {
   const { caller, id, body } = request;
+  // Without inPlace both are given.
+  const { inPlace, hypervisorId = "", name = "", ...more } = body.target;
+  if (inPlace) return restoreInPlace(services, request);
+  const target = { ...more, name };
   const answer = await idempotently(services, request, { job: newId("job") }, async ({ ids, record }) => {
     const snapshot = await requireSnapshot(services, caller, id);
-    const { name, pool, attachToVmId, newVm } = body.target;
-    const hypervisor = await targetHypervisor(services, snapshot, body.target.hypervisorId);
+    const { pool, attachToVmId, newVm } = target;
+    const hypervisor = await targetHypervisor(services, snapshot, hypervisorId);
     if (snapshot.state !== readableState) throw await explainRefusal(services, caller, id, "restore");
     const requirePossible = async () => {
-      await requireTargetPossible(services, caller, snapshot, hypervisor, body.target);
-      await requireFreeName(services, caller, hypervisor, body.target);
+      await requireTargetPossible(services, caller, snapshot, hypervisor, target);
+      await requireFreeName(services, caller, hypervisor, target);
     };
     await requirePossible();
 
     const now = services.now().toISOString();
-    const volume = volumeUnderConstruction(snapshot, hypervisor, body.target, ids.job, now);
+    const volume = volumeUnderConstruction(snapshot, hypervisor, target, ids.job, now);
     const job: Omit<Job, "open"> = {
       ...newJob(ids.job, "restore-volume", snapshot, (await frozenPolicy(services)).policy, now),
       target: {

@@ -95,7 +95,7 @@ describe("what is wrong, in plain words", () => {
     const id = "hyp_01JD7QXN8ZK4V1TQ3C5M9R2WEY";
     assert.equal(
       detailOf(restoreBody, { target: { hypervisorId: id, nmae: "x" } }),
-      "/target/name is missing; /target/nmae is not a field of this request; did you mean name?",
+      "/target/nmae is not a field of this request; did you mean name?; /target/name is missing",
     );
     assert.match(
       detailOf(registerHypervisorBody, { kind: "file", directory: "/a", tenantRules: [{ patern: "*", tenant: "t" }] }),

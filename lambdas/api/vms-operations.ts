@@ -13,7 +13,7 @@ import type { VmOperationRequest } from "../hypervisors/port.ts";
 import type { Services } from "../services.ts";
 import { transact, WriteRefused } from "../tables/database.ts";
 import { holdVm, releaseVm } from "../tables/vms.ts";
-import { holdVolume, releaseVolume } from "../tables/volumes.ts";
+import { holdVolume, releaseVolume, requireNotRestoring } from "../tables/volumes.ts";
 import { requireVolume } from "./access.ts";
 import type { ApiRequest } from "./api-handler.ts";
 import type { ApiResponse } from "./http.ts";
@@ -24,7 +24,14 @@ import { invalidRequest } from "./problem.ts";
 import { diskRefusal } from "./refusals.ts";
 import type { VmOperationsRepresentation } from "./response-schemas.ts";
 import { type Host, operateOnHost } from "./vms-on-host.ts";
-import { diskHoldOf, operationRefusal, type Situation, situationOf, threatens } from "./vms-refusals.ts";
+import {
+  diskHoldOf,
+  isRefusedWhileRestored,
+  operationRefusal,
+  type Situation,
+  situationOf,
+  threatens,
+} from "./vms-refusals.ts";
 
 type Operations = typeof operations;
 type Body = ApiRequest<Operations["operateVm"]>["body"];
@@ -122,7 +129,7 @@ interface Holds {
   readonly disks: readonly DiskOfVm[];
 }
 
-/** Holds the VM, and those of its disks whose backups would forbid the operation. Throws the problem that stands in the way by now. */
+/** Holds the VM, and those of its disks whose backups would forbid the operation, unless a restore that forbids it has one of them. Throws the problem that stands in the way by now. */
 async function hold(
   services: Services,
   { caller, vm, disks, now }: Situation,
@@ -131,14 +138,19 @@ async function hold(
 ): Promise<Holds> {
   const { database } = services;
   const until = new Date(Date.parse(now) + holdSeconds * 1000).toISOString();
-  const threatened = disks.filter((disk) => disk.volume && threatens(operation, disk, volumeId));
+  const known = disks.filter((disk) => disk.volume);
+  const threatened = known.filter((disk) => threatens(operation, disk, volumeId));
+  const unlessRestoring = (disk: DiskOfVm) => isRefusedWhileRestored(operation, disk, volumeId);
+  const looked = known.filter((disk) => !threatened.includes(disk) && unlessRestoring(disk));
   const diskHold = diskHoldOf(vm, operation);
   try {
     await transact(database, [
       holdVm(database, vm, { operationId, until }, now),
-      ...threatened.map(({ tenant, volumeId: id }) =>
-        holdVolume(database, { tenant, id }, { operationId: diskHold, until }, now),
-      ),
+      ...threatened.map((disk) => {
+        const hold = { operationId: diskHold, until, unlessRestoring: unlessRestoring(disk) };
+        return holdVolume(database, { tenant: disk.tenant, id: disk.volumeId }, hold, now);
+      }),
+      ...looked.map(({ tenant, volumeId: id }) => requireNotRestoring(database, { tenant, id })),
     ]);
     return { operationId, diskHold, disks: threatened };
   } catch (error) {

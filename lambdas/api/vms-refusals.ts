@@ -1,5 +1,11 @@
 /** Why an operation on a VM is refused, in words: what stands in the way, and until when. */
-import { namesFiles, permissionWhile, roleOf, type VmOperation } from "../domain/operations.ts";
+import {
+  namesFiles,
+  permissionWhile,
+  permissionWhileRestored,
+  roleOf,
+  type VmOperation,
+} from "../domain/operations.ts";
 import { type DiskOfVm, isHeld, type Vm } from "../domain/vm.ts";
 import type { Services } from "../services.ts";
 import { snapshotsInState } from "../tables/snapshots.ts";
@@ -50,12 +56,21 @@ export function operationRefusal(situation: Situation, operation: VmOperation, n
       "forbidden",
       `${operation} names a file on the hypervisor. It is for administrators of the tenant that registered it.`,
     );
-  return refusalByBackups(situation, operation, named) ?? refusalByHolds(situation, operation, named);
+  return (
+    refusalByBackups(situation, operation, named) ??
+    refusalByRestores(situation, operation, named) ??
+    refusalByHolds(situation, operation, named)
+  );
 }
 
 /** Whether a backup of that disk would forbid the operation: then none may begin while it is done. */
 export function threatens(operation: VmOperation, disk: DiskOfVm, named?: string): boolean {
   return permissionWhile(operation, roleOf(disk, named)) !== true;
+}
+
+/** Whether a restore in place of that disk would forbid the operation. */
+export function isRefusedWhileRestored(operation: VmOperation, disk: DiskOfVm, named?: string): boolean {
+  return permissionWhileRestored(operation, roleOf(disk, named)) !== true;
 }
 
 /** What the operation holds disks by: the same one of the same VM may be asked for again. */
@@ -76,6 +91,22 @@ function refusalByHolds({ vm, disks, now }: Situation, operation: VmOperation, n
     `Something is being done to ${what} already. Try again when it is done, or after ${held.heldUntil}.`,
     { members: { vmId: vm.id } },
   );
+}
+
+function refusalByRestores({ vm, disks }: Situation, operation: VmOperation, named?: string): Problem | undefined {
+  for (const disk of disks) {
+    const jobId = disk.volume?.restoringJobId;
+    const permission = permissionWhileRestored(operation, roleOf(disk, named));
+    if (jobId === undefined || permission === true) continue;
+    const what = disk.visible ? `${disk.target} (${disk.volumeId})` : disk.target;
+    const jobs = disk.visible ? [jobId] : [];
+    return new Problem(
+      "volume-is-restoring",
+      `${operation} is refused: ${permission}. ${what} is being restored. ${disk.visible ? waitOrCancel(jobId) : "Try again later."}`,
+      { members: { vmId: vm.id, jobs } },
+    );
+  }
+  return undefined;
 }
 
 function refusalByBackups({ vm, disks, jobs }: Situation, operation: VmOperation, named?: string): Problem | undefined {

@@ -55,6 +55,8 @@ export interface RestoreTarget {
   readonly vmId?: string;
   /** The VM that is made for the volume. */
   readonly newVm?: { readonly name: string };
+  /** Of a restore in place: the hypervisor's own id of that volume. */
+  readonly replaces?: string;
 }
 
 /** The externalId that is foreseen for a volume before its hypervisor has said how it calls it. */

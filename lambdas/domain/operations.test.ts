@@ -6,6 +6,7 @@ import {
   fieldsOf,
   namesFiles,
   permissionWhile,
+  permissionWhileRestored,
   roleOf,
   type VmOperation,
   vmOperations,
@@ -43,6 +44,17 @@ describe("while a snapshot is BackingUp", () => {
     }
 
   it("a snapshot of the same volume is allowed", () => assert.equal(volumeOperationRules.snapshot, true));
+});
+
+describe("while a disk is restored in place", () => {
+  it("its VM is not started, and it stays where it is; all else is allowed", () => {
+    const refused = vmOperations.flatMap((operation) =>
+      disksBackingUp
+        .filter((disk) => permissionWhileRestored(operation, disk) !== true)
+        .map((disk) => `${operation} ${disk}`),
+    );
+    assert.deepEqual(refused, ["start rootDisk", "start dataDisk", "detach-disk namedDisk", "reinstall rootDisk"]);
+  });
 });
 
 describe("an operation", () => {

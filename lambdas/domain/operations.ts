@@ -13,18 +13,24 @@ export type DiskBackingUp = (typeof disksBackingUp)[number];
 /** What an operation on a VM is told. `imagePath` and `path` are files on the hypervisor. */
 export type VmOperationField = "volumeId" | "path" | "imagePath" | "cpus" | "memoryBytes";
 
+/** A disk that an operation must leave alone while it gets back the bytes of a snapshot, by what it is to the operation. */
+type RestoringRule = Readonly<Partial<Record<DiskBackingUp, string>>>;
+
 interface VmOperationRule {
   /** All of them must be given, and no others. */
   readonly fields: readonly VmOperationField[];
   /** An operation that names no disk has no `namedDisk`. */
   readonly while: Readonly<Record<"rootDisk" | "dataDisk", Permission> & Partial<Record<"namedDisk", Permission>>>;
+  /** Absent: all are allowed. */
+  readonly whileRestored?: RestoringRule;
 }
 
 const always = { rootDisk: true, dataDisk: true } as const;
+const notStarted = "a VM is not started while a disk of it is restored in place";
 
 /** The only operations on a VM that there are. */
 export const vmOperationRules = {
-  start: { fields: [], while: always },
+  start: { fields: [], while: always, whileRestored: { rootDisk: notStarted, dataDisk: notStarted } },
   stop: { fields: [], while: always },
   reboot: { fields: [], while: always },
   destroy: {
@@ -37,12 +43,14 @@ export const vmOperationRules = {
   "detach-disk": {
     fields: ["volumeId"],
     while: { ...always, namedDisk: "a disk stays attached while it is being backed up" },
+    whileRestored: { namedDisk: "a disk stays attached while it is restored in place" },
   },
   "change-cpu": { fields: ["cpus"], while: always },
   "change-memory": { fields: ["memoryBytes"], while: always },
   reinstall: {
     fields: ["imagePath"],
     while: { rootDisk: "a root disk is not replaced while it is being backed up", dataDisk: true },
+    whileRestored: { rootDisk: "a root disk is not replaced while it is restored in place" },
   },
 } as const satisfies Record<string, VmOperationRule>;
 
@@ -62,6 +70,12 @@ export function fieldsOf(operation: VmOperation): readonly VmOperationField[] {
 export function permissionWhile(operation: VmOperation, disk: DiskBackingUp): Permission {
   const rule: VmOperationRule = vmOperationRules[operation];
   return rule.while[disk] ?? true;
+}
+
+/** Whether `operation` may be done while that disk is restored in place. */
+export function permissionWhileRestored(operation: VmOperation, disk: DiskBackingUp): Permission {
+  const rule: VmOperationRule = vmOperationRules[operation];
+  return rule.whileRestored?.[disk] ?? true;
 }
 
 /** Whether there is a disk whose backup forbids the operation. */

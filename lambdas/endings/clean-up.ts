@@ -10,7 +10,7 @@ import type { Services } from "../services.ts";
 import { closeJob } from "../tables/jobs.ts";
 import { getSnapshot } from "../tables/snapshots.ts";
 import { getStoreReference } from "../tables/store-references.ts";
-import { deleteRestoringVolume, getVolume } from "../tables/volumes.ts";
+import { deleteRestoringVolume, endRestoreInPlace, getVolume } from "../tables/volumes.ts";
 import { primaryReference } from "../transactions/create-snapshot.ts";
 import { type Removal, removeFrozen, settlePrimary } from "./remove-primary.ts";
 import { sweepBackups } from "./sweep-backups.ts";
@@ -85,9 +85,7 @@ export async function cleanUpAfter(services: Services, job: Job, until: () => bo
   }
   if (job.kind === "restore-volume") {
     await tryAll(
-      async () => {
-        if (job.state !== "Succeeded") await discardRestore(services, job);
-      },
+      () => (job.state === "Succeeded" ? letGoOfReplaced(services, job) : discardRestore(services, job)),
       () => finishPlan(services, job, snapshot),
     );
   }
@@ -117,12 +115,9 @@ async function cleanUpFailedBackup(
   return finished;
 }
 
-/** After a restore that has succeeded: the lists of its work go. Then the job is closed. */
-export async function closeRestore(
-  services: Services,
-  job: Pick<Job, "tenant" | "id" | "snapshotId">,
-  snapshot: Snapshot | undefined,
-): Promise<void> {
+/** After a restore that has succeeded: what it replaced goes, and the lists of its work. Then the job is closed. */
+export async function closeRestore(services: Services, job: Job, snapshot: Snapshot | undefined): Promise<void> {
+  await letGoOfReplaced(services, job);
   await finishPlan(services, job, snapshot);
   await removeMapItems(services, job.id);
   await closeJob(services.database, job);
@@ -142,19 +137,35 @@ async function removeLateSnapshot(services: Services, snapshot: Snapshot, jobId:
   return removeFrozen(services, hypervisor, { snapshot, installPath, jobId, waitSeconds: mergeWaitSeconds });
 }
 
-/** Unfinished bytes first, then the row of the volume that was to be. */
+/** Unfinished bytes first, and what they replaced back; then the row of the volume that was to be. */
 async function discardRestore(services: Services, job: Job): Promise<void> {
   if (!job.target) return;
   const hypervisor = await services.hypervisor(job.target.hypervisorTenant, job.target.hypervisorId);
   await hypervisor.discardVolume(newVolumeOf(job, 0));
-  await deleteRestoringVolume(services.database, { tenant: job.tenant, id: job.target.volumeId }, job.id);
+  const volume = { tenant: job.tenant, id: job.target.volumeId };
+  if (job.target.replaces === undefined) await deleteRestoringVolume(services.database, volume, job.id);
+  else await endRestoreInPlace(services.database, volume, job.id);
 }
 
-/** The volume that a restore job makes. */
+/** After a restore in place that has succeeded: what the volume held goes, and its VM may be started. Nothing of another restore. */
+async function letGoOfReplaced(services: Services, job: Job): Promise<void> {
+  if (job.target?.replaces === undefined) return;
+  const hypervisor = await services.hypervisor(job.target.hypervisorTenant, job.target.hypervisorId);
+  await hypervisor.forgetReplaced(newVolumeOf(job, 0));
+  await endRestoreInPlace(services.database, { tenant: job.tenant, id: job.target.volumeId }, job.id);
+}
+
+/** The volume that a restore job makes, or replaces. */
 export function newVolumeOf(job: Job, sizeBytes: number): NewVolume {
   if (!job.target) throw new Error(`${job.id} restores nothing`);
-  const { name, pool } = job.target;
-  return { restoreId: job.id, name, sizeBytes, ...(pool !== undefined && { pool }) };
+  const { name, pool, replaces } = job.target;
+  return {
+    restoreId: job.id,
+    name,
+    sizeBytes,
+    ...(pool !== undefined && { pool }),
+    ...(replaces !== undefined && { replaces }),
+  };
 }
 
 /** Where a snapshot's backup lies, and what opens it where the store is encrypted, for the job that works on it. */

@@ -9,6 +9,7 @@ import { isOutside } from "../domain/outside-faults.ts";
 import type { Settings } from "../domain/settings.ts";
 import type { Services } from "../services.ts";
 import { closeJob, getJob, openJobs } from "../tables/jobs.ts";
+import { endRestoreInPlace } from "../tables/volumes.ts";
 import { cleanUpAfter } from "./clean-up.ts";
 import { endJob } from "./end-job.ts";
 
@@ -85,13 +86,16 @@ async function cleanUpEnded(services: Services, job: Job, settings: Settings, un
   }
 }
 
-/** The job is closed. What is left on primary storage stays in the books, and goes with its snapshot or its hypervisor. */
+/** The job is closed, and a volume that it replaced is let go as it is. What is left on primary storage stays in the books, and goes with its snapshot or its hypervisor. */
 async function leaveBehind(services: Services, job: Job, error: unknown): Promise<true> {
   services.logger.warn("what a job has left behind could not be cleaned up", {
     tenant: job.tenant,
     jobId: job.id,
     error: error as Error,
   });
+  if (job.target?.replaces !== undefined) {
+    await endRestoreInPlace(services.database, { tenant: job.tenant, id: job.target.volumeId }, job.id);
+  }
   await closeJob(services.database, job);
   return true;
 }

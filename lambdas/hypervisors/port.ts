@@ -131,6 +131,11 @@ export interface NewVolume {
   /** The storage pool that it is made in; absent for the default. Only for hypervisors that have pools. */
   readonly pool?: string;
   readonly sizeBytes: number;
+  /**
+   * externalId of the volume whose bytes these become. It keeps its identity, what it held is kept until
+   * {@link Hypervisor.forgetReplaced}, and no VM starts with it from createVolume until then, where the hypervisor can see to that.
+   */
+  readonly replaces?: string;
 }
 
 /** A VM that is to be made from the definition of another. */
@@ -192,13 +197,18 @@ export interface Hypervisor {
   /** Gone or closed already is success. */
   closeExport(descriptor: ExportDescriptor): Promise<void>;
 
-  /** Creates the unfinished volume, or finds the one that an earlier run made. Throws VolumeNameTaken if `name` exists. */
+  /**
+   * Creates the unfinished volume, or finds the one that an earlier run made. Throws VolumeNameTaken if `name` exists. Of one that replaces
+   * another: VolumeNotFound, and OperationRefused while that is in use.
+   */
   createVolume(volume: NewVolume): Promise<void>;
   openWriter(volume: NewVolume): Promise<VolumeWriter>;
   /** Gives the finished volume its name; never overwrites (VolumeNameTaken). A second call finds it published and answers the same. */
   publishVolume(volume: NewVolume): Promise<VolumeDescription>;
-  /** Deletes an unfinished volume. Gone is success; a published one is left alone. */
+  /** Deletes an unfinished volume. Gone is success; a published one is left alone, but one that replaced another gives way to that again. */
   discardVolume(volume: NewVolume): Promise<void>;
+  /** Deletes what a published volume has replaced. Gone is success. */
+  forgetReplaced(volume: NewVolume): Promise<void>;
 
   /** Absent, with the four below, where the hypervisor has no virtual machines. */
   listVms?(): AsyncIterable<VmDescription>;

@@ -75,6 +75,19 @@ export function requireVm(database: Database, vm: Key): TransactionItem {
   };
 }
 
+/** Condition of another write: the VM is said to be stopped, and no operation holds it that might start it. */
+export function requireStoppedVm(database: Database, vm: Key, now: string): TransactionItem {
+  return {
+    ConditionCheck: {
+      TableName: database.tables.vms,
+      Key: keyOf(vm),
+      ConditionExpression: "#state = :stopped AND (attribute_not_exists(heldUntil) OR heldUntil <= :now)",
+      ExpressionAttributeNames: { "#state": "state" },
+      ExpressionAttributeValues: { ":stopped": "stopped", ":now": now },
+    },
+  };
+}
+
 /** Which operation holds a VM, and until when that counts (ISO 8601) if nobody ends it. */
 export interface VmHold {
   readonly operationId: string;

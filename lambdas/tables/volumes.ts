@@ -92,6 +92,49 @@ export function insertRestoringVolume(database: Database, volume: Volume): Trans
   };
 }
 
+/**
+ * A restore in place has the volume for itself: no snapshot of it is requested, and no VM that has it is started. Not while it is missing,
+ * backed up, or held.
+ */
+export function claimForRestore(database: Database, volume: Key, jobId: string, now: string): TransactionItem {
+  return {
+    Update: {
+      TableName: database.tables.volumes,
+      Key: keyOf(volume),
+      UpdateExpression: "SET restoringJobId = :job",
+      ConditionExpression:
+        "attribute_exists(id) AND #missing = :false AND attribute_not_exists(restoringJobId) AND backingUp = :zero AND (attribute_not_exists(heldUntil) OR heldUntil <= :now)",
+      ExpressionAttributeNames: { "#missing": "missing" },
+      ExpressionAttributeValues: { ":job": jobId, ":false": false, ":zero": 0, ":now": now },
+    },
+  };
+}
+
+/** The volume has what its restore has put there; it stays the restore's until that has let go of the hypervisor. */
+export function recordRestoredInPlace(
+  database: Database,
+  volume: Key,
+  jobId: string,
+  now: Pick<Volume, "sizeBytes"> & { readonly allocatedBytes: number | undefined },
+): TransactionItem {
+  const update = updateExpression({ sizeBytes: now.sizeBytes, allocatedBytes: now.allocatedBytes });
+  return {
+    Update: {
+      TableName: database.tables.volumes,
+      Key: keyOf(volume),
+      ...update,
+      ConditionExpression: "restoringJobId = :job",
+      ExpressionAttributeValues: { ...update.ExpressionAttributeValues, ":job": jobId },
+    },
+  };
+}
+
+/** A restore in place needs the volume no more, whatever became of it. Gone, or another's, is success. */
+export async function endRestoreInPlace(database: Database, volume: Key, jobId: string): Promise<void> {
+  const update = updateExpression({ restoringJobId: undefined });
+  await updateIf(database, database.tables.volumes, keyOf(volume), update, "restoringJobId = :job", { ":job": jobId });
+}
+
 /** The restore is done: the volume is everybody's. */
 export function releaseRestoredVolume(
   database: Database,
@@ -184,6 +227,19 @@ export function endBackingUp(database: Database, volume: Key): TransactionItem {
 export interface VolumeHold {
   readonly operationId: string;
   readonly until: string;
+  /** Not while a restore has the volume. */
+  readonly unlessRestoring?: boolean;
+}
+
+/** Condition of another write: no restore has the volume. */
+export function requireNotRestoring(database: Database, volume: Key): TransactionItem {
+  return {
+    ConditionCheck: {
+      TableName: database.tables.volumes,
+      Key: keyOf(volume),
+      ConditionExpression: "attribute_not_exists(restoringJobId)",
+    },
+  };
 }
 
 /**
@@ -191,13 +247,13 @@ export interface VolumeHold {
  * the volume.
  */
 export function holdVolume(database: Database, volume: Key, hold: VolumeHold, now: string): TransactionItem {
+  const free = "backingUp = :zero AND (attribute_not_exists(heldUntil) OR heldUntil <= :now OR heldFor = :operation)";
   return {
     Update: {
       TableName: database.tables.volumes,
       Key: keyOf(volume),
       UpdateExpression: "SET heldFor = :operation, heldUntil = :until",
-      ConditionExpression:
-        "backingUp = :zero AND (attribute_not_exists(heldUntil) OR heldUntil <= :now OR heldFor = :operation)",
+      ConditionExpression: hold.unlessRestoring ? `${free} AND attribute_not_exists(restoringJobId)` : free,
       ExpressionAttributeValues: { ":operation": hold.operationId, ":until": hold.until, ":zero": 0, ":now": now },
     },
   };

@@ -1,18 +1,20 @@
 /** The states of `statemachines/restore-volume.asl.json`, but for the writing of shards (copy-shards.ts). */
-import { type ErrorSummary, summarizeError } from "../domain/errors.ts";
+import { type ErrorSummary, StateConflict, summarizeError } from "../domain/errors.ts";
 import { hasEnded, isForVm } from "../domain/job.ts";
 import { backupOf, cleanUpAfter, closeRestore, newVolumeOf } from "../endings/clean-up.ts";
 import { endJob } from "../endings/end-job.ts";
+import { clearPrimary } from "../endings/remove-primary.ts";
 import { planRestore } from "../repository/reader.ts";
 import type { Services } from "../services.ts";
 import { getJob, updateRunningJob } from "../tables/jobs.ts";
 import { setProgressTotal, shardFailure } from "../tables/progress.ts";
 import { getSnapshot } from "../tables/snapshots.ts";
+import { getVolume } from "../tables/volumes.ts";
 import { requireJob, requireSnapshot } from "../transactions/create-snapshot.ts";
 import { beginRestore, type RestoredVolume, restored } from "../transactions/restore-volume.ts";
 import { ReportShardFailure, writeMapItems } from "./backup-snapshot.ts";
 import { GiveToVm } from "./restore-to-vm.ts";
-import { type CaughtError, causeOf, type StateFunctions, type TaskInput } from "./state-function.ts";
+import { type CaughtError, causeOf, mergeWaitSeconds, type StateFunctions, type TaskInput } from "./state-function.ts";
 
 interface Plan {
   readonly sizeBytes: number;
@@ -27,7 +29,19 @@ async function Begin(services: Services, { job: { tenant, jobId } }: TaskInput) 
   const job = await getJob(services.database, tenant, jobId);
   if (!job || hasEnded(job.state)) return { proceed: false };
   await beginRestore(services.database, job, services.now().toISOString());
-  return { proceed: true };
+  return { proceed: true, inPlace: job.target?.replaces !== undefined };
+}
+
+/** Of a restore in place: copies are layers of what is to be replaced. Not finished: it is asked again after a while. */
+async function ClearPrimary(services: Services, { job: { tenant, jobId } }: TaskInput) {
+  const { database } = services;
+  const { job } = await targetOf(services, tenant, jobId);
+  const volume = await getVolume(database, tenant, job.target?.volumeId ?? "");
+  if (volume?.restoringJobId !== jobId) throw new StateConflict(`${job.target?.volumeId} is not restored by ${jobId}`);
+  const removal = await clearPrimary(services, volume, { jobId, waitSeconds: mergeWaitSeconds });
+  const phase = removal === "in-use" ? "WaitingForExport" : "Planning";
+  await updateRunningJob(database, job, { phase, updatedAt: services.now().toISOString() });
+  return { finished: removal === "gone" };
 }
 
 async function Plan(services: Services, { job: { tenant, jobId, snapshotId } }: TaskInput): Promise<Plan> {
@@ -62,7 +76,7 @@ async function Complete(
 
 async function Close(services: Services, { job: { tenant, jobId, snapshotId } }: TaskInput) {
   const snapshot = await getSnapshot(services.database, tenant, snapshotId);
-  await closeRestore(services, { tenant, id: jobId, snapshotId }, snapshot);
+  await closeRestore(services, await requireJob(services.database, tenant, jobId), snapshot);
 }
 
 /** Before any byte was copied no late worker can exist, so the clean-up need not wait. */
@@ -94,6 +108,7 @@ async function targetOf(services: Services, tenant: string, jobId: string) {
 
 export const restoreVolumeStates: StateFunctions = {
   Begin,
+  ClearPrimary,
   Plan,
   CreateVolume,
   Publish,

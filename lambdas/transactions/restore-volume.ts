@@ -3,10 +3,19 @@ import { type ErrorSummary, StateConflict } from "../domain/errors.ts";
 import { type Volume, volumeIdFor } from "../domain/inventory.ts";
 import { hasEnded, type Job, type RestoreTarget } from "../domain/job.ts";
 import type { Snapshot } from "../domain/snapshot.ts";
+import type { Vm } from "../domain/vm.ts";
 import type { Database, TransactionItem } from "../tables/database.ts";
 import { changeRunningJob, insertJob, moveJob } from "../tables/jobs.ts";
 import { addReader, getSnapshot, removeReader } from "../tables/snapshots.ts";
-import { dropRestoringVolume, getVolume, insertRestoringVolume, releaseRestoredVolume } from "../tables/volumes.ts";
+import { requireStoppedVm } from "../tables/vms.ts";
+import {
+  claimForRestore,
+  dropRestoringVolume,
+  getVolume,
+  insertRestoringVolume,
+  recordRestoredInPlace,
+  releaseRestoredVolume,
+} from "../tables/volumes.ts";
 import { beginJob, requireJob } from "./create-snapshot.ts";
 import { decideAndWrite } from "./decide-and-write.ts";
 
@@ -18,6 +27,26 @@ export function requestRestore(
   job: Omit<Job, "open">,
 ): TransactionItem[] {
   return [addReader(database, snapshot, job.id), insertRestoringVolume(database, volume), insertJob(database, job)];
+}
+
+/**
+ * The items that record the request of a restore in place: lease on the snapshot, the volume the job's own, on condition that its VMs are
+ * stopped and not operated. An operation that would start one is on condition that its disks are not restored: whichever is first, the other
+ * is refused.
+ */
+export function requestRestoreInPlace(
+  database: Database,
+  snapshot: Pick<Snapshot, "tenant" | "id" | "volumeId">,
+  vms: readonly Vm[],
+  job: Omit<Job, "open">,
+  now: string,
+): TransactionItem[] {
+  return [
+    addReader(database, snapshot, job.id),
+    claimForRestore(database, { tenant: snapshot.tenant, id: snapshot.volumeId }, job.id, now),
+    insertJob(database, job),
+    ...vms.map((vm) => requireStoppedVm(database, vm, now)),
+  ];
 }
 
 /** The job is Running. */
@@ -82,6 +111,10 @@ async function handOver(database: Database, job: Job, volume: RestoredVolume, no
   const id = volumeIdFor(job.target.hypervisorId, volume.externalId);
   const target: RestoreTarget = { ...job.target, volumeId: id };
   const foreseen = { tenant, id: job.target.volumeId };
+  if (job.target.replaces !== undefined) {
+    const { sizeBytes, allocatedBytes } = volume;
+    return { target, writes: [recordRestoredInPlace(database, foreseen, job.id, { sizeBytes, allocatedBytes })] };
+  }
   const row = await getVolume(database, tenant, foreseen.id);
   if (id === foreseen.id) {
     const isReleased = row !== undefined && row.restoringJobId === undefined;

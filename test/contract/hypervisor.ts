@@ -19,6 +19,8 @@ export interface HypervisorSubject extends AsyncDisposable {
   makeVolume(name: string, sizeBytes: number): Promise<string>;
   writeVolume(externalId: string, data: Uint8Array, offset: number): Promise<void>;
   readVolume(externalId: string): Promise<Buffer>;
+  /** Ends what has the volume open, where something may have. */
+  stopUsing?(externalId: string): Promise<void>;
   /** Frozen states that take room on the hypervisor. */
   countSnapshots(): Promise<number>;
 }
@@ -411,6 +413,75 @@ export function hypervisorContract(
         for (const change of [{ volumeExternalId: free }, { volumeExternalId: taken, name: "another" }])
           await assert.rejects(hypervisor.defineVm({ ...vm, ...change }), OperationRefused);
         assert.deepEqual(await vms(), before);
+      });
+    });
+
+    describe("a volume that is restored in place", () => {
+      const sizeBytes = rounded(300_000);
+      const before = randomBytes(sizeBytes);
+      const after = randomBytes(sizeBytes);
+
+      /** With bytes that are written and not published yet. */
+      async function begun(size = sizeBytes): Promise<NewVolume & { replaces: string }> {
+        const replaces = await subject.makeVolume("disk-a", sizeBytes);
+        await subject.writeVolume(replaces, before, 0);
+        const volume = { restoreId: "job_1", name: "disk-a", sizeBytes: size, replaces };
+        if ((await subject.hypervisor.describeVolume(replaces)).inUse) {
+          await assert.rejects(subject.hypervisor.createVolume(volume), OperationRefused);
+          await subject.stopUsing?.(replaces);
+        }
+        await subject.hypervisor.createVolume(volume);
+        await subject.hypervisor.createVolume(volume);
+        await using writer = await subject.hypervisor.openWriter(volume);
+        await writer.write(after.subarray(0, size), 0);
+        await writer.flush();
+        return volume;
+      }
+
+      async function only(externalId: string): Promise<void> {
+        const listed = await collect(subject.hypervisor.listVolumes());
+        assert.deepEqual(
+          listed.map((one) => one.externalId),
+          [externalId],
+        );
+      }
+
+      test("is as it was until it is published, then it is what was written, and the same volume", async () => {
+        const volume = await begun();
+        assert.deepEqual(await subject.readVolume(volume.replaces), before);
+        const published = await subject.hypervisor.publishVolume(volume);
+        assert.equal(published.externalId, volume.replaces);
+        assert.deepEqual(await subject.hypervisor.publishVolume(volume), published);
+        assert.deepEqual(await subject.readVolume(volume.replaces), after);
+        await only(volume.replaces);
+        for (const _ of [1, 2]) await subject.hypervisor.forgetReplaced(volume);
+        assert.deepEqual(await subject.readVolume(volume.replaces), after);
+        await only(volume.replaces);
+        await subject.writeVolume(volume.replaces, Buffer.from("used"), 0);
+      });
+
+      test("gets the size of what was written", async () => {
+        const volume = await begun(sizeBytes - 4096);
+        assert.equal((await subject.hypervisor.publishVolume(volume)).sizeBytes, sizeBytes - 4096);
+        await subject.hypervisor.forgetReplaced(volume);
+      });
+
+      for (const published of [false, true])
+        test(`is as it was when that is discarded ${published ? "after" : "before"} it was published`, async () => {
+          const volume = await begun();
+          if (published) await subject.hypervisor.publishVolume(volume);
+          for (const _ of [1, 2]) await subject.hypervisor.discardVolume(volume);
+          assert.deepEqual(await subject.readVolume(volume.replaces), before);
+          await only(volume.replaces);
+          await assert.rejects(subject.hypervisor.publishVolume(volume), VolumeNotFound);
+          assert.deepEqual(await subject.readVolume(volume.replaces), before);
+          await subject.writeVolume(volume.replaces, Buffer.from("used"), 0);
+        });
+
+      test("must be there", async () => {
+        const replaces = await subject.makeVolume("disk-a", sizeBytes);
+        const volume = { restoreId: "job_1", name: "gone", sizeBytes, replaces: `${replaces}-gone` };
+        await assert.rejects(subject.hypervisor.createVolume(volume), VolumeNotFound);
       });
     });
   });

@@ -156,6 +156,10 @@ export class KvmSubject implements HypervisorSubject {
     await this.host.libvirt.call("domainDestroy", { domain, ...none });
   }
 
+  async stopUsing(externalId: string): Promise<void> {
+    await this.destroy((await this.diskOf(externalId)).domain);
+  }
+
   async definition(domain: Domain): Promise<DomainXml> {
     return new DomainXml((await this.host.libvirt.call("domainGetXml", { domain, ...none })).xml);
   }

@@ -106,6 +106,9 @@ export class TrackingHypervisor implements Hypervisor {
   discardVolume(volume: NewVolume) {
     return this.#under.discardVolume(volume);
   }
+  forgetReplaced(volume: NewVolume) {
+    return this.#under.forgetReplaced(volume);
+  }
 }
 
 function merged(ranges: readonly Extent[]): Extent[] {

@@ -52,6 +52,10 @@ export class VolumeDirectory {
     return join(this.restoreFolder, `${checkId(restoreId)}.raw`);
   }
 
+  replacedPath(restoreId: string): string {
+    return join(this.restoreFolder, `${checkId(restoreId)}.replaced`);
+  }
+
   publishedPath(restoreId: string): string {
     return join(this.restoreFolder, `${checkId(restoreId)}.published`);
   }

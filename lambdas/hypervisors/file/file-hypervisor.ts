@@ -23,6 +23,7 @@ import type {
 import { type DirectorySettings, isVolumeName, VolumeDirectory } from "./directory.ts";
 import { fileError, hasCode, onFile } from "./file-errors.ts";
 import { consistencyOf, freeze, unfreeze } from "./frozen-copy.ts";
+import { ReplacedVolume } from "./replaced-volume.ts";
 import { RestoredVolume } from "./restored-volume.ts";
 import { dataExtents } from "./sparse.ts";
 
@@ -165,24 +166,38 @@ export class FileHypervisor implements Hypervisor {
   }
 
   async createVolume(volume: NewVolume): Promise<void> {
-    const restored = new RestoredVolume(this.#directory, volume);
+    const restored = this.#underConstruction(volume);
     await onFile(volume.name, () => restored.create());
   }
 
   async openWriter(volume: NewVolume): Promise<VolumeWriter> {
-    const restored = new RestoredVolume(this.#directory, volume);
+    const restored = this.#underConstruction(volume);
     return onFile(volume.name, () => restored.openWriter());
   }
 
   async publishVolume(volume: NewVolume): Promise<VolumeDescription> {
-    const restored = new RestoredVolume(this.#directory, volume);
+    const restored = this.#underConstruction(volume);
     await onFile(volume.name, () => restored.publish());
-    return this.describeVolume(volume.name);
+    return this.describeVolume(volume.replaces ?? volume.name);
   }
 
   async discardVolume(volume: NewVolume): Promise<void> {
-    const restored = new RestoredVolume(this.#directory, volume);
+    const restored = this.#underConstruction(volume);
     await onFile(volume.name, () => restored.discard());
+  }
+
+  async forgetReplaced(volume: NewVolume): Promise<void> {
+    const { replaces } = volume;
+    if (replaces === undefined) return;
+    const replaced = new ReplacedVolume(this.#directory, volume, replaces);
+    await onFile(volume.name, () => replaced.forgetReplaced());
+  }
+
+  #underConstruction(volume: NewVolume): RestoredVolume | ReplacedVolume {
+    const { replaces } = volume;
+    return replaces === undefined
+      ? new RestoredVolume(this.#directory, volume)
+      : new ReplacedVolume(this.#directory, volume, replaces);
   }
 }
 

@@ -49,35 +49,18 @@ export class RestoredVolume {
     await this.#directory.prepare();
     if (await this.#isPublished()) return;
     if (await markerOf(this.#final, this.#volume.name)) throw this.#nameTaken();
-    const file = await this.#directory.open(this.#temporary, constants.O_RDWR | constants.O_CREAT, volumeMode);
-    try {
-      const { size } = await file.stat();
-      if (size !== this.#volume.sizeBytes) await file.truncate(this.#volume.sizeBytes);
-      await file.sync();
-    } finally {
-      await file.close();
-    }
-    await this.#directory.syncFolder(dirname(this.#temporary));
+    await makeUnfinished(this.#directory, this.#volume);
   }
 
-  async openWriter(): Promise<VolumeWriter> {
-    return new FileVolumeWriter(await this.#openTemporary(), this.#temporary, this.#volume.sizeBytes);
-  }
-
-  async #openTemporary(): Promise<FileHandle> {
-    try {
-      return await this.#directory.open(this.#temporary, constants.O_RDWR);
-    } catch (cause) {
-      if (!hasCode(cause, "ENOENT")) throw cause;
-      throw new VolumeNotFound(`There is no unfinished volume of the restore ${this.#volume.restoreId}.`, { cause });
-    }
+  openWriter(): Promise<VolumeWriter> {
+    return writeUnfinished(this.#directory, this.#volume);
   }
 
   /** Notes which file it is, gives it its name, and only then takes the temporary name away: each step may be repeated. */
   async publish(): Promise<void> {
     await this.#directory.assertInside(this.#temporary);
     if (await this.#isPublished()) return this.#dropTemporary();
-    await this.#syncTemporary();
+    await syncUnfinished(this.#directory, this.#volume.restoreId);
     await this.#writeMarker();
     if (!(await linkUnlessThere(this.#temporary, this.#final)) && !(await this.#isPublished())) {
       await unlinkIfThere(this.#marker);
@@ -120,15 +103,6 @@ export class RestoredVolume {
     await this.#directory.syncFolder(dirname(this.#marker));
   }
 
-  async #syncTemporary(): Promise<void> {
-    const file = await this.#openTemporary();
-    try {
-      await file.sync();
-    } finally {
-      await file.close();
-    }
-  }
-
   async #dropTemporary(): Promise<void> {
     await unlinkIfThere(this.#temporary);
     await this.#directory.syncFolder(dirname(this.#temporary));
@@ -136,6 +110,47 @@ export class RestoredVolume {
 
   #nameTaken(): VolumeNameTaken {
     return new VolumeNameTaken(`There is a volume ${this.#volume.name} already in ${this.#directory.path}.`);
+  }
+}
+
+/** Makes the file that a restore writes, or finds it. */
+export async function makeUnfinished(directory: VolumeDirectory, { restoreId, sizeBytes }: NewVolume): Promise<void> {
+  const path = directory.restorePath(restoreId);
+  const file = await directory.open(path, constants.O_RDWR | constants.O_CREAT, volumeMode);
+  try {
+    const { size } = await file.stat();
+    if (size !== sizeBytes) await file.truncate(sizeBytes);
+    await file.sync();
+  } finally {
+    await file.close();
+  }
+  await directory.syncFolder(dirname(path));
+}
+
+/** Throws VolumeNotFound. */
+export async function writeUnfinished(
+  directory: VolumeDirectory,
+  { restoreId, sizeBytes }: NewVolume,
+): Promise<VolumeWriter> {
+  return new FileVolumeWriter(await openUnfinished(directory, restoreId), directory.restorePath(restoreId), sizeBytes);
+}
+
+/** Throws VolumeNotFound. */
+export async function syncUnfinished(directory: VolumeDirectory, restoreId: string): Promise<void> {
+  const file = await openUnfinished(directory, restoreId);
+  try {
+    await file.sync();
+  } finally {
+    await file.close();
+  }
+}
+
+async function openUnfinished(directory: VolumeDirectory, restoreId: string): Promise<FileHandle> {
+  try {
+    return await directory.open(directory.restorePath(restoreId), constants.O_RDWR);
+  } catch (cause) {
+    if (!hasCode(cause, "ENOENT")) throw cause;
+    throw new VolumeNotFound(`There is no unfinished volume of the restore ${restoreId}.`, { cause });
   }
 }
 

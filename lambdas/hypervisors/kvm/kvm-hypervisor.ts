@@ -34,6 +34,7 @@ import { KvmHost, type KvmHostSettings } from "./host.ts";
 import { mergeAll, mergeSnapshot } from "./merge.ts";
 import { thawForgotten } from "./quiesce.ts";
 import { KvmVolumeReader, withMetadata } from "./reader.ts";
+import { ReplacedVolume } from "./replaced-volume.ts";
 import { RestoredVolume } from "./restored-volume.ts";
 import { takeSnapshots } from "./take.ts";
 import { Turns } from "./turns.ts";
@@ -124,19 +125,31 @@ export class KvmHypervisor implements Hypervisor {
   }
 
   createVolume(volume: NewVolume): Promise<void> {
-    return new RestoredVolume(this.#host, volume).create();
+    return this.#underConstruction(volume).create();
   }
 
   openWriter(volume: NewVolume): Promise<VolumeWriter> {
-    return new RestoredVolume(this.#host, volume).openWriter();
+    return this.#underConstruction(volume).openWriter();
   }
 
   async publishVolume(volume: NewVolume): Promise<VolumeDescription> {
-    return this.describeVolume(await new RestoredVolume(this.#host, volume).publish());
+    return this.describeVolume(await this.#underConstruction(volume).publish());
   }
 
   discardVolume(volume: NewVolume): Promise<void> {
-    return new RestoredVolume(this.#host, volume).discard();
+    return this.#underConstruction(volume).discard();
+  }
+
+  async forgetReplaced(volume: NewVolume): Promise<void> {
+    const { replaces } = volume;
+    if (replaces !== undefined) await new ReplacedVolume(this.#host, volume, replaces).forgetReplaced();
+  }
+
+  #underConstruction(volume: NewVolume): RestoredVolume | ReplacedVolume {
+    const { replaces } = volume;
+    return replaces === undefined
+      ? new RestoredVolume(this.#host, volume)
+      : new ReplacedVolume(this.#host, volume, replaces);
   }
 
   close(): Promise<void> {

@@ -12,6 +12,7 @@ import type { NewVolume, VolumeWriter } from "../port.ts";
 import { closeScript, openScript } from "./export-scripts.ts";
 import type { KvmHost } from "./host.ts";
 import { onHost } from "./host-errors.ts";
+import type { ImageFormat } from "./image-chain.ts";
 import { type RestoredPlace, restoredPlace } from "./restored-volume-place.ts";
 import { createScript, discardScript, gone, publishScript, taken } from "./restored-volume-scripts.ts";
 import { zeroRuns } from "./zero-runs.ts";
@@ -39,23 +40,9 @@ export class RestoredVolume {
 
   /** Several may be open at once, also of several workers. Throws VolumeNotFound. */
   async openWriter(): Promise<VolumeWriter> {
-    const place = await this.#place();
-    const folder = await this.#serversFolder();
+    const { unfinished: path, format } = await this.#place();
     const { restoreId, sizeBytes } = this.#volume;
-    const record = JSON.stringify({ restoreId, path: place.unfinished });
-    // Not with --detect-zeroes: whole zeros are known here, and do not have to travel.
-    const options = ["--persistent", `--shared=${mostClients}`, "--discard=unmap", `--format=${place.format}`];
-    try {
-      await this.#host.script("qemu-nbd", openScript, [folder, restoreId, record, ...options, place.unfinished]);
-    } catch (error) {
-      if (!(error instanceof HypervisorFailed && error.message.includes("No such file or directory"))) throw error;
-      throw this.#notFound(error);
-    }
-    // As the script names it.
-    const socket = `${folder}/${restoreId}/sock`;
-    const dial = () => this.#host.openUnixSocket(socket);
-    const pool = await onHost(() => NbdPool.open(dial, { connections: connectionsPerWriter }));
-    return new RestoredVolumeWriter(pool, place.unfinished, sizeBytes);
+    return writeImage(this.#host, { restoreId, sizeBytes, path, format });
   }
 
   /** Returns the externalId. Throws VolumeNameTaken, VolumeNotFound. */
@@ -64,7 +51,7 @@ export class RestoredVolume {
     await this.#endWriting();
     const answer = await this.#run("publish", publishScript, place);
     if (answer === taken) throw this.#nameTaken(place);
-    if (answer === gone) throw this.#notFound();
+    if (answer === gone) throw notFound(this.#volume.restoreId);
     return place.final;
   }
 
@@ -82,12 +69,8 @@ export class RestoredVolume {
     return restoredPlace(this.#host, this.#volume);
   }
 
-  async #serversFolder(): Promise<string> {
-    return `${await this.#host.ownFolder()}/restores`;
-  }
-
   async #endWriting(): Promise<void> {
-    await this.#host.script("close-writer", closeScript, [await this.#serversFolder(), this.#volume.restoreId]);
+    await this.#host.script("close-writer", closeScript, [await serversFolder(this.#host), this.#volume.restoreId]);
   }
 
   async #run(name: string, script: string, place: RestoredPlace, more: readonly string[] = []): Promise<string> {
@@ -98,10 +81,42 @@ export class RestoredVolume {
   #nameTaken({ final }: RestoredPlace): VolumeNameTaken {
     return new VolumeNameTaken(`There is a file ${final} already.`);
   }
+}
 
-  #notFound(cause?: unknown): VolumeNotFound {
-    return new VolumeNotFound(`There is no unfinished volume of the restore ${this.#volume.restoreId}.`, { cause });
+/** An image that a restore writes. */
+export interface WrittenImage {
+  readonly restoreId: string;
+  readonly sizeBytes: number;
+  readonly path: string;
+  readonly format: ImageFormat;
+}
+
+/** Opens it through the qemu-nbd of its restore, which is started if need be. Throws VolumeNotFound. */
+export async function writeImage(host: KvmHost, image: WrittenImage): Promise<VolumeWriter> {
+  const { restoreId, sizeBytes, path, format } = image;
+  const folder = await serversFolder(host);
+  const record = JSON.stringify({ restoreId, path });
+  // Not with --detect-zeroes: whole zeros are known here, and do not have to travel.
+  const options = ["--persistent", `--shared=${mostClients}`, "--discard=unmap", `--format=${format}`];
+  try {
+    await host.script("qemu-nbd", openScript, [folder, restoreId, record, ...options, path]);
+  } catch (error) {
+    if (!(error instanceof HypervisorFailed && error.message.includes("No such file or directory"))) throw error;
+    throw notFound(restoreId, error);
   }
+  // As the script names it.
+  const socket = `${folder}/${restoreId}/sock`;
+  const dial = () => host.openUnixSocket(socket);
+  const pool = await onHost(() => NbdPool.open(dial, { connections: connectionsPerWriter }));
+  return new RestoredVolumeWriter(pool, path, sizeBytes);
+}
+
+async function serversFolder(host: KvmHost): Promise<string> {
+  return `${await host.ownFolder()}/restores`;
+}
+
+function notFound(restoreId: string, cause?: unknown): VolumeNotFound {
+  return new VolumeNotFound(`There is no unfinished volume of the restore ${restoreId}.`, { cause });
 }
 
 class RestoredVolumeWriter implements VolumeWriter {
