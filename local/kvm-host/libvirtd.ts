@@ -4,12 +4,15 @@
  */
 
 import { writeFileSync } from "node:fs";
+import { setTimeout as pause } from "node:timers/promises";
 import { accepts, type Server, startServer, type WorkFolder } from "./processes.ts";
 
 export interface Libvirtd extends Server {
   /** The socket for reading and writing; nobody has to log in. */
   readonly socket: string;
 }
+
+const goneMs = 10;
 
 /** Folders of libvirt that are its own here. */
 const privateFolders = ["/etc/libvirt", "/run/libvirt", "/var/lib/libvirt", "/var/log/libvirt", "/var/cache/libvirt"];
@@ -47,6 +50,12 @@ export async function startLibvirtd(folder: WorkFolder, pingSeconds = 5): Promis
   // The shell stays: the first process of a namespace has to collect the ended ones that have lost their parents.
   const script = `${prepare} && { ${daemon} & wait; }`;
   const namespaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child=SIGKILL", "--mount-proc"];
-  const server = await startServer([...namespaces, "sh", "-c", script], accepts({ path: socket }));
-  return { ...server, socket };
+  const isUp = accepts({ path: socket });
+  const server = await startServer([...namespaces, "sh", "-c", script], isUp);
+  // It is killed with its namespaces: a moment after their first process.
+  const stop = async (signal?: NodeJS.Signals) => {
+    await server.stop(signal);
+    while (await isUp()) await pause(goneMs);
+  };
+  return { ...server, stop, socket };
 }

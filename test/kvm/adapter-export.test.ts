@@ -10,7 +10,8 @@ import type { Domain } from "../../lambdas/protocols/libvirt/procedures.ts";
 import { run, startServer } from "../../local/kvm-host/processes.ts";
 import { startSshd } from "../../local/kvm-host/sshd.ts";
 import { AdapterHost, type KvmSubject } from "./adapter-host.ts";
-import { assertNothingLost, makeWritingDisk } from "./writing-guest.ts";
+import { endImageWriter, startImageWriter } from "./image-writer.ts";
+import { assertNothingLost, makeWritingDisk, untilWritten } from "./writing-guest.ts";
 
 const mib = 1024 * 1024;
 const sizeBytes = 64 * mib;
@@ -61,7 +62,7 @@ function servers({ socket }: KvmExport): number[] {
 describe("an export of a VM that writes all the time", () => {
   test("shows the frozen bytes while the VM is stopped, started and ended in between", async () => {
     await subject.start(domain);
-    await pause(1500);
+    await untilWritten(host.uri, domain);
     const taken = await take();
     assert.equal(taken.consistency, "crash");
     const descriptor = await subject.hypervisor.openExport(taken);
@@ -84,9 +85,9 @@ describe("an export of a VM that writes all the time", () => {
 
   test("and what changed between two of its snapshots, is all that differs", async () => {
     await subject.start(domain);
-    await pause(1000);
+    await untilWritten(host.uri, domain);
     const first = await take("snap_1");
-    await pause(1500);
+    await untilWritten(host.uri, domain);
     const second = await take("snap_2");
     const descriptors = [
       await subject.hypervisor.openExport(first),
@@ -174,13 +175,12 @@ describe("an export", () => {
 
   test("waits for a moment until nobody writes to its files", async (t) => {
     const taken = await take();
-    const holder = await startServer(["sh", "-c", 'sleep 100 | qemu-io -f qcow2 "$1"', "sh", volume], () => true);
+    const holder = await startImageWriter(volume);
     t.after(() => holder.stop());
-    await pause(500);
     const opening = subject.hypervisor.openExport(taken);
     await pause(1500);
     assert.equal(existsSync(subject.own("exports", "snap_1", "pid")), false);
-    run("pkill", "-P", `${holder.pid}`);
+    endImageWriter(holder);
     const descriptor = await opening;
     assert.ok((await readAll(descriptor)).equals(subject.readImage(volume, "qcow2")));
   });

@@ -8,9 +8,10 @@ import { DomainXml } from "../../lambdas/hypervisors/kvm/domain-xml.ts";
 import type { SnapshotRequest, TakenSnapshot } from "../../lambdas/hypervisors/port.ts";
 import { blockCommit } from "../../lambdas/protocols/libvirt/flags.ts";
 import type { Domain } from "../../lambdas/protocols/libvirt/procedures.ts";
-import { run, startServer } from "../../local/kvm-host/processes.ts";
+import { run } from "../../local/kvm-host/processes.ts";
 import { AdapterHost, type DiskFile, type KvmSubject } from "./adapter-host.ts";
-import { makeWritingDisk, newestNumber, numbersPerSecond } from "./writing-guest.ts";
+import { endImageWriter, startImageWriter } from "./image-writer.ts";
+import { makeWritingDisk, newestNumber, numbersPerSecond, untilWritten } from "./writing-guest.ts";
 
 const mib = 1024 * 1024;
 const sizeBytes = 16 * mib;
@@ -80,9 +81,9 @@ describe("snapshots", () => {
       { target: "vdb", path: disks[1], format: "raw" },
     ]);
     await subject.start(domain);
-    await pause(1500);
+    await untilWritten(host.uri, domain);
     const [first] = await take(requestsFor([path, disks[1]]));
-    await pause(1500);
+    await untilWritten(host.uri, domain);
     const frozen = newestNumber(subject.readImage(path, "qcow2"));
     const now = newestNumber(subject.readImage(first!.installPath, "qcow2"));
     assert.ok(now > frozen && now - frozen < 60 * numbersPerSecond, `${frozen} and ${now}`);
@@ -120,11 +121,10 @@ describe("snapshots", () => {
     const requests = requestsFor(disks);
     const leftover = subject.hypervisor.plannedInstallPath(requests[0]!);
     run("qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", disks[0], leftover);
-    const holder = await startServer(["sh", "-c", 'sleep 100 | qemu-io -f qcow2 "$1"', "sh", leftover], () => true);
+    const holder = await startImageWriter(leftover);
     t.after(() => holder.stop());
-    await pause(500);
     await assert.rejects(take(requests), HypervisorFailed);
-    run("pkill", "-P", `${holder.pid}`);
+    endImageWriter(holder);
     run("qemu-io", "-f", "qcow2", "-c", "write -P 7 0 64k", leftover);
     await assert.rejects(take(requests), {
       name: "HypervisorFailed",

@@ -1,7 +1,7 @@
 /** A snapshot that is asked for while its KVM host is out of reach, through API, Step Functions and functions. */
 import assert from "node:assert/strict";
 import { once } from "node:events";
-import { readFileSync } from "node:fs";
+import { globSync, readFileSync } from "node:fs";
 import { type AddressInfo, connect, createServer, type Socket } from "node:net";
 import { join } from "node:path";
 import { after, test } from "node:test";
@@ -105,5 +105,9 @@ test("a snapshot is taken when its host is there again, and is one", async () =>
   const job = await endedJob(api, asked.body.job.id);
   assert.equal(job.state, "Succeeded", JSON.stringify(job));
   await snapshotIn(api, asked.body.snapshot.id, ["BackedUp"]);
+  await eventually(
+    "its export is closed",
+    async () => globSync(`${host.sshd.home}/.snapferry/*/exports/*/pid`).length === 0,
+  );
   assert.equal(await subject.countSnapshots(), 1);
 });

@@ -3,14 +3,13 @@ import assert from "node:assert/strict";
 import { mkdirSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { setTimeout as pause } from "node:timers/promises";
 import { CreateSecretCommand } from "@aws-sdk/client-secrets-manager";
 import { getJob } from "../../lambdas/tables/jobs.ts";
 import { cloud, eventually } from "../support/cloud.ts";
 import { endedJob, snapshotIn, TestHypervisor } from "../support/volumes.ts";
 import { collectUntil, servicesOf } from "../support/workflows.ts";
 import { AdapterHost, type KvmSubject } from "./adapter-host.ts";
-import { assertNothingLost, makeWritingDisk } from "./writing-guest.ts";
+import { assertNothingLost, makeWritingDisk, untilWritten } from "./writing-guest.ts";
 
 const MiB = 2 ** 20;
 const diskBytes = 64 * MiB;
@@ -100,8 +99,9 @@ async function operate(vmId: string, request: object) {
 async function assertBoots(on: KvmSubject, path: string, vmId: string): Promise<void> {
   await operate(vmId, { operation: "start" });
   await eventually("the VM uses the disk", async () => (await on.diskOf(path)).running);
-  await pause(2_000);
-  await on.destroy((await on.diskOf(path)).domain);
+  const { domain } = await on.diskOf(path);
+  await untilWritten(on.host.uri, domain);
+  await on.destroy(domain);
   assertNothingLost(on.readImage(path, "qcow2"), 1);
 }
 

@@ -13,7 +13,7 @@ import { run } from "../../local/kvm-host/processes.ts";
 import { cloud, eventually } from "../support/cloud.ts";
 import { endedJob, noise, snapshotIn, TestHypervisor } from "../support/volumes.ts";
 import { AdapterHost } from "./adapter-host.ts";
-import { assertNothingLost, makeWritingDisk } from "./writing-guest.ts";
+import { assertNothingLost, makeWritingDisk, untilWritten } from "./writing-guest.ts";
 
 const MiB = 2 ** 20;
 const diskBytes = 64 * MiB;
@@ -179,7 +179,7 @@ describe("a volume of a running VM that writes all the time", () => {
   let first: string;
 
   test("is backed up while the VM is stopped and started, and comes back as it was frozen", async () => {
-    await pause(2_000);
+    await untilWritten(host.uri, writer.domain);
     await limitStore(12 * MiB);
     const { id, backupJobId } = await snapshotOf(writer.volumeId);
     await copying(backupJobId);
@@ -201,7 +201,7 @@ describe("a volume of a running VM that writes all the time", () => {
 
   test("is backed up again and again by what changed, and each time comes back as it was frozen", async () => {
     for (let base = first, times = 0; times < 2; times++) {
-      await pause(2_000);
+      await untilWritten(host.uri, writer.domain);
       const { id, backupJobId } = await snapshotOf(writer.volumeId);
       await snapshotIn(api, id, ["BackedUp"]);
       const { body: job } = await api.call("GET", `/jobs/${backupJobId}`);

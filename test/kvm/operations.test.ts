@@ -17,7 +17,7 @@ import type { Domain } from "../../lambdas/protocols/libvirt/procedures.ts";
 import { guestFiles, domainXml as guestXml, makeDisk } from "../../local/kvm-host/guest.ts";
 import { run } from "../../local/kvm-host/processes.ts";
 import { Lab } from "./merge-lab.ts";
-import { assertNothingLost, diskBytes, makeWritingDisk } from "./writing-guest.ts";
+import { assertNothingLost, diskBytes, makeWritingDisk, untilWritten } from "./writing-guest.ts";
 
 const files = await guestFiles();
 const lab = await Lab.start();
@@ -60,7 +60,7 @@ describe("a VM", () => {
     assert.equal(await state(domain), domainState.paused);
     await operate(domain, { operation: "start" });
     assert.equal(await state(domain), domainState.running);
-    await pause(1_500);
+    await untilWritten(lab.settings.uri, domain);
     for (let time = 0; time < 2; time++) await operate(domain, { operation: "destroy" });
     assert.equal(await state(domain), domainState.shutoff);
     assertNothingLost(diskBytes(volume, "qcow2"), 1);
@@ -135,7 +135,7 @@ describe("a VM", () => {
     const { domain, volume } = await vm();
     run("qemu-img", "resize", "-q", volume, "64M");
     await operate(domain, { operation: "start" });
-    await pause(1_500);
+    await untilWritten(lab.settings.uri, domain);
     const overlay = await lab.snapshot(domain, volume, `snap_op${count}`);
     await operate(domain, { operation: "destroy" });
     run("qemu-io", "-f", "qcow2", "-c", "write -q -P 7 16M 40M", overlay);
@@ -144,12 +144,12 @@ describe("a VM", () => {
     assert.deepEqual(working, { finished: false });
     await assert.rejects(lab.start(domain), /lock/);
     await operate(domain, { operation: "start" });
-    await pause(1_500);
+    await untilWritten(lab.settings.uri, domain);
     assert.deepEqual(await mergeSnapshot(lab.host, overlay, { ...merge, bytesPerSecond: 64 * mib }), {
       finished: true,
     });
     assert.deepEqual(await lab.chain(domain, "running"), [volume]);
-    await pause(1_000);
+    await untilWritten(lab.settings.uri, domain);
     await operate(domain, { operation: "destroy" });
     const bytes = diskBytes(volume, "qcow2");
     assertNothingLost(bytes, 2);
@@ -208,7 +208,7 @@ describe("a disk", () => {
     assert.equal(await replaceDisk(lab.host, domain, "vda", disk), undefined);
     assert.ok(existsSync(volume));
     await lab.start(domain);
-    await pause(1_500);
+    await untilWritten(lab.settings.uri, domain);
     await lab.stop(domain);
     assertNothingLost(diskBytes(fresh, "qcow2"), 1);
     const extra = lab.image(`extra${count}.raw`);
@@ -232,7 +232,7 @@ describe("a disk", () => {
       const fresh = (await definition(domain, "defined")).disk("vda")!.file!;
       assert.equal(fresh, lab.image(`${name}-reinstalled-${time}.qcow2`));
       await lab.start(domain);
-      await pause(1_500);
+      await untilWritten(lab.settings.uri, domain);
       await lab.stop(domain);
       assertNothingLost(diskBytes(fresh, "qcow2"), 1);
     }
@@ -256,7 +256,7 @@ describe("a saved definition", () => {
     assert.equal(await defineVmFrom(lab.host, xml, { name: `${name}-restored`, disks }), uuid);
     assert.notEqual(uuid, domain.uuid);
     await operateVm(lab.host, uuid, { operation: "start" });
-    await pause(1_500);
+    await untilWritten(lab.settings.uri, { uuid });
     await operateVm(lab.host, uuid, { operation: "destroy" });
     assertNothingLost(diskBytes(restored, "qcow2"), 1);
     await assert.rejects(defineVmFrom(lab.host, xml, { name, disks }), OperationRefused);

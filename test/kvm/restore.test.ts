@@ -14,7 +14,7 @@ import { RestoredVolume } from "../../lambdas/hypervisors/kvm/restored-volume.ts
 import type { NewVolume, VolumeWriter } from "../../lambdas/hypervisors/port.ts";
 import { run } from "../../local/kvm-host/processes.ts";
 import { Lab } from "./merge-lab.ts";
-import { assertNothingLost, diskBytes, makeWritingDisk } from "./writing-guest.ts";
+import { assertNothingLost, diskBytes, makeWritingDisk, untilWritten } from "./writing-guest.ts";
 
 const lab = await Lab.start();
 const images = lab.folder.file("images");
@@ -215,7 +215,7 @@ describe("a restored volume", () => {
     const path = await restored.publish();
     const domain = await lab.define("restored", path);
     await lab.start(domain);
-    await new Promise((resolve) => setTimeout(resolve, 1_500));
+    await untilWritten(lab.settings.uri, domain);
     await lab.stop(domain);
     assertNothingLost(diskBytes(path, "qcow2"), 1);
   });
