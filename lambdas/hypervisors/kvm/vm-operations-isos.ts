@@ -1,10 +1,17 @@
 /** Discs in a VM's drives. */
+import { setTimeout as pause } from "node:timers/promises";
 import { OperationRefused } from "../../domain/errors.ts";
 import { affect } from "../../protocols/libvirt/flags.ts";
 import type { Vm } from "./discovery.ts";
 import type { DomainDisk, DomainXml } from "./domain-xml.ts";
 import type { KvmHost } from "./host.ts";
 import { readDefinition } from "./vm-operations-disks.ts";
+
+/** As QEMU words it. */
+const trayClosed = /Tray of (?:the )?device.* is not open/;
+/** Firmware and system reset the drives within seconds of each other. */
+const trayAttempts = 10;
+const trayPauseMs = 500;
 
 /** Puts the disc into the first empty drive. A stopped VM without a drive gets one. Throws OperationRefused. */
 export async function attachIso(host: KvmHost, vm: Vm, path: string): Promise<void> {
@@ -32,6 +39,19 @@ function drivesOf(definition: DomainXml): DomainDisk[] {
   return definition.disks.filter(({ device }) => device === "cdrom");
 }
 
+/** libvirt opens the drive and then changes the disc. A guest that starts resets its drives, which closes them in between. */
+async function whileTrayStays(update: () => Promise<unknown>): Promise<void> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      await update();
+      return;
+    } catch (error) {
+      if (attempt === trayAttempts || !(error instanceof Error && trayClosed.test(error.message))) throw error;
+      await pause(trayPauseMs);
+    }
+  }
+}
+
 /** In the VM as it runs, and in its definition. */
 async function changeDisc(
   host: KvmHost,
@@ -41,7 +61,9 @@ async function changeDisc(
 ): Promise<void> {
   if (isActive) {
     change(definition);
-    await host.call("domainUpdateDevice", { domain, xml: definition.diskXml(target), flags: affect.live });
+    await whileTrayStays(() =>
+      host.call("domainUpdateDevice", { domain, xml: definition.diskXml(target), flags: affect.live }),
+    );
   }
   const next = await readDefinition(host, domain);
   if (!next.disk(target)) return;
