@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { readdir, readFile, readlink } from "node:fs/promises";
+import { readdir } from "node:fs/promises";
 import path from "node:path";
 import { after, afterEach, before, describe, it } from "node:test";
 import { QueryCommand } from "@aws-sdk/client-dynamodb";
@@ -7,6 +7,7 @@ import { StopExecutionCommand } from "@aws-sdk/client-sfn";
 import { cloud, eventually, type TestCloud } from "../support/cloud.ts";
 import { registerStore, type TestStore, versionsIn, writesPack } from "../support/stores.ts";
 import { endedJob, noise, snapshotIn, TestHypervisor } from "../support/volumes.ts";
+import { workersOf } from "../support/workers.ts";
 import { changeSettings, collectUntil } from "../support/workflows.ts";
 
 const MiB = 2 ** 20;
@@ -198,7 +199,7 @@ describe("a backup that fails", () => {
     };
     const { id, backupJobId } = await snapshot("killed", 120 * MiB);
     await eventually("a pack is held up", async () => held);
-    for (const pid of await workersOf(test.outputs.CopyFunctionName ?? "")) process.kill(pid, "SIGKILL");
+    for (const pid of await workersOf(test, test.outputs.CopyFunctionName)) process.kill(pid, "SIGKILL");
     const job = await endedJob(test, backupJobId, { seconds: 120 });
     release();
     assert.equal(job.state, "Succeeded", JSON.stringify(job));
@@ -215,20 +216,3 @@ describe("a backup that fails", () => {
     assert.equal(await hypervisor.digest("killed-restored"), await hypervisor.digest("killed"));
   });
 });
-
-/** The local processes of a function, by the name in their environment. */
-async function workersOf(functionName: string): Promise<number[]> {
-  const pids: number[] = [];
-  for (const entry of await readdir("/proc")) {
-    if (!/^\d+$/.test(entry)) continue;
-    try {
-      const environment = await readFile(`/proc/${entry}/environ`, "utf8");
-      const program = path.basename(await readlink(`/proc/${entry}/exe`));
-      if (program === "node" && environment.split("\0").includes(`AWS_LAMBDA_FUNCTION_NAME=${functionName}`))
-        pids.push(Number(entry));
-    } catch {
-      // It ended meanwhile, or is not ours to read.
-    }
-  }
-  return pids;
-}

@@ -1,8 +1,8 @@
 /** The whole way: VMs of a host with libvirt, QEMU and SSH, through API, Step Functions and functions, into a store and back. */
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
-import { createReadStream, existsSync, readdirSync, readFileSync, readlinkSync } from "node:fs";
-import { basename, join } from "node:path";
+import { createReadStream, existsSync, readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { setTimeout as pause } from "node:timers/promises";
 import { CreateSecretCommand } from "@aws-sdk/client-secrets-manager";
@@ -12,6 +12,7 @@ import { domainXml, guestFiles, makeDisk } from "../../local/kvm-host/guest.ts";
 import { run } from "../../local/kvm-host/processes.ts";
 import { cloud, eventually } from "../support/cloud.ts";
 import { endedJob, noise, snapshotIn, TestHypervisor } from "../support/volumes.ts";
+import { workersOf } from "../support/workers.ts";
 import { AdapterHost } from "./adapter-host.ts";
 import { assertNothingLost, makeWritingDisk, untilWritten } from "./writing-guest.ts";
 
@@ -129,13 +130,12 @@ function nothingIsOpen() {
 }
 
 /** Processes of this test by what they run. */
-function processes(matches: (commandLine: string, environment: string) => boolean): number[] {
+function processes(matches: (commandLine: string) => boolean): number[] {
   return readdirSync("/proc")
     .filter((name) => /^\d+$/.test(name))
     .filter((pid) => {
       try {
-        const read = (name: string) => readFileSync(`/proc/${pid}/${name}`, "utf8").replaceAll("\0", " ");
-        return matches(read("cmdline"), basename(readlinkSync(`/proc/${pid}/exe`)) === "node" ? read("environ") : "");
+        return matches(readFileSync(`/proc/${pid}/cmdline`, "utf8").replaceAll("\0", " "));
       } catch {
         // It has ended meanwhile.
         return false;
@@ -215,11 +215,10 @@ describe("a volume of a running VM that writes all the time", () => {
     await nothingIsOpen();
   });
 
-  const deaths: Record<string, () => number[]> = {
-    "its worker": () =>
-      processes((_, environment) => environment.includes(`AWS_LAMBDA_FUNCTION_NAME=${api.outputs.CopyFunctionName}`)),
-    "its qemu-nbd": () => processes((line) => line.includes("qemu-nbd") && line.includes(subject.images)),
-    "its SSH connection": () => {
+  const deaths: Record<string, () => Promise<number[]>> = {
+    "its worker": () => workersOf(api, api.outputs.CopyFunctionName),
+    "its qemu-nbd": async () => processes((line) => line.includes("qemu-nbd") && line.includes(subject.images)),
+    "its SSH connection": async () => {
       const children = new Set(run("pgrep", "-P", String(host.sshd.pid)).split("\n").map(Number));
       const sessions = new Set(processes((line) => line.startsWith("sshd:")));
       return [...children].filter((pid) => sessions.has(pid));
@@ -230,7 +229,7 @@ describe("a volume of a running VM that writes all the time", () => {
       await limitStore(12 * MiB);
       const { id, backupJobId } = await snapshotOf(writer.volumeId, { full: true });
       await copying(backupJobId);
-      const found = find();
+      const found = await find();
       assert.ok(found.length > 0);
       for (const pid of found) process.kill(pid, "SIGKILL");
       const snapshot = await snapshotIn(api, id, ["BackedUp", "Error"], { seconds: 150 });
