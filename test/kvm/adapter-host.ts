@@ -16,6 +16,8 @@ import { type Sshd, startSshd } from "../../local/kvm-host/sshd.ts";
 import type { HypervisorSubject } from "../contract/hypervisor.ts";
 
 const none = { flags: 0 };
+/** Of what tests do themselves: an emulated VM starts in seconds, on a busy machine in a minute. */
+const callTimeoutMs = 180_000;
 const all = { needResults: 1, flags: 0 };
 
 export interface DiskFile {
@@ -42,7 +44,7 @@ export class AdapterHost implements AsyncDisposable {
   static async start(): Promise<AdapterHost> {
     const folder = workFolder();
     const [libvirtd, sshd] = await Promise.all([startLibvirtd(folder), startSshd(folder)]);
-    return new AdapterHost(folder, libvirtd, sshd, await openLibvirt(connect(libvirtd.socket)));
+    return new AdapterHost(folder, libvirtd, sshd, await openLibvirt(connect(libvirtd.socket), { callTimeoutMs }));
   }
 
   get uri(): string {

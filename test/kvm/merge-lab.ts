@@ -13,6 +13,8 @@ import { type WorkFolder, workFolder } from "../../local/kvm-host/processes.ts";
 import { type Sshd, startSshd } from "../../local/kvm-host/sshd.ts";
 
 const none = { flags: 0 };
+/** Of what tests do themselves: an emulated VM starts in seconds, on a busy machine in a minute. */
+const callTimeoutMs = 180_000;
 
 export class Lab implements AsyncDisposable {
   readonly folder: WorkFolder;
@@ -34,7 +36,7 @@ export class Lab implements AsyncDisposable {
     const folder = workFolder();
     mkdirSync(folder.file("images"));
     const [libvirtd, sshd] = await Promise.all([startLibvirtd(folder), startSshd(folder)]);
-    return new Lab(folder, libvirtd, sshd, await openLibvirt(connect(libvirtd.socket)));
+    return new Lab(folder, libvirtd, sshd, await openLibvirt(connect(libvirtd.socket), { callTimeoutMs }));
   }
 
   get settings(): Omit<KvmHostSettings, "privateKey"> {
