@@ -3,6 +3,7 @@ import { mkdir, mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { after, before, beforeEach, describe, it } from "node:test";
+import { setImmediate } from "node:timers/promises";
 import ssh2 from "ssh2";
 import { MemoryDatabase } from "../../test/support/memory-database.ts";
 import { answerSecrets } from "../../test/support/secrets-manager.ts";
@@ -57,7 +58,7 @@ describe("a KVM host", () => {
         ? { status: 400, body: { __type: "ResourceNotFoundException" } }
         : { status: 200, body: { SecretString: text } };
     });
-    host = await startSshPeer();
+    host = await startSshPeer({ session: (session) => session.on("exec", (_, reject) => reject()) });
   });
   beforeEach(() => {
     process.env.ALLOWED_CIDRS = "127.0.0.0/8";
@@ -81,7 +82,7 @@ describe("a KVM host", () => {
   const register = (changes: Partial<KvmHypervisorSettings> = {}) =>
     memory.put("hypervisors", { tenant: "acme", id: "hyp_1", settings: settings(changes) });
   const open = () => openHypervisor(memory.database, "acme", "hyp_1");
-  /** The host of these tests takes logins, and runs nothing. */
+  /** The host of these tests takes logins, and refuses to run anything. */
   const failureOf = async (hypervisor: Hypervisor | Promise<Hypervisor>) =>
     (await hypervisor).check().then(
       () => assert.fail("it can be used"),
@@ -103,8 +104,14 @@ describe("a KVM host", () => {
     register({ uri: "qemu+unix:///system?socket=/run/other" });
     const second = await open();
     assert.notEqual(second, first);
+    for (const end = Date.now() + 10_000; host.connected() > 0 && Date.now() < end; ) await setImmediate();
+    assert.equal(host.connected(), 0, "the first one's connection is closed");
     await failureOf(second);
     assert.equal(host.connections(), before + 2);
+
+    memory.put("hypervisors", { tenant: "bolt", id: "hyp_1", settings: settings() });
+    assert.notEqual(await openHypervisor(memory.database, "bolt", "hyp_1"), second);
+    assert.equal(await open(), second);
 
     const forgotten = new MemoryDatabase();
     await assert.rejects(openHypervisor(forgotten.database, "acme", "hyp_1"), HypervisorMisconfigured);

@@ -10,6 +10,8 @@ export interface SshPeer {
   readonly port: number;
   /** How many clients connected. */
   readonly connections: () => number;
+  /** How many are connected now. */
+  readonly connected: () => number;
   /** Breaks all connections, without a word. */
   drop(): void;
   close(): Promise<void>;
@@ -54,6 +56,7 @@ export async function startSshPeer(script: SshPeerScript = {}): Promise<SshPeer>
   return {
     port: (server.address() as AddressInfo).port,
     connections: () => count,
+    connected: () => open.size,
     drop,
     close: async () => {
       drop();
