@@ -21,6 +21,7 @@ import { RepositoryDamaged } from "../domain/errors.ts";
 import { openDescription } from "./description.ts";
 import { openCipher } from "./domain-cipher.ts";
 import { snapshotsIn } from "./inspect.ts";
+import { originalPack } from "./layout.ts";
 import type { BackupTarget } from "./pin.ts";
 import { readRoot } from "./reader.ts";
 import { sampleCheck } from "./sample-check.ts";
@@ -36,6 +37,8 @@ const hourMs = 60 * 60 * 1000;
  * one. It is never changed: what is in these folders is what customers have.
  */
 const digests: Readonly<Record<string, string>> = {
+  compacted: "69e3045198d6f27285aba2753466471f918bab6e8e2334ef37a5f822dff15a60",
+  "compacted-encrypted": "0683b19c6731b9cba9f9fbc8a2b1e4368857e1c8e454807c1437e87bf6e74f24",
   encrypted: "a0f7ef7a4e100804d2c3bb6f8530d739d92ddad420a352034bfd00c9924d46e5",
   plain: "8731c13a3b54415b818b9e1dd9b08b212274da1982ecec12a8cbd24b5b730071",
 };
@@ -108,6 +111,15 @@ for (const { name } of folders) {
     test("is as it was written", () => {
       assert.equal(digestOf(files), digests[name]);
     });
+
+    if (name.startsWith("compacted"))
+      test("has packs in their first and in their second form, and not as they were written", async () => {
+        const { store } = await open();
+        const packs = store.keys(`domains/${domain}/packs/`).map(originalPack);
+        const forms = packs.filter(({ generation }) => generation > 0);
+        assert.deepEqual(forms.map(({ generation }) => generation).sort(), [1, 2]);
+        assert.equal(new Set(packs.map(({ pack }) => pack)).size, packs.length);
+      });
 
     test("lists its snapshots with their descriptions", async () => {
       const { store, job } = await open();
