@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { before, describe, it } from "node:test";
 import { answerSecrets, type SecretsAnswer } from "../../test/support/secrets-manager.ts";
-import { SecretUnusable } from "../domain/errors.ts";
+import { EndpointForbidden, SecretUnusable, StoreUnavailable } from "../domain/errors.ts";
 import { openStore } from "./stores.ts";
 
 const settings = {
@@ -40,8 +40,24 @@ describe("the secret of a store", () => {
     );
   });
 
-  it("opens the store", async () => {
+  it("that holds bytes cannot be used", async () => {
+    answer = { status: 200, body: { SecretBinary: "AAAA" } };
+    await assert.rejects(
+      openStore(settings),
+      (error) => error instanceof SecretUnusable && /bytes/.test(error.message),
+    );
+  });
+
+  it("opens the store, and that calls no address inside the network that is not allowed", async () => {
     answer = { status: 200, body: { SecretString: '{"accessKeyId":"a","secretAccessKey":"b"}' } };
     assert.ok(await openStore(settings));
+    const inside = { ...settings, endpoint: "http://127.0.0.1:1" };
+    await assert.rejects((await openStore(inside)).get("key"), EndpointForbidden);
+    process.env.ALLOWED_CIDRS = "127.0.0.0/8";
+    try {
+      await assert.rejects((await openStore(inside)).get("key"), StoreUnavailable);
+    } finally {
+      delete process.env.ALLOWED_CIDRS;
+    }
   });
 });
