@@ -30,8 +30,6 @@ export const snapshotCreate = {
   atomic: 1 << 7,
 } as const;
 
-export const snapshotDelete = { metadataOnly: 1 << 1 } as const;
-
 export const blockCommit = { active: 1 << 2, bandwidthBytes: 1 << 4 } as const;
 
 export const blockJobAbort = { async: 1, pivot: 1 << 1 } as const;
@@ -41,5 +39,3 @@ export const blockJobType = { pull: 1, copy: 2, commit: 3, activeCommit: 4, back
 export const blockJobStatus = { completed: 0, failed: 1, cancelled: 2, ready: 3 } as const;
 
 export const undefine = { managedSave: 1, snapshotsMetadata: 1 << 1, nvram: 1 << 2 } as const;
-
-export const shutdown = { acpiPowerButton: 1, guestAgent: 1 << 1 } as const;

@@ -77,10 +77,8 @@ export const procedures = {
   domainSetMemory: remote(204, struct({ domain, memory: uhyper, ...flags }), nothing),
   domainManagedSave: remote(182, ofDomain, nothing),
   domainHasManagedSave: remote(183, ofDomain, struct({ result: int })),
-  domainManagedSaveRemove: remote(184, ofDomain, nothing),
 
   domainSnapshotCreateXml: remote(185, device, struct({ snapshot })),
-  domainSnapshotDelete: remote(193, struct({ snapshot, ...flags }), nothing),
   domainListAllSnapshots: remote(
     274,
     struct({ domain, ...all }),
