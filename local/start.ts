@@ -54,6 +54,7 @@ const report: DemoReport = options.json ? jsonReport(process.stdout) : textRepor
 let cloud: Cloud | undefined;
 let returnBorrowed: () => Promise<void> = async () => {};
 let kvm: Awaited<ReturnType<typeof startKvmVolume>> | undefined;
+let finishing: Promise<never> | undefined;
 for (const signal of ["SIGINT", "SIGTERM"] as const) {
   process.on(signal, () => void finish(options.once ? 130 : 0));
 }
@@ -84,7 +85,13 @@ try {
   await finish(1);
 }
 
-async function finish(code: number): Promise<never> {
+/** The first reason to end counts: what a signal ends makes the main job fail, too. */
+function finish(code: number): Promise<never> {
+  finishing ??= end(code);
+  return finishing;
+}
+
+async function end(code: number): Promise<never> {
   await returnBorrowed();
   await kvm?.[Symbol.asyncDispose]();
   await cloud?.stop();
