@@ -162,6 +162,12 @@ describe("a restored volume", () => {
       message: "The storage pool group has no folder for files.",
     });
     await new RestoredVolume(lab.host, elsewhere).discard();
+    const stopped = `<pool type='dir'><name>stopped</name><target><path>${other}-2</path></target></pool>`;
+    await lab.libvirt.call("poolDefineXml", { xml: stopped, flags: 0 });
+    await assert.rejects(new RestoredVolume(lab.host, { ...elsewhere, pool: "stopped" }).create(), {
+      name: "OperationRefused",
+      message: "The storage pool stopped is not active.",
+    });
     for (const name of ["/etc/../etc/x", `${other}/`, "x".repeat(240), "new\nline"]) {
       const restored = new RestoredVolume(lab.host, { ...newVolume(mib), name });
       await assert.rejects(restored.create(), OperationRefused, name);

@@ -1,6 +1,8 @@
 /** Where a volume that is restored will lie. */
 import { basename, dirname, extname, isAbsolute, join } from "node:path";
 import { OperationRefused } from "../../domain/errors.ts";
+import { poolState } from "../../protocols/libvirt/flags.ts";
+import type { Pool } from "../../protocols/libvirt/procedures.ts";
 import type { NewVolume } from "../port.ts";
 import { unfitOwnFile } from "./chain.ts";
 import type { KvmHost } from "./host.ts";
@@ -11,6 +13,7 @@ import { poolFolder } from "./pool-xml.ts";
 
 /** As libvirt's own tools make it. */
 const defaultPool = "default";
+const activePoolStates: ReadonlySet<number> = new Set([poolState.running, poolState.degraded]);
 /** Other endings, and none, are qcow2: raw files tell nobody which they are. */
 const rawEndings: ReadonlySet<string> = new Set([".raw", ".img"]);
 
@@ -40,15 +43,25 @@ export async function restoredPlace(
   return { final, format, unfinished, marker: join(await host.ownFolder(), "published", restoreId) };
 }
 
+/** No discovery finds what lies in a pool that is not active. Throws OperationRefused. */
+export async function requireActivePool(host: KvmHost, { name, pool = defaultPool }: NewVolume): Promise<void> {
+  if (isAbsolute(name)) return;
+  const { state } = await host.call("poolGetInfo", { pool: await findPool(host, pool) });
+  if (!activePoolStates.has(state)) throw new OperationRefused(`The storage pool ${pool} is not active.`);
+}
+
 async function folderOf(host: KvmHost, pool: string): Promise<string> {
+  const { xml } = await host.call("poolGetXml", { pool: await findPool(host, pool), flags: 0 });
+  const folder = poolFolder(xml);
+  if (folder === undefined) throw new OperationRefused(`The storage pool ${pool} has no folder for files.`);
+  return folder;
+}
+
+async function findPool(host: KvmHost, name: string): Promise<Pool> {
   try {
-    const found = await host.call("poolLookupByName", { name: pool });
-    const { xml } = await host.call("poolGetXml", { pool: found.pool, flags: 0 });
-    const folder = poolFolder(xml);
-    if (folder !== undefined) return folder;
+    return (await host.call("poolLookupByName", { name })).pool;
   } catch (error) {
     if (libvirtCode(error) !== "NO_STORAGE_POOL") throw error;
-    throw new OperationRefused(`There is no storage pool ${pool} on the host.`, { cause: error });
+    throw new OperationRefused(`There is no storage pool ${name} on the host.`, { cause: error });
   }
-  throw new OperationRefused(`The storage pool ${pool} has no folder for files.`);
 }

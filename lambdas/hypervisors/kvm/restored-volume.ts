@@ -13,7 +13,7 @@ import { closeScript, openScript } from "./export-scripts.ts";
 import type { KvmHost } from "./host.ts";
 import { onHost } from "./host-errors.ts";
 import type { ImageFormat } from "./image-chain.ts";
-import { type RestoredPlace, restoredPlace } from "./restored-volume-place.ts";
+import { type RestoredPlace, requireActivePool, restoredPlace } from "./restored-volume-place.ts";
 import { createScript, discardScript, gone, publishScript, taken } from "./restored-volume-scripts.ts";
 import { zeroRuns } from "./zero-runs.ts";
 
@@ -34,6 +34,7 @@ export class RestoredVolume {
   /** Throws VolumeNameTaken, OperationRefused, PrimaryStorageFull. */
   async create(): Promise<void> {
     const place = await this.#place();
+    await requireActivePool(this.#host, this.#volume);
     const more = [place.format, `${this.#volume.sizeBytes}`];
     if ((await this.#run("qemu-img create", createScript, place, more)) === taken) throw this.#nameTaken(place);
   }

@@ -13,6 +13,8 @@ export const domainState = {
   suspended: 7,
 } as const;
 
+export const poolState = { inactive: 0, building: 1, running: 2, degraded: 3, inaccessible: 4 } as const;
+
 /** For devices, memory and processors: what is changed. Both bits may be set. */
 export const affect = { live: 1, config: 2 } as const;
 
