@@ -248,7 +248,9 @@ describe("a disk", () => {
 describe("a saved definition", () => {
   test("makes another VM with the restored disk, once", async () => {
     const { domain, name } = await vm();
-    const xml = (await definition(domain, "defined")).toString();
+    const log = lab.image("console.log");
+    const ofHost = `<serial type='file'><source path='${log}'/></serial><graphics type='vnc' port='5999' autoport='no' listen='0.0.0.0'/>`;
+    const xml = (await definition(domain, "defined")).toString().replace("</devices>", `${ofHost}</devices>`);
     const restored = lab.image(`restored${count}.qcow2`);
     makeWritingDisk(restored, "qcow2", 16 * mib);
     const disks = new Map([["vda", { file: restored, format: "qcow2" }]] as const);
@@ -256,8 +258,13 @@ describe("a saved definition", () => {
     assert.equal(await defineVmFrom(lab.host, xml, { name: `${name}-restored`, disks }), uuid);
     assert.notEqual(uuid, domain.uuid);
     await operateVm(lab.host, uuid, { operation: "start" });
+    const { domain: made } = await lab.libvirt.call("domainLookupByUuid", { uuid });
+    const running = (await definition(made, "running")).toString();
+    assert.match(running, /<serial type="pty">/);
+    assert.match(running, /<listen type="address" address="127\.0\.0\.1"\/>/);
     await untilWritten(lab.settings.uri, { uuid });
     await operateVm(lab.host, uuid, { operation: "destroy" });
+    assert.ok(!existsSync(log));
     assertNothingLost(diskBytes(restored, "qcow2"), 1);
     await assert.rejects(defineVmFrom(lab.host, xml, { name, disks }), OperationRefused);
     const unknown = new Map([["vdz", { file: restored, format: "qcow2" }]] as const);

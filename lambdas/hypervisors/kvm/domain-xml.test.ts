@@ -134,6 +134,25 @@ describe("a VM's definition", () => {
     assert.equal(window, '<graphics type="sdl" display=":0"/>');
   });
 
+  it("becomes that of another VM that writes to no file, socket or port of the first", () => {
+    const file = (name: string) =>
+      `<${name} type='file'><source path='/log/${name}'/><log file='/log/all'/><target port='0'/></${name}>`;
+    const devices = [
+      ...["serial", "parallel", "console", "channel"].map(file),
+      `<serial type='tcp'><source mode='bind' host='0.0.0.0' service='4555'/><protocol type='telnet'/></serial>`,
+      `<serial type='pty'><target port='1'/></serial><channel type='spicevmc'><target name='s'/></channel>`,
+    ];
+    const domain = new DomainXml(`<domain><name>d</name><devices>${devices.join("")}</devices></domain>`);
+    domain.becomeAnother("copy");
+    const now = ["serial", "parallel", "console"].map((name) => `<${name} type="pty"><target port="0"/></${name}>`);
+    const rest = `<serial type="pty"/><serial type="pty"><target port="1"/></serial><channel type="spicevmc"><target name="s"/></channel>`;
+    const channel = `<channel type="unix"><target port="0"/></channel>`;
+    assert.equal(
+      domain.toString(),
+      `<domain><name>copy</name><devices>${now.join("")}${channel}${rest}</devices></domain>`,
+    );
+  });
+
   it("that is none, or no XML, is an error of the hypervisor", () => {
     for (const xml of ["", "<domain>", "<volume/>", "no xml", "<domain/><domain/>", "<domain>&unknown;</domain>"])
       assert.throws(() => new DomainXml(xml), HypervisorFailed, xml);

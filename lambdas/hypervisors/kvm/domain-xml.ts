@@ -54,6 +54,10 @@ export interface NewDisk {
 const targetPrefixes: Readonly<Record<string, string>> = { virtio: "vd", ide: "hd", fdc: "fd" };
 const defaultTargetPrefix = "sd";
 
+/** Of what type another VM's are: a terminal, and a socket that libvirt names after the VM. */
+const characterDevices = { serial: "pty", parallel: "pty", console: "pty", channel: "unix" } as const;
+/** These name a file, socket, port or device of the host. Two VMs that have the same would write over or take over each other's. */
+const hostCharacterTypes: ReadonlySet<string | null> = new Set(["file", "unix", "tcp", "udp", "pipe", "dev"]);
 /** Consoles that are servers; others are windows on the host, or nothing at all. */
 const networkConsoles: ReadonlySet<string | null> = new Set(["vnc", "spice", "rdp"]);
 
@@ -188,10 +192,13 @@ export class DomainXml {
     for (const card of children(this.#devices, "interface")) {
       for (const one of [...children(card, "mac"), ...children(card, "target")]) card.removeChild(one);
     }
-    for (const channel of children(this.#devices, "channel")) {
-      const source = child(channel, "source");
-      // Of a socket on the host that libvirt names after the VM; two VMs cannot have the same.
-      if (channel.getAttribute("type") === "unix" && source) channel.removeChild(source);
+    for (const [name, type] of Object.entries(characterDevices)) {
+      for (const device of children(this.#devices, name)) {
+        for (const one of children(device, "log")) device.removeChild(one);
+        if (!hostCharacterTypes.has(device.getAttribute("type"))) continue;
+        device.setAttribute("type", type);
+        for (const one of [...children(device, "source"), ...children(device, "protocol")]) device.removeChild(one);
+      }
     }
     for (const graphics of children(this.#devices, "graphics")) {
       if (!networkConsoles.has(graphics.getAttribute("type"))) continue;
