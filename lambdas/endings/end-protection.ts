@@ -16,7 +16,7 @@ export interface EndedProtection {
 }
 
 /** How long one merge is waited for: other volumes wait for their turn, and the hypervisor works on meanwhile. */
-const mergeWaitSeconds = 60;
+const mergeWaitSeconds = 20;
 
 /** Every volume of every tenant whose protection is ending. One that fails or has to wait does not hold up the others. */
 export async function endProtections(services: Services, until: () => boolean): Promise<EndedProtection> {

@@ -12,10 +12,10 @@ import { AdapterHost } from "./adapter-host.ts";
 
 const MiB = 2 ** 20;
 const diskBytes = 48 * MiB;
-const secretId = "snapferry/acme/kvm-protection";
 
 const api = await cloud();
 const host = await AdapterHost.start();
+const secretId = `snapferry/acme/kvm-protection-${host.sshd.port}`;
 const subject = await host.makeSubject({ running: true });
 const directory = await TestHypervisor.register(api);
 after(async () => {
