@@ -153,6 +153,22 @@ export function hypervisorContract(
       });
     });
 
+    test("all snapshots of a volume are deleted at once where they are parts of it, and none of another", async (t) => {
+      if (!subject.hypervisor.deleteAllSnapshots) return t.skip("copies lie apart from their volumes");
+      const [externalId, other] = [await subject.makeVolume("disk-a", 8192), await subject.makeVolume("disk-b", 8192)];
+      for (const snapshotId of ["snap_1", "snap_2"]) {
+        await snapshot(externalId, snapshotId);
+        await subject.writeVolume(externalId, randomBytes(512), 4096);
+      }
+      await snapshot(other, "snap_3");
+      const content = await subject.readVolume(externalId);
+      for (const _ of [1, 2]) {
+        assert.deepEqual(await subject.hypervisor.deleteAllSnapshots(externalId), { finished: true });
+        assert.equal(await subject.countSnapshots(), 1);
+        assert.deepEqual(await subject.readVolume(externalId), content);
+      }
+    });
+
     describe("an export", () => {
       test("is plain JSON that other processes can go on with, and closes twice", async () => {
         const externalId = await subject.makeVolume("disk-a", rounded(4096));
