@@ -52,10 +52,12 @@ export async function startLibvirtd(folder: WorkFolder, pingSeconds = 5): Promis
   const namespaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child=SIGKILL", "--mount-proc"];
   const isUp = accepts({ path: socket });
   const server = await startServer([...namespaces, "sh", "-c", script], isUp);
-  // It is killed with its namespaces: a moment after their first process.
+  let hasStopped = false;
   const stop = async (signal?: NodeJS.Signals) => {
     await server.stop(signal);
-    while (await isUp()) await pause(goneMs);
+    // It is killed with its namespaces: a moment after their first process. Once that is over, another may have taken its place.
+    while (!hasStopped && (await isUp())) await pause(goneMs);
+    hasStopped = true;
   };
   return { ...server, stop, socket };
 }
