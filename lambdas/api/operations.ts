@@ -300,7 +300,7 @@ export const operations = {
     tag: "vms",
     summary: "Do something to a virtual machine",
     description:
-      "Done on the hypervisor before the answer comes; a stop or reboot may go on in the guest after it. What is not allowed now is a 409 with the reason. One operation of a VM at a time. What takes too long for an answer is a 503 that says so: ask for the same again. A disk that is new to the VM is known after the next discovery. What names files on the hypervisor is for administrators of the tenant that registered it.",
+      "Done on the hypervisor before the answer comes; a stop or reboot may go on in the guest after it. What is not allowed now is a 409 with the reason. One operation of a VM at a time. What takes too long for an answer is a 503 that says so: ask for the same again. What names files on the hypervisor is for administrators of the tenant that registered it.",
     access: "operator",
     id: "vm",
     query: requests.noQuery,

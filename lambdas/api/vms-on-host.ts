@@ -1,11 +1,12 @@
 /** Doing an operation on the hypervisor, and looking at the VM there. */
 import { StateConflict, VmNotFound } from "../domain/errors.ts";
-import { volumeIdFor } from "../domain/inventory.ts";
+import { type Volume, volumeIdFor } from "../domain/inventory.ts";
 import { isForbiddenBySomeBackup } from "../domain/operations.ts";
 import { type Vm, vmRow } from "../domain/vm.ts";
 import type { Hypervisor, VmDescription, VmOperationRequest } from "../hypervisors/port.ts";
 import type { Services } from "../services.ts";
 import { getVm, markVmMissing, recordDiscoveredVm } from "../tables/vms.ts";
+import { getVolume, recordDiscovered } from "../tables/volumes.ts";
 import type { VmRepresentation } from "./response-schemas.ts";
 import { showVm } from "./vms.ts";
 import type { Situation } from "./vms-refusals.ts";
@@ -57,17 +58,13 @@ function hasDisksOf(vm: Vm, { disks }: VmDescription): boolean {
   return JSON.stringify(known) === JSON.stringify(now);
 }
 
-/** Brings the VM's row up to date. A disk that was attached is of the VM's tenant; whose others are the next discovery tells. */
-async function recordAsItIs(
-  { database, now }: Services,
-  vm: Vm,
-  adapter: Hypervisor,
-  attached: string | undefined,
-): Promise<void> {
+/** Brings the VM's row up to date, and that of the disk that was named. One that was attached is of the VM's tenant; whose others are the next discovery tells. */
+async function recordAsItIs(services: Services, vm: Vm, adapter: Hypervisor, named: string | undefined): Promise<void> {
+  const { database, now } = services;
   const { tenant, unassigned, hypervisorTenant } = vm;
   const discoveredAt = now().toISOString();
   const tenants = new Map(vm.disks.map((disk) => [disk.volumeId, disk.tenant]));
-  const tenantOf = (id: string) => tenants.get(id) ?? (id === attached ? tenant : hypervisorTenant);
+  const tenantOf = (id: string) => tenants.get(id) ?? (id === named ? tenant : hypervisorTenant);
   try {
     const row = vmRow({ tenant: hypervisorTenant, id: vm.hypervisorId }, await lookAt(adapter, vm), tenantOf);
     await recordDiscoveredVm(database, { ...row, tenant, unassigned, discoveredAt });
@@ -75,4 +72,14 @@ async function recordAsItIs(
     if (!(error instanceof VmNotFound)) throw error;
     await markVmMissing(database, vm, discoveredAt);
   }
+  const volume = named === undefined ? undefined : await getVolume(database, tenant, named);
+  if (volume) await recordVolume(services, volume, adapter);
+}
+
+/** The volume as it is now: with the name that it has as a disk, and whether it can be backed up. */
+async function recordVolume({ database, now }: Services, volume: Volume, adapter: Hypervisor): Promise<void> {
+  const { tenant, id, hypervisorId, hypervisorTenant, unassigned } = volume;
+  const found = await adapter.describeVolume(volume.externalId);
+  const row = { ...found, tenant, id, hypervisorId, hypervisorTenant, unassigned };
+  await recordDiscovered(database, { ...row, discoveredAt: now().toISOString() });
 }

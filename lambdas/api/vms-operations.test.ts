@@ -254,6 +254,17 @@ describe("an operation on a VM", () => {
       assert.equal(lab.memory.get("vms", { tenant: "acme", id: vmId })?.heldFor, undefined);
     });
 
+  it("that attaches a disk leaves a volume that can be backed up", async () => {
+    const lab = await Lab.discovered();
+    const unsupported = "no VM has it as a disk";
+    const row = lab.memory.get("volumes", { tenant: "acme", id: free });
+    lab.memory.put("volumes", { ...row, unsupported });
+    lab.host.volumes.push({ externalId: "free", name: "free", sizeBytes: 1024, inUse: false, unsupported });
+    await lab.operate("attach-disk");
+    const attached = lab.memory.get("volumes", { tenant: "acme", id: free });
+    assert.deepEqual([attached?.unsupported, attached?.inUse, attached?.backingUp], [undefined, true, 0]);
+  });
+
   it("of a VM that is gone is refused", async () => {
     lab.host.vms = [];
     assert.equal(((await lab.operate("start")) as Problem).kind, "conflict");
