@@ -8,12 +8,12 @@ export interface ByteRange {
 /** Gaps are given up for the sake of a shorter list from this size on: less is read as fast with its neighbours. */
 const smallestGridBytes = 65_536;
 
-/** At most about `most` ranges, which cover all of the given ones: the more there are, the coarser. */
+/** At most `most` ranges, which cover all of the given ones: the more there are, the coarser. */
 export async function coarsened(ranges: AsyncIterable<ByteRange>, most: number): Promise<ByteRange[]> {
-  let kept: ByteRange[] = [];
+  let kept: JoinedRange[] = [];
   let gridBytes = smallestGridBytes;
   for await (const range of ranges) {
-    kept.push(range);
+    join(kept, range);
     while (kept.length > 2 * most) {
       kept = onGrid(kept, gridBytes);
       gridBytes *= 2;
@@ -23,17 +23,27 @@ export async function coarsened(ranges: AsyncIterable<ByteRange>, most: number):
   return kept;
 }
 
-/** Each grown to multiples of `gridBytes`, and what touches then made one. */
-function onGrid(ranges: readonly ByteRange[], gridBytes: number): ByteRange[] {
-  const grown: { offset: number; length: number }[] = [];
+interface JoinedRange {
+  readonly offset: number;
+  length: number;
+}
+
+/** Each grown to multiples of `gridBytes`. */
+function onGrid(ranges: readonly ByteRange[], gridBytes: number): JoinedRange[] {
+  const grown: JoinedRange[] = [];
   for (const { offset, length } of ranges) {
     const start = Math.floor(offset / gridBytes) * gridBytes;
     const end = Math.ceil((offset + length) / gridBytes) * gridBytes;
-    const last = grown.at(-1);
-    if (last && last.offset + last.length >= start) last.length = Math.max(last.length, end - last.offset);
-    else grown.push({ offset: start, length: end - start });
+    join(grown, { offset: start, length: end - start });
   }
   return grown;
+}
+
+/** Puts a range at the end of a list, into the last one where the two touch. It begins no sooner than that. */
+function join(ranges: JoinedRange[], { offset, length }: ByteRange): void {
+  const last = ranges.at(-1);
+  if (last && last.offset + last.length >= offset) last.length = Math.max(last.length, offset + length - last.offset);
+  else ranges.push({ offset, length });
 }
 
 /** What is in either, up to `endBytes`. */
