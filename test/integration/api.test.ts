@@ -128,17 +128,15 @@ describe("the deployed API", () => {
   });
 
   describe("making a snapshot", () => {
-    it("is answered with job, snapshot and Location well under a second", async () => {
-      await create();
-      const startedAt = performance.now();
+    it("is answered with job, snapshot and Location before anything is done", async () => {
       const { status, headers, body } = await create({
         name: "n",
         description: "d",
         tags: { a: "b" },
         asyncBackup: true,
       });
-      assert.ok(performance.now() - startedAt < 1000);
       assert.equal(status, 202);
+      assert.deepEqual([body.job.state, body.snapshot.state], ["Queued", "Allocated"]);
       assert.equal(headers.get("location"), `/v1/jobs/${body.job.id}`);
       assert.equal(body.snapshot.name, "n");
       assert.deepEqual(body.snapshot.tags, { a: "b" });
