@@ -1,7 +1,7 @@
 /** A thread that compresses or unpacks its share of the chunks, over and over, until it has had enough bytes. */
 import { parentPort, workerData } from "node:worker_threads";
-import { constants, zstdDecompressSync } from "node:zlib";
 import { encodeChunk, encodings } from "../../lambdas/repository/chunk.ts";
+import { decompressInto } from "../../lambdas/repository/zstd.ts";
 
 export interface CodecWork {
   readonly kind: "compress" | "decompress";
@@ -12,7 +12,7 @@ export interface CodecWork {
 const { kind, chunks, passes } = workerData as CodecWork;
 const encoded = chunks.map(encodeChunk);
 const storedBytes = encoded.reduce((sum, { bytes }) => sum + bytes.length, 0);
-const windowLog = { [constants.ZSTD_d_windowLogMax]: 23 };
+const target = new Uint8Array(Math.max(0, ...chunks.map(({ length }) => length)));
 
 function compress(): void {
   for (const chunk of chunks) encodeChunk(chunk);
@@ -20,7 +20,7 @@ function compress(): void {
 
 function decompress(): void {
   for (const [at, { encoding, bytes }] of encoded.entries()) {
-    if (encoding === encodings.zstd) zstdDecompressSync(bytes, { chunkSize: chunks[at]!.length, params: windowLog });
+    if (encoding === encodings.zstd) decompressInto(target.subarray(0, chunks[at]!.length), bytes);
   }
 }
 

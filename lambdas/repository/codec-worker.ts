@@ -5,7 +5,7 @@
 import { parentPort } from "node:worker_threads";
 import { chunkHash, decodeChunk, type Encoding, encodeChunk, encodings, isZero } from "./chunk.ts";
 import { decryptAt } from "./domain-cipher.ts";
-import { ownMemory, releaseMemory } from "./memory.ts";
+import { ownMemory } from "./memory.ts";
 
 export interface EncodeRequest {
   readonly kind: "encode";
@@ -66,12 +66,8 @@ function decode(request: DecodeRequest): boolean[] {
     const slice = stored.subarray(piece.offset, piece.offset + piece.length);
     const bytes = packKey ? decryptAt(packKey, packOffset + piece.offset, slice) : slice;
     if (!bytes) return false;
-    const expected = { hash: piece.hash, length: piece.outputLength };
-    const chunk = decodeChunk({ encoding: piece.encoding, bytes }, expected, chunkIdKey);
-    if (!chunk) return false;
-    Buffer.from(chunk.buffer, chunk.byteOffset, chunk.length).copy(output, piece.outputOffset);
-    if (piece.encoding === encodings.zstd) releaseMemory(chunk);
-    return true;
+    const target = output.subarray(piece.outputOffset, piece.outputOffset + piece.outputLength);
+    return decodeChunk({ encoding: piece.encoding, bytes }, piece.hash, target, chunkIdKey);
   });
 }
 
