@@ -268,6 +268,16 @@ describe("logins that fail", () => {
     }
   });
 
+  test("a server that hangs up, as one with too many logins does, may be there the next time", async () => {
+    for (const bytes of ["", "Exceeded MaxStartups\r\n"]) {
+      const error = await withServer((write, end) => {
+        write(bytes);
+        setImmediate(end);
+      });
+      assert.ok(error instanceof SshConnectionLost, String(error));
+    }
+  });
+
   test("a server of another protocol, or one that hangs up", async () => {
     assert.ok((await withServer((write) => write("SSH-1.5-old\r\n"))) instanceof SshProtocolError);
     for (const bytes of [

@@ -61,6 +61,8 @@ const defaultMaxOutputBytes = 1024 * 1024;
 /** A host that vanished without a word is noticed after four such intervals. */
 const keepaliveIntervalMs = 10_000;
 const keepaliveMisses = 3;
+/** ssh2's words, which it gives the level of a wrong protocol. */
+const lostBeforeHandshake = "Connection lost before handshake";
 
 /**
  * Encryption that also authenticates, the fastest first: ChaCha20 takes twice the time of AES-GCM. No signatures with SHA-1.
@@ -256,6 +258,9 @@ function assertUsableKey({ privateKey, passphrase }: SshSettings): void {
 
 function loginError(error: (Error & { level?: string }) | undefined, where: string, user: string): SshError {
   if (!error) return new SshConnectionLost(`${where} closed the connection during the login.`);
+  // OpenSSH does so, too, when there are too many logins at once.
+  if (error.message === lostBeforeHandshake)
+    return new SshConnectionLost(`${where} closed the connection before it said that it is an SSH server.`);
   if (error.level === "client-authentication")
     return new SshKeyRejected(`${where} does not take the key of the user ${user}.`);
   if (error.level === "client-socket") {
