@@ -1,6 +1,6 @@
 /** A server for tests of the SSH client, from the same library: for what a real one does not do on request. */
 import { once } from "node:events";
-import type { AddressInfo } from "node:net";
+import type { AddressInfo, Socket } from "node:net";
 import ssh2, { type AuthContext, type Connection, type Session } from "ssh2";
 
 export const hostKey = ssh2.utils.generateKeyPairSync("ed25519");
@@ -14,6 +14,10 @@ export interface SshPeer {
   readonly connected: () => number;
   /** Breaks all connections, without a word. */
   drop(): void;
+  /** Forgets all connections, as a host that was started anew: the client hears of it when it writes. */
+  reset(): void;
+  /** Hears nothing more of what comes over the connections that are there, and says nothing. */
+  silence(): void;
   close(): Promise<void>;
 }
 
@@ -50,14 +54,21 @@ export async function startSshPeer(script: SshPeerScript = {}): Promise<SshPeer>
   });
   server.listen(0, "127.0.0.1");
   await once(server, "listening");
+  const sockets = () => [...open].map((connection) => (connection as unknown as { _sock: Socket })._sock);
   const drop = () => {
-    for (const connection of open) (connection as unknown as { _sock: { destroy(): void } })._sock.destroy();
+    for (const socket of sockets()) socket.destroy();
   };
   return {
     port: (server.address() as AddressInfo).port,
     connections: () => count,
     connected: () => open.size,
     drop,
+    reset: () => {
+      for (const socket of sockets()) socket.resetAndDestroy();
+    },
+    silence: () => {
+      for (const socket of sockets()) socket.pause();
+    },
     close: async () => {
       drop();
       await new Promise((resolve) => server.close(resolve));

@@ -176,10 +176,11 @@ export class KvmHost {
     }
   }
 
-  /** Without waiting for an answer to the good-bye. */
+  /** Without waiting for an answer to the good-bye: the host may have hung up long ago. */
   #forget(): void {
-    this.#libvirt.forget().then((connection) => connection?.destroy());
-    this.#ssh.forget().then((connection) => connection?.close());
+    const libvirt = this.#libvirt.forget().then((connection) => connection?.destroy());
+    const ssh = this.#ssh.forget().then((connection) => connection?.close());
+    for (const ending of [libvirt, ssh]) ending.catch(() => undefined);
   }
 
   async #openSsh(): Promise<SshConnection> {

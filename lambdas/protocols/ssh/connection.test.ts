@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { once } from "node:events";
 import { type AddressInfo, createServer } from "node:net";
-import { after, before, describe, test } from "node:test";
+import { after, before, describe, mock, test } from "node:test";
 import ssh2, { type ServerChannel, type Session } from "ssh2";
 import { hostKey, type SshPeer, startSshPeer, userKey } from "../../../test/support/ssh-peer.ts";
 import { ForbiddenAddress } from "../egress/endpoint.ts";
@@ -313,5 +313,28 @@ describe("connections that break", () => {
     await assert.rejects(connection.exec(["echo"]), SshConnectionLost);
     await assert.rejects(connection.openUnixSocket("/echo.sock"), SshConnectionLost);
     await connection.close();
+  });
+
+  test("are closed without a failure when the server has reset them meanwhile", async () => {
+    const connection = await SshConnection.open(settings());
+    await connection.exec(["echo"]);
+    peer.reset();
+    await connection.close();
+    assert.ok(connection.closed);
+  });
+
+  test("are closed in time when the server is silent", async () => {
+    const connection = await SshConnection.open(settings());
+    await connection.exec(["echo"]);
+    peer.silence();
+    mock.timers.enable({ apis: ["setTimeout"] });
+    try {
+      const closing = connection.close();
+      mock.timers.tick(2_000);
+      await closing;
+    } finally {
+      mock.timers.reset();
+      peer.drop();
+    }
   });
 });

@@ -1,5 +1,5 @@
 /** One SSH connection: commands and sockets of the other host, side by side. */
-import { once } from "node:events";
+import type { Socket } from "node:net";
 import type { Duplex } from "node:stream";
 import ssh2, { type Client, type ClientChannel, type ConnectConfig } from "ssh2";
 import { printable } from "../printable.ts";
@@ -58,6 +58,8 @@ const defaultExecTimeoutMs = 60_000;
 /** For the server's word that a socket is open or a command started. */
 const channelTimeoutMs = 10_000;
 const defaultMaxOutputBytes = 1024 * 1024;
+/** For the server's answer to the good-bye. */
+const closeTimeoutMs = 2_000;
 /** A host that vanished without a word is noticed after four such intervals. */
 const keepaliveIntervalMs = 10_000;
 const keepaliveMisses = 3;
@@ -81,13 +83,19 @@ const algorithms: ConnectConfig["algorithms"] = {
 
 export class SshConnection {
   readonly #client: Client;
+  readonly #socket: Socket;
   readonly #where: string;
   #closed: Error | true | undefined;
 
-  private constructor(client: Client, where: string) {
+  private constructor(client: Client, socket: Socket, where: string) {
     this.#client = client;
+    this.#socket = socket;
     this.#where = where;
-    client.on("error", (error) => (this.#closed ??= error));
+    client.on("error", (error) => {
+      this.#closed ??= error;
+      // The client itself waits until the server has hung up, too.
+      socket.destroy();
+    });
     client.on("close", () => (this.#closed ??= true));
   }
 
@@ -132,7 +140,7 @@ export class SshConnection {
         keepaliveCountMax: keepaliveMisses,
       });
       await promise;
-      return new SshConnection(client, where);
+      return new SshConnection(client, socket, where);
     } catch (error) {
       client.destroy();
       socket.destroy();
@@ -232,14 +240,20 @@ export class SshConnection {
     }
   }
 
-  /** Ends the connection with all that runs over it. A repetition does nothing. */
+  /**
+   * Ends the connection with all that runs over it, however the server takes it: one that is gone or silent makes no failure. A repetition
+   * does nothing.
+   */
   async close(): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;
-    const closed = once(this.#client, "close");
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#client.once("close", resolve);
     this.#client.end();
-    this.#client.destroy();
-    await closed;
+    // Not the client's own destroy(), which does nothing after end().
+    const timer = setTimeout(() => this.#socket.destroy(), closeTimeoutMs);
+    await promise;
+    clearTimeout(timer);
   }
 
   #lost(during = ""): SshConnectionLost {
