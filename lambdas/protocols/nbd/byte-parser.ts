@@ -55,7 +55,8 @@ export class ParserFeed<T> {
 }
 
 /**
- * Runs a parser on a stream and leaves the stream paused. `rest` is what came behind the parser's end already.
+ * Runs a parser on a stream and leaves the stream paused. `rest` is what came in one piece with the parser's end, behind it; what comes
+ * later stays in the stream.
  *
  * @throws NbdConnectionLost the stream ended first; what the parser throws
  */
@@ -63,23 +64,29 @@ export async function parseStream<T>(stream: Duplex, parser: ByteParser<T>): Pro
   if (stream.destroyed || stream.readableEnded) throw connectionLost(stream.errored);
   const feed = new ParserFeed(parser);
   const { promise, resolve, reject } = Promise.withResolvers<{ value: T; rest: Uint8Array }>();
+  // At once: another piece may come before anybody who waits for the promise has a turn.
+  const leave = () => {
+    stream.pause();
+    detach();
+  };
   const detach = onBytes(stream, {
     bytes: (bytes) => {
       try {
         const rest = feed.push(bytes);
-        if (feed.result) resolve({ value: feed.result.value, rest });
+        if (!feed.result) return;
+        leave();
+        resolve({ value: feed.result.value, rest });
       } catch (error) {
+        leave();
         reject(error);
       }
     },
-    ended: (error) => reject(connectionLost(error)),
+    ended: (error) => {
+      leave();
+      reject(connectionLost(error));
+    },
   });
-  try {
-    return await promise;
-  } finally {
-    stream.pause();
-    detach();
-  }
+  return promise;
 }
 
 interface ByteListener {

@@ -46,12 +46,15 @@ export async function openNbd(stream: Duplex, options: NbdOptions = {}): Promise
   );
   // Errors are taken up where the stream is read; between two readings somebody has to listen.
   stream.on("error", () => {});
+  const { exportName = "", metaContexts = [], tls } = options;
+  const opening = handshake(stream, { exportName, metaContexts, ...(tls && { tls }) });
   try {
-    const { exportName = "", metaContexts = [], tls } = options;
-    const session = await Promise.race([handshake(stream, { exportName, metaContexts, ...(tls && { tls }) }), late]);
+    const session = await Promise.race([opening, late]);
     return new NbdConnection(session, options.requestTimeoutMs ?? defaultRequestTimeoutMs);
   } catch (error) {
     stream.destroy();
+    // A channel of SSH is closed once it is read to its end, and the handshake leaves it paused, also one that ends behind its time.
+    void Promise.allSettled([opening]).then(() => stream.resume());
     throw error;
   } finally {
     clearTimeout(timer);

@@ -340,6 +340,22 @@ describe("TLS", () => {
     await assert.rejects(openNbd(stream, { tls, handshakeTimeoutMs: 5_000 }), NbdProtocolError);
   });
 
+  test("takes nothing that was sent in plain for an answer, also in a piece of its own", async () => {
+    const { stream } = playNbdServer(async (peer) => {
+      await peer.greet();
+      const { number } = await peer.takeOption();
+      const ack = peer.gather(() => peer.replyToOption(number, optionReply.ack));
+      const injected = peer.gather(() => peer.replyToOption(option.structuredReply, optionReply.ack));
+      // Both before anybody who waits for the first has a turn, as two packets of SSH that came in one of TCP.
+      for (const piece of [ack, injected]) stream.push(piece);
+    });
+    const tls = { serverName: "nbd.test", authorities: certificate };
+    await assert.rejects(openNbd(stream, { tls, handshakeTimeoutMs: 5_000 }), {
+      name: "NbdProtocolError",
+      message: /sent 20 bytes that were not asked for/,
+    });
+  });
+
   test("that never begins ends in time", async () => {
     const { stream } = playNbdServer(async (peer) => {
       await peer.greet();

@@ -69,7 +69,8 @@ export async function handshake(plain: Duplex, options: HandshakeOptions): Promi
 /** What comes before it was asked for is no answer. Before TLS it could be somebody else's. */
 async function parse<T>(stream: Duplex, parser: ByteParser<T>): Promise<T> {
   const { value, rest } = await parseStream(stream, parser);
-  if (rest.length > 0) throw new NbdProtocolError(`The server sent ${rest.length} bytes that were not asked for.`);
+  const unasked = rest.length + stream.readableLength;
+  if (unasked > 0) throw new NbdProtocolError(`The server sent ${unasked} bytes that were not asked for.`);
   return value;
 }
 
