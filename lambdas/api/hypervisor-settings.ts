@@ -11,7 +11,7 @@ import {
 import type { HypervisorSettings } from "../domain/inventory.ts";
 import { parseSshEndpoint, sshEndpointText } from "../domain/ssh-endpoint.ts";
 import { SshHostKeyMismatch, SshKeyRejected } from "../protocols/ssh/errors.ts";
-import { fingerprint } from "../protocols/ssh/host-key.ts";
+import { fingerprint, keyType } from "../protocols/ssh/host-key.ts";
 import { knownKeysOf, publicKeyOf } from "../protocols/ssh/known-hosts.ts";
 import type { BodyOf, operations } from "./operations.ts";
 
@@ -27,14 +27,17 @@ export function settingsOf(body: Body): { settings: HypervisorSettings; defaultN
   const { kind, secretId, uri } = body;
   const endpoint = parseSshEndpoint(body.endpoint);
   if (!endpoint) throw new TypeError("the endpoint has not passed its schema");
-  const settings = { kind, endpoint: sshEndpointText(endpoint), hostKeys: hostKeysOf(body, endpoint), secretId, uri };
+  const settings = { kind, endpoint: sshEndpointText(endpoint), ...hostKeysOf(body, endpoint), secretId, uri };
   return { settings, defaultName: endpoint.host };
 }
 
-function hostKeysOf({ hostKey, knownHosts }: KvmBody, endpoint: { host: string; port: number }): string[] {
+function hostKeysOf(
+  { hostKey, knownHosts }: KvmBody,
+  endpoint: { host: string; port: number },
+): { hostKeys: string[]; hostKeyTypes: string[] } {
   const named = hostKey === undefined ? undefined : publicKeyOf(hostKey);
   const keys = named ? [named] : knownKeysOf(knownHosts ?? "", endpoint);
-  return [...new Set(keys.map(fingerprint))];
+  return { hostKeys: [...new Set(keys.map(fingerprint))], hostKeyTypes: [...new Set(keys.map(keyType))] };
 }
 
 /** The field that a failed check is about, as a JSON pointer; undefined when the failure says nothing about the request. */

@@ -7,6 +7,7 @@ import type { HypervisorRow, HypervisorSettings } from "../domain/inventory.ts";
 import type { Hypervisor } from "../hypervisors/port.ts";
 import { SshHostKeyMismatch, SshKeyRejected } from "../protocols/ssh/errors.ts";
 import { fingerprint } from "../protocols/ssh/host-key.ts";
+import { publicKeyOf } from "../protocols/ssh/known-hosts.ts";
 import type { Services } from "../services.ts";
 import { registerHypervisor } from "./hypervisors.ts";
 import { Problem } from "./problem.ts";
@@ -74,6 +75,7 @@ describe("a KVM host", () => {
       kind: "kvm",
       endpoint: "ssh://backup@kvm1:22",
       hostKeys: [keyFingerprint],
+      hostKeyTypes: ["ssh-ed25519"],
       secretId: "snapferry/acme/kvm1",
       uri: "qemu:///system",
     };
@@ -88,9 +90,13 @@ describe("a KVM host", () => {
 
   it("is known by the lines that known_hosts has for it", async () => {
     const other = ssh2.utils.generateKeyPairSync("ed25519").public;
-    const knownHosts = `kvm1 ${key}\nkvm2 ${other}\n`;
+    const rsa = ssh2.utils.generateKeyPairSync("rsa", { bits: 2048 }).public;
+    const knownHosts = `kvm1 ${rsa}\nkvm1 ${key}\nkvm2 ${other}\n`;
     const { row } = await register({ ...kvm, knownHosts });
-    assert.deepEqual(row?.settings.kind === "kvm" && row.settings.hostKeys, [keyFingerprint]);
+    assert.ok(row?.settings.kind === "kvm");
+    const { hostKeys, hostKeyTypes } = row.settings;
+    assert.deepEqual(hostKeys, [fingerprint(publicKeyOf(rsa)!), keyFingerprint]);
+    assert.deepEqual(hostKeyTypes, ["ssh-rsa", "ssh-ed25519"]);
   });
 
   it("is closed when its check has failed", async () => {

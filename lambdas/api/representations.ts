@@ -200,7 +200,9 @@ export function hypervisorRepresentation(hypervisor: HypervisorRow, caller: Call
 }
 
 function settingsRepresentation(settings: HypervisorSettings) {
-  return settings.kind === "kvm" ? { ...settings, hostKeys: [...settings.hostKeys] } : settings;
+  if (settings.kind !== "kvm") return settings;
+  const { hostKeys, hostKeyTypes, ...others } = settings;
+  return { ...others, hostKeys: [...hostKeys], ...given({ hostKeyTypes: hostKeyTypes && [...hostKeyTypes] }) };
 }
 
 function hypervisorCheckRepresentation({ at, versions, warnings }: HypervisorCheck) {

@@ -262,6 +262,10 @@ export const hypervisorSchema = z
       .array(z.string())
       .optional()
       .meta({ description: "Of kind `kvm`: fingerprints of the keys that the host may show." }),
+    hostKeyTypes: z
+      .array(z.string())
+      .optional()
+      .meta({ description: "Of kind `kvm`: the kinds of these keys, as `ssh-ed25519`, for which the host is asked." }),
     secretId: z
       .string()
       .optional()

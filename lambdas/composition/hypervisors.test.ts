@@ -10,6 +10,7 @@ import { answerSecrets } from "../../test/support/secrets-manager.ts";
 import { hostKey, type SshPeer, startSshPeer, userKey } from "../../test/support/ssh-peer.ts";
 import {
   EndpointForbidden,
+  HypervisorFailed,
   HypervisorMisconfigured,
   HypervisorUnavailable,
   PathOutsideDirectory,
@@ -18,6 +19,7 @@ import {
 import type { KvmHypervisorSettings } from "../domain/inventory.ts";
 import type { Hypervisor } from "../hypervisors/port.ts";
 import { fingerprint } from "../protocols/ssh/host-key.ts";
+import { publicKeyOf } from "../protocols/ssh/known-hosts.ts";
 import { hypervisorOf, openHypervisor } from "./hypervisors.ts";
 
 describe("the directories that a tenant may register", () => {
@@ -73,7 +75,7 @@ describe("a KVM host", () => {
   const settings = (changes: Partial<KvmHypervisorSettings> = {}): KvmHypervisorSettings => ({
     kind: "kvm",
     endpoint: `ssh://backup@127.0.0.1:${host.port}`,
-    hostKeys: [fingerprint(Buffer.from(hostKey.public.split(" ")[1] ?? "", "base64"))],
+    hostKeys: [fingerprint(publicKeyOf(hostKey.public)!)],
     secretId: "snapferry/acme/kvm1",
     uri: "qemu:///system",
     ...changes,
@@ -133,6 +135,26 @@ describe("a KVM host", () => {
     assert.ok(!/does not take the key/.test(String(after)), `${after}`);
     assert.equal(reads, before + 1);
     await hypervisor.close?.();
+  });
+
+  it("is asked for a key of the registered kind, which may be the lesser one of two", async () => {
+    const rsa = ssh2.utils.generateKeyPairSync("rsa", { bits: 2048 });
+    const both = await startSshPeer({
+      hostKeys: [hostKey.private, rsa.private],
+      session: (session) => session.on("exec", (_, reject) => reject()),
+    });
+    const registered = {
+      endpoint: `ssh://backup@127.0.0.1:${both.port}`,
+      hostKeys: [fingerprint(publicKeyOf(rsa.public)!)],
+    };
+    try {
+      const entered = await failureWith({ ...registered, hostKeyTypes: ["ssh-rsa"] });
+      assert.ok(entered instanceof HypervisorFailed, String(entered));
+      const ofBefore = await failureWith(registered);
+      assert.ok(ofBefore instanceof HypervisorMisconfigured && /host key/.test(ofBefore.message), String(ofBefore));
+    } finally {
+      await both.close();
+    }
   });
 
   it("that nobody answers at may answer later", async () => {

@@ -71,10 +71,11 @@ async function kvmHypervisorOf({
   const { KvmHypervisor } = await import("../hypervisors/kvm/kvm-hypervisor.ts");
   const endpoint = parseSshEndpoint(settings.endpoint);
   if (!endpoint) throw new HypervisorMisconfigured(`${settings.endpoint} is not ssh://user@host:port`);
-  const { hostKeys, uri, secretId } = settings;
+  const { hostKeys, hostKeyTypes, uri, secretId } = settings;
   return new KvmHypervisor({
     endpoint,
     hostKeys,
+    ...(hostKeyTypes && { hostKeyTypes }),
     uri,
     privateKey: () => readPrivateKey(tenant, secretId),
     allowedCidrs: environmentList("ALLOWED_CIDRS"),

@@ -62,6 +62,8 @@ export interface KvmHypervisorSettings {
   readonly endpoint: string;
   /** Fingerprints of the keys that the host may show, as `SHA256:…`. */
   readonly hostKeys: readonly string[];
+  /** The kinds of these keys, as `ssh-ed25519`: a host that has several keys is asked for one of them. Missing in rows of before this was kept. */
+  readonly hostKeyTypes?: readonly string[];
   /** The user's private key in Secrets Manager, by name, below {@link secretPrefix}. */
   readonly secretId: string;
   /** Which libvirt of the host: `qemu:///system`, or one with its socket. */

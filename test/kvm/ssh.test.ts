@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
 import { readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { after, describe, test } from "node:test";
 import { Reconnecting } from "../../lambdas/hypervisors/kvm/reconnecting.ts";
 import { openNbd } from "../../lambdas/protocols/nbd/connection.ts";
@@ -15,6 +16,8 @@ import {
   SshRefused,
   SshTimedOut,
 } from "../../lambdas/protocols/ssh/errors.ts";
+import { fingerprint, keyType } from "../../lambdas/protocols/ssh/host-key.ts";
+import { publicKeyOf } from "../../lambdas/protocols/ssh/known-hosts.ts";
 import { run, workFolder } from "../../local/kvm-host/processes.ts";
 import { type Sshd, type SshdOptions, startSshd } from "../../local/kvm-host/sshd.ts";
 import { startQemuNbd } from "./nbd-servers.ts";
@@ -96,6 +99,19 @@ describe("OpenSSH", () => {
         });
       });
     }
+  });
+
+  test("a host with keys of three kinds is known by any one of them", async () => {
+    const [ecdsa, rsa] = ["ecdsa", "rsa"].map((type) => folder.file(`host-${type}`)) as [string, string];
+    run("ssh-keygen", "-q", "-t", "ecdsa", "-N", "", "-f", ecdsa);
+    run("ssh-keygen", "-q", "-t", "rsa", "-N", "", "-f", rsa);
+    await withSshd({ settings: [`HostKey ${ecdsa}`, `HostKey ${rsa}`] }, async (server) => {
+      for (const file of [join(server.home, "host"), ecdsa, rsa]) {
+        const key = publicKeyOf(readFileSync(`${file}.pub`, "utf8"))!;
+        const registered = { hostKeys: [fingerprint(key)], hostKeyTypes: [keyType(key)] };
+        await (await SshConnection.open(settingsFor(server, registered))).close();
+      }
+    });
   });
 
   test("another key is refused by name, and so is a server of old algorithms only", async () => {

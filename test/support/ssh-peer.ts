@@ -22,6 +22,8 @@ export interface SshPeer {
 }
 
 export interface SshPeerScript {
+  /** Private keys. Default: that of {@link hostKey}. */
+  readonly hostKeys?: readonly string[];
   /** Default: takes {@link userKey} of the user `backup`. */
   readonly login?: (login: AuthContext) => void;
   readonly session?: (session: Session) => void;
@@ -43,7 +45,7 @@ function takeUserKey(login: AuthContext): void {
 export async function startSshPeer(script: SshPeerScript = {}): Promise<SshPeer> {
   const open = new Set<Connection>();
   let count = 0;
-  const server = new ssh2.Server({ hostKeys: [hostKey.private] }, (connection) => {
+  const server = new ssh2.Server({ hostKeys: [...(script.hostKeys ?? [hostKey.private])] }, (connection) => {
     count++;
     open.add(connection);
     connection.on("error", () => {});

@@ -20,6 +20,8 @@ export interface KvmHostSettings {
   readonly endpoint: { readonly host: string; readonly port: number; readonly user: string };
   /** Fingerprints of the host's keys, as `SHA256:…`. */
   readonly hostKeys: readonly string[];
+  /** Their kinds, where they are known: see {@link SshSettings.hostKeyTypes}. */
+  readonly hostKeyTypes?: readonly string[];
   /** What libvirt is asked to open: see {@link parseUri}. */
   readonly uri: string;
   /** Called for every SSH connection that is made, so that a changed secret is taken up. */
@@ -184,8 +186,9 @@ export class KvmHost {
   }
 
   async #openSsh(): Promise<SshConnection> {
-    const { endpoint, hostKeys, allowedCidrs } = this.#settings;
-    return SshConnection.open({ ...endpoint, hostKeys, allowedCidrs, privateKey: await this.#settings.privateKey() });
+    const { endpoint, hostKeys, hostKeyTypes = [], allowedCidrs } = this.#settings;
+    const privateKey = await this.#settings.privateKey();
+    return SshConnection.open({ ...endpoint, hostKeys, hostKeyTypes, allowedCidrs, privateKey });
   }
 
   async #openLibvirt(): Promise<LibvirtConnection> {

@@ -19,10 +19,11 @@ import {
   SshTimedOut,
   SshUnreachable,
 } from "./errors.ts";
-import { fingerprint } from "./host-key.ts";
+import { fingerprint, keyType } from "./host-key.ts";
+import { publicKeyOf } from "./known-hosts.ts";
 
 function fingerprintOf(publicKey: string): string {
-  return fingerprint(Buffer.from(publicKey.split(" ")[1]!, "base64"));
+  return fingerprint(publicKeyOf(publicKey)!);
 }
 
 const found = fingerprintOf(hostKey.public);
@@ -164,6 +165,39 @@ describe("sockets over SSH", () => {
       await assert.rejects(connection.openUnixSocket("/gone.sock"), { name: "SshRefused", message: /gone\.sock/ });
       await assert.rejects(connection.openUnixSocket("/a\0b"), SshArgumentInvalid);
     }));
+});
+
+describe("a host with keys of several kinds", () => {
+  const keys = [
+    hostKey,
+    ssh2.utils.generateKeyPairSync("ecdsa", { bits: 384 }),
+    ssh2.utils.generateKeyPairSync("rsa", { bits: 2048 }),
+  ];
+  const registered = (lines: readonly string[]) => ({
+    hostKeys: lines.map(fingerprintOf),
+    hostKeyTypes: lines.map((line) => keyType(publicKeyOf(line)!)),
+  });
+  let host: SshPeer;
+  before(async () => {
+    host = await startSshPeer({ hostKeys: keys.map((key) => key.private) });
+  });
+  after(() => host.close());
+  const open = async (changes: Partial<SshSettings>) =>
+    (await SshConnection.open(settings({ port: host.port, ...changes }))).close();
+
+  for (const key of keys)
+    test(`is known by any one of them: ${key.public.split(" ")[0]}`, () => open(registered([key.public])));
+
+  test("is asked for the usual kind first where nobody knows which kind is registered", async () => {
+    const { hostKeys } = registered([keys[2]!.public]);
+    await assert.rejects(open({ hostKeys }), { name: "SshHostKeyMismatch", found });
+    await open({ hostKeys: [...hostKeys, found] });
+  });
+
+  test("that has no key of the registered kind is told by the key that it shows", async () => {
+    const other = ssh2.utils.generateKeyPairSync("ecdsa", { bits: 256 }).public;
+    await assert.rejects(open(registered([other])), { name: "SshHostKeyMismatch", found });
+  });
 });
 
 describe("logins that fail", () => {

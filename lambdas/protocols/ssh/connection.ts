@@ -1,7 +1,7 @@
 /** One SSH connection: commands and sockets of the other host, side by side. */
 import type { Socket } from "node:net";
 import type { Duplex } from "node:stream";
-import ssh2, { type Client, type ClientChannel, type ConnectConfig } from "ssh2";
+import ssh2, { type Client, type ClientChannel } from "ssh2";
 import { printable } from "../printable.ts";
 import { assertText, commandLine } from "./command-line.ts";
 import { dial } from "./dial.ts";
@@ -29,6 +29,8 @@ export interface SshSettings {
   readonly passphrase?: string;
   /** Fingerprints of the host's key that are accepted, as `SHA256:…`; with none no connection comes about. */
   readonly hostKeys: readonly string[];
+  /** Kinds of these keys, as `ssh-rsa`: a server that has keys of several kinds is asked for one of these first. */
+  readonly hostKeyTypes?: readonly string[];
   /** Networks that may be called although they are not public. */
   readonly allowedCidrs: readonly string[];
   /** For the connection, and again for keys and login. Default 10 s. */
@@ -66,20 +68,27 @@ const keepaliveMisses = 3;
 /** ssh2's words, which it gives the level of a wrong protocol. */
 const lostBeforeHandshake = "Connection lost before handshake";
 
+/** Encryption that also authenticates, the fastest first: ChaCha20 takes twice the time of AES-GCM. */
+const ciphers = ["aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "chacha20-poly1305@openssh.com"] as const;
+
+/** With which a server proves its key. None with SHA-1. */
+const signatures = [
+  "ssh-ed25519",
+  "ecdsa-sha2-nistp256",
+  "ecdsa-sha2-nistp384",
+  "ecdsa-sha2-nistp521",
+  "rsa-sha2-512",
+  "rsa-sha2-256",
+] as const;
+
 /**
- * Encryption that also authenticates, the fastest first: ChaCha20 takes twice the time of AES-GCM. No signatures with SHA-1.
+ * A server shows its key for the first signature that it can give: those of known kinds of keys come first. The others stay, so that a
+ * key that took the place of a known one is told.
  */
-const algorithms: ConnectConfig["algorithms"] = {
-  cipher: ["aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "chacha20-poly1305@openssh.com"],
-  serverHostKey: [
-    "ssh-ed25519",
-    "ecdsa-sha2-nistp256",
-    "ecdsa-sha2-nistp384",
-    "ecdsa-sha2-nistp521",
-    "rsa-sha2-512",
-    "rsa-sha2-256",
-  ],
-};
+function signaturesInOrder(knownTypes: readonly string[]): (typeof signatures)[number][] {
+  const isKnown = (name: string) => knownTypes.includes(name.startsWith("rsa-sha2-") ? "ssh-rsa" : name);
+  return signatures.toSorted((one, other) => Number(isKnown(other)) - Number(isKnown(one)));
+}
 
 export class SshConnection {
   readonly #client: Client;
@@ -134,7 +143,7 @@ export class SshConnection {
         ...(settings.passphrase !== undefined && { passphrase: settings.passphrase }),
         authHandler: ["publickey"],
         hostVerifier,
-        algorithms,
+        algorithms: { cipher: [...ciphers], serverHostKey: signaturesInOrder(settings.hostKeyTypes ?? []) },
         readyTimeout: 0,
         keepaliveInterval: keepaliveIntervalMs,
         keepaliveCountMax: keepaliveMisses,
