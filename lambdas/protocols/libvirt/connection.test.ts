@@ -227,6 +227,18 @@ describe("keepalive", () => {
     connection.destroy();
   });
 
+  test("pings of a peer that reads nothing are not answered without end", async () => {
+    const { stream } = playLibvirt(async (peer) => peer.open());
+    const connection = await openLibvirt(stream, { keepaliveIntervalMs: 60_000 });
+    const ping = frame(
+      { program: programs.keepalive, procedure: 1, type: messageType.event, serial: 0, status: messageStatus.ok },
+      Buffer.alloc(0),
+    );
+    for (let count = 0; count < 10_000; count++) stream.push(ping);
+    assert.ok(stream.writableLength > 64 * 1024 && stream.writableLength < 65 * 1024, `${stream.writableLength}`);
+    connection.destroy();
+  });
+
   test("a libvirt that only answers pings is alive, one that is silent is given up", async () => {
     let answers = 0;
     const { connection } = await open(

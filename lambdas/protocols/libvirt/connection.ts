@@ -49,6 +49,8 @@ const defaultCallTimeoutMs = 30_000;
 const defaultKeepaliveIntervalMs = 5_000;
 /** As libvirt's own clients: with 5 s each a dead peer is noticed after half a minute. */
 const keepaliveMisses = 5;
+/** Of what libvirt does not take: above, no keepalive is written. A peer that asks without reading would fill the memory with answers. */
+const maxUnsentBytes = 64 * 1024;
 /** For each step of an orderly end; what does not come then is not waited for. */
 const closeTimeoutMs = 2_000;
 /** Serial numbers are 32 bits wide and begin anew. */
@@ -122,7 +124,9 @@ export class LibvirtConnection {
     const ended = () => this.#fail(lost(stream.errored));
     this.#keepalive = new Keepalive(
       { intervalMs: options.keepaliveIntervalMs ?? defaultKeepaliveIntervalMs, misses: keepaliveMisses },
-      (bytes) => stream.write(bytes),
+      (bytes) => {
+        if (stream.writableLength <= maxUnsentBytes) stream.write(bytes);
+      },
       () => this.#fail(new LibvirtConnectionLost("libvirt gives no sign of life any more.")),
     );
     stream.on("data", (bytes: Buffer) => this.#take(bytes));
