@@ -1,6 +1,6 @@
 /** What a KVM host on this machine is made of: its servers, a folder for their files, and tools. */
 import { execFileSync, spawn } from "node:child_process";
-import { existsSync, mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, rmSync } from "node:fs";
 import { connect, type NetConnectOpts } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -43,11 +43,6 @@ export async function startServer(
     throw new LocalCloudError(`${command[0]} did not start:\n${output}`);
   }
   return { pid: child.pid!, output: () => output, stop };
-}
-
-/** For {@link startServer}: whether a file, a socket for example, is there. */
-export function exists(path: string): () => boolean {
-  return () => existsSync(path);
 }
 
 /** For {@link startServer}: whether connections are taken there. */

@@ -272,6 +272,12 @@ describe("a handshake that fails", () => {
 describe("TLS", () => {
   const { certificate, key } = selfSignedCertificate("nbd.test");
 
+  function secured(peer: NbdPeer): NbdPeer {
+    const secure = new NbdPeer(new TLSSocket(peer.stream, { isServer: true, cert: certificate, key }));
+    peer.stream.on("close", () => secure.stream.destroy());
+    return secure;
+  }
+
   function playTlsServer(injected: (peer: NbdPeer) => void = () => {}) {
     return playNbdServer(async (peer) => {
       await peer.greet();
@@ -283,8 +289,7 @@ describe("TLS", () => {
           injected(peer);
         }),
       );
-      const secure = new NbdPeer(new TLSSocket(peer.stream, { isServer: true, cert: certificate, key }));
-      peer.stream.on("close", () => secure.stream.destroy());
+      const secure = secured(peer);
       secure.replyToOption((await secure.takeOption()).number, optionReply.ack);
       const go = await secure.takeOption();
       secure.replyToOption(go.number, optionReply.info, exportInfo(4096));
@@ -300,6 +305,28 @@ describe("TLS", () => {
     const target = Buffer.alloc(4096);
     await connection.read(target, 0);
     assert.ok(target.equals(Buffer.alloc(4096, 9)));
+    connection.destroy();
+  });
+
+  test("is spoken with a server that then has nothing but EXPORT_NAME", async () => {
+    const { stream } = playNbdServer(async (peer) => {
+      await peer.greet(1);
+      peer.replyToOption((await peer.takeOption()).number, optionReply.ack);
+      const secure = secured(peer);
+      let asked = await secure.takeOption();
+      for (; asked.number !== option.exportName; asked = await secure.takeOption())
+        secure.replyToOption(asked.number, error(1));
+      assert.equal(asked.data.toString(), "disk");
+      secure.send(u64(4096), u16(1), Buffer.alloc(124));
+      const { cookie, length } = await secure.takeRequest();
+      secure.simple(cookie, 0, Buffer.alloc(length, 7));
+    });
+    const tls = { serverName: "nbd.test", authorities: certificate };
+    const connection = await openNbd(stream, { exportName: "disk", metaContexts: ["base:allocation"], tls });
+    assert.equal(connection.info.sizeBytes, 4096);
+    const target = Buffer.alloc(4096);
+    await connection.read(target, 0);
+    assert.ok(target.equals(Buffer.alloc(4096, 7)));
     connection.destroy();
   });
 

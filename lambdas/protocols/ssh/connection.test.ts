@@ -1,5 +1,7 @@
 import assert from "node:assert/strict";
+import dns from "node:dns";
 import { once } from "node:events";
+import { syncBuiltinESMExports } from "node:module";
 import { type AddressInfo, createServer } from "node:net";
 import { after, before, describe, mock, test } from "node:test";
 import ssh2, { type ServerChannel, type Session } from "ssh2";
@@ -259,7 +261,21 @@ describe("logins that fail", () => {
     const error = await failure({ port });
     assert.ok(error instanceof SshUnreachable);
     assert.match(error.message, /nothing listens/);
-    assert.ok((await failure({ host: "no-such-host.invalid" })) instanceof SshUnreachable);
+  });
+
+  test("nobody knows the name", async () => {
+    const unknown = Object.assign(new Error("getaddrinfo ENOTFOUND"), { code: "ENOTFOUND" });
+    const fail = (_host: string, _options: object, done: (error: Error) => void) => done(unknown);
+    const lookup = mock.method(dns, "lookup", fail as typeof dns.lookup);
+    syncBuiltinESMExports();
+    try {
+      const error = await failure({ host: "no-such-host.invalid" });
+      assert.ok(error instanceof SshUnreachable);
+      assert.match(error.message, /the name is unknown/);
+    } finally {
+      lookup.mock.restore();
+      syncBuiltinESMExports();
+    }
   });
 
   test("addresses of the inside of the network are not called, by name or by number", async () => {
