@@ -11,7 +11,6 @@ import {
 import { ForbiddenAddress } from "../../protocols/egress/endpoint.ts";
 import {
   type ErrorCode,
-  LibvirtCallCancelled,
   LibvirtCallFailed,
   LibvirtConnectionLost,
   LibvirtLoginRequired,
@@ -41,7 +40,6 @@ const unavailable: readonly ErrorClass[] = [
   SshConnectionLost,
   LibvirtConnectionLost,
   LibvirtTimedOut,
-  LibvirtCallCancelled,
   LibvirtProtocolError,
   NbdConnectionLost,
   NbdTimedOut,

@@ -7,7 +7,6 @@ import { type LibvirtPeer, playLibvirt } from "../../../test/support/libvirt-pee
 import { type LibvirtConnection, type LibvirtOptions, openLibvirt } from "./connection.ts";
 import {
   LibvirtArgumentInvalid,
-  LibvirtCallCancelled,
   LibvirtCallFailed,
   LibvirtConnectionLost,
   LibvirtError,
@@ -162,27 +161,16 @@ describe("calls", () => {
     connection.destroy();
   });
 
-  test("that take too long or are given up leave the connection to the others", async () => {
+  test("that take too long leave the connection to the others", async () => {
     const { connection } = await open(async (peer) => {
       const late = [await peer.takeCall(), await peer.takeCall()];
       const next = await peer.takeCall();
       for (const call of late) peer.reply(call, "connectGetHostname", { hostname: "late" });
       peer.reply(next, "connectGetHostname", { hostname: "kvm1" });
     });
-    const controller = new AbortController();
-    const results = Promise.allSettled([
-      connection.call("connectGetHostname", undefined, { timeoutMs: 30 }),
-      connection.call("connectGetHostname", undefined, { signal: controller.signal }),
-    ]);
-    controller.abort();
-    const [timedOut, cancelled] = await results;
-    assert.ok(timedOut.status === "rejected" && timedOut.reason instanceof LibvirtTimedOut);
-    assert.ok(cancelled.status === "rejected" && cancelled.reason instanceof LibvirtCallCancelled);
+    const results = [20, 30].map((timeoutMs) => connection.call("connectGetHostname", undefined, { timeoutMs }));
+    await Promise.all(results.map((result) => assert.rejects(result, LibvirtTimedOut)));
     assert.deepEqual(await hostname(connection), { hostname: "kvm1" });
-    await assert.rejects(
-      connection.call("connectGetHostname", undefined, { signal: controller.signal }),
-      LibvirtCallCancelled,
-    );
     connection.destroy();
   });
 

@@ -3,7 +3,6 @@ import { once } from "node:events";
 import type { Duplex } from "node:stream";
 import { printable } from "../printable.ts";
 import {
-  LibvirtCallCancelled,
   LibvirtCallFailed,
   LibvirtConnectionLost,
   LibvirtError,
@@ -37,8 +36,6 @@ export interface LibvirtOptions {
 
 export interface CallOptions {
   readonly timeoutMs?: number;
-  /** Gives the call up. */
-  readonly signal?: AbortSignal;
 }
 
 /** A change of a block job; `type` and `status` as in `flags.ts`. */
@@ -145,27 +142,19 @@ export class LibvirtConnection {
   /**
    * Calls one of {@link procedures}.
    *
-   * @throws LibvirtCallFailed, LibvirtArgumentInvalid, LibvirtTimedOut, LibvirtCallCancelled, LibvirtProtocolError, LibvirtConnectionLost
+   * @throws LibvirtCallFailed, LibvirtArgumentInvalid, LibvirtTimedOut, LibvirtProtocolError, LibvirtConnectionLost
    */
   async call<P extends ProcedureName>(name: P, args: Args<P>, options: CallOptions = {}): Promise<Result<P>> {
     const procedure = procedures[name] as unknown as Procedure<Args<P>, Result<P>>;
     const payload = encode(procedure.args, args);
     if (this.#failure) throw this.#failure;
-    const { timeoutMs = this.#callTimeoutMs, signal } = options;
-    const cancelled = () => new LibvirtCallCancelled(`The call of ${name} was given up.`);
-    if (signal?.aborted) throw cancelled();
+    const { timeoutMs = this.#callTimeoutMs } = options;
     const { promise, resolve, reject } = Promise.withResolvers<Result<P>>();
     const serial = this.#nextSerial();
-    const abandon = (error: LibvirtError) => {
+    const timer = setTimeout(() => {
       if (this.#pending.delete(serial)) this.#abandoned.add(serial);
-      reject(error);
-    };
-    const abort = () => abandon(cancelled());
-    const timer = setTimeout(
-      () => abandon(new LibvirtTimedOut(`libvirt did not answer ${name} within ${timeoutMs} ms.`)),
-      timeoutMs,
-    );
-    signal?.addEventListener("abort", abort, { once: true });
+      reject(new LibvirtTimedOut(`libvirt did not answer ${name} within ${timeoutMs} ms.`));
+    }, timeoutMs);
     this.#pending.set(serial, {
       settle: (message) => resolve(resultOf(name, procedure, message)),
       fail: reject,
@@ -177,7 +166,6 @@ export class LibvirtConnection {
       return await promise;
     } finally {
       clearTimeout(timer);
-      signal?.removeEventListener("abort", abort);
     }
   }
 

@@ -15,8 +15,6 @@ export class LibvirtProtocolError extends LibvirtError {}
 export class LibvirtConnectionLost extends LibvirtError {}
 /** A call was not answered in time. What it asked for may still happen; the connection goes on. */
 export class LibvirtTimedOut extends LibvirtError {}
-/** The caller gave up a call. What it asked for may still happen; the connection goes on. */
-export class LibvirtCallCancelled extends LibvirtError {}
 /** libvirt wants a login that this client does not have. */
 export class LibvirtLoginRequired extends LibvirtError {}
 /** An argument does not fit into the protocol: a text that is too long, a number out of range. */

@@ -137,7 +137,6 @@ export const procedures = {
   volumeDelete: remote(94, ofVolume, nothing),
 
   eventRegister: remote(316, struct({ event: int, domain: optional(domain) }), struct({ callback: int })),
-  eventDeregister: remote(317, struct({ callback: int }), nothing),
 } as const satisfies Record<string, Procedure<unknown, unknown>>;
 
 export type ProcedureName = keyof typeof procedures;

@@ -8,7 +8,7 @@ import { handshake, type Session } from "./handshake.ts";
 import { PendingRead, PendingRequest, PendingStatus, type Range, type StatusExtent } from "./pending-request.ts";
 import { parseReplies } from "./reply-parser.ts";
 import type { TlsSettings } from "./tls.ts";
-import { command, commandFlag, requestMagic } from "./wire.ts";
+import { command, requestMagic } from "./wire.ts";
 
 export interface NbdOptions {
   /** The server's default export if there is none. */
@@ -65,11 +65,6 @@ interface SentRequest {
   readonly request: PendingRequest;
   /** Of `performance.now()`. */
   readonly deadline: number;
-}
-
-interface RequestOptions {
-  readonly flags?: number;
-  readonly data?: Uint8Array;
 }
 
 export class NbdConnection {
@@ -144,16 +139,15 @@ export class NbdConnection {
     this.#assertWritable(range);
     await this.#inParts(range, this.#session.blockSizes.maximumPayloadBytes, (part) => {
       const start = part.offset - offset;
-      return this.#send(new PendingRequest("write", part), { data: data.subarray(start, start + part.length) });
+      return this.#send(new PendingRequest("write", part), data.subarray(start, start + part.length));
     });
   }
 
-  /** Makes a range read as zeros. With `allocate` its room stays taken. Throws as {@link read}. */
-  async writeZeroes(range: Range, options: { allocate?: boolean } = {}): Promise<void> {
+  /** Makes a range read as zeros. Throws as {@link read}. */
+  async writeZeroes(range: Range): Promise<void> {
     this.#assertWritable(range);
     if (!this.info.canWriteZeroes) throw new NbdRequestInvalid("The NBD server has no command to write zeros.");
-    const flags = options.allocate ? commandFlag.noHole : 0;
-    await this.#inParts(range, maxRangeBytes, (part) => this.#send(new PendingRequest("writeZeroes", part), { flags }));
+    await this.#inParts(range, maxRangeBytes, (part) => this.#send(new PendingRequest("writeZeroes", part)));
   }
 
   /** Tells the server that a range is not needed; what it holds afterwards is unknown. Throws as {@link read}. */
@@ -208,7 +202,7 @@ export class NbdConnection {
     if (this.#inFlight > 0) await new Promise<void>((resolve) => (this.#whenIdle = resolve));
     if (this.#failure) return;
     const { stream } = this.#session;
-    this.#write(command.disconnect, 0n, { offset: 0, length: 0 }, {});
+    this.#write(command.disconnect, 0n, { offset: 0, length: 0 });
     this.#failure = closedByUs();
     // A stream that is not a socket of this machine may never say that it is closed.
     const closed = once(stream, "close", { signal: AbortSignal.timeout(closeTimeoutMs) }).catch(() => {});
@@ -253,7 +247,7 @@ export class NbdConnection {
     if (this.info.readOnly) throw new NbdRequestInvalid("The export is read-only.");
   }
 
-  async #send(request: PendingRequest, options: RequestOptions = {}): Promise<void> {
+  async #send(request: PendingRequest, data?: Uint8Array): Promise<void> {
     if (this.#failure) throw this.#failure;
     if (this.#closed) throw closedByUs();
     if (this.#inFlight >= maxInFlight) await new Promise<void>((resolve) => this.#waiting.push(resolve));
@@ -263,7 +257,7 @@ export class NbdConnection {
       const cookie = this.#nextCookie++;
       this.#sent.set(cookie, { request, deadline: performance.now() + this.#requestTimeoutMs });
       this.#timer ??= setTimeout(() => this.#lookAtTime(), this.#requestTimeoutMs);
-      this.#write(command[request.command], cookie, request.range, options);
+      this.#write(command[request.command], cookie, request.range, data);
       await request.done;
     } finally {
       // Whoever waits takes the place over.
@@ -273,10 +267,9 @@ export class NbdConnection {
     }
   }
 
-  #write(type: number, cookie: bigint, range: Range, { flags = 0, data }: RequestOptions): void {
+  #write(type: number, cookie: bigint, range: Range, data?: Uint8Array): void {
     const header = Buffer.alloc(28);
     header.writeUInt32BE(requestMagic, 0);
-    header.writeUInt16BE(flags, 4);
     header.writeUInt16BE(type, 6);
     header.writeBigUInt64BE(cookie, 8);
     header.writeBigUInt64BE(BigInt(range.offset), 16);

@@ -8,7 +8,6 @@ export interface ExportInfo {
   readonly sizeBytes: number;
   readonly readOnly: boolean;
   readonly canFlush: boolean;
-  readonly canForceUnitAccess: boolean;
   readonly canTrim: boolean;
   readonly canWriteZeroes: boolean;
   /** Whether what is written through one connection is seen through all others after a flush. */
@@ -39,7 +38,6 @@ export function* takeExportInfo(): ByteParser<ExportInfo> {
     sizeBytes: Number(size),
     readOnly: (flags & transmissionFlag.readOnly) !== 0,
     canFlush: (flags & transmissionFlag.flush) !== 0,
-    canForceUnitAccess: (flags & transmissionFlag.forceUnitAccess) !== 0,
     canTrim: (flags & transmissionFlag.trim) !== 0,
     canWriteZeroes: (flags & transmissionFlag.writeZeroes) !== 0,
     canMultiConnect: (flags & transmissionFlag.multipleConnections) !== 0,

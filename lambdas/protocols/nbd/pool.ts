@@ -77,10 +77,10 @@ export class NbdPool {
   }
 
   /** As {@link NbdConnection.writeZeroes}; also throws what opening a connection does. */
-  async writeZeroes(range: Range, options: { allocate?: boolean } = {}): Promise<void> {
+  async writeZeroes(range: Range): Promise<void> {
     await this.#use((slot) => {
       slot.dirty = true;
-      return slot.connection.writeZeroes(range, options);
+      return slot.connection.writeZeroes(range);
     });
   }
 

@@ -18,7 +18,6 @@ export const handshakeFlag = { fixedNewstyle: 1, noZeroes: 2 } as const;
 
 export const option = {
   exportName: 1,
-  abort: 2,
   startTls: 5,
   go: 7,
   structuredReply: 8,
@@ -62,7 +61,6 @@ export const infoType = { export: 0, blockSize: 3 } as const;
 export const transmissionFlag = {
   readOnly: 1 << 1,
   flush: 1 << 2,
-  forceUnitAccess: 1 << 3,
   trim: 1 << 5,
   writeZeroes: 1 << 6,
   multipleConnections: 1 << 8,
@@ -79,8 +77,6 @@ export const command = {
 } as const;
 
 export type CommandName = keyof typeof command;
-
-export const commandFlag = { forceUnitAccess: 1, noHole: 2 } as const;
 
 /** Types of the chunks of a structured reply. */
 export const chunk = {
