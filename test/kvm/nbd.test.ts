@@ -249,9 +249,9 @@ describe("nbdkit", () => {
 
   test("answers that come in another order are the right ones", () => {
     const [count, piece] = [8, 4096];
-    /** Holds each read until the file with its number is there. */
+    /** Holds each read until the file with its number is there, or the test has ended. */
     const turn = (number: number) => folder.file(`turn-${number}`);
-    const pread = `until [ -e ${folder.file("turn-")}$(($4 / ${piece})) ]; do sleep 0.01; done; head -c $3 /dev/zero | tr '\\0' $(($4 / ${piece}))`;
+    const pread = `while [ -d ${folder.path} ] && [ ! -e ${folder.file("turn-")}$(($4 / ${piece})) ]; do sleep 0.01; done; head -c $3 /dev/zero | tr '\\0' $(($4 / ${piece}))`;
     const start = (socket: string) =>
       startNbdkit(socket, ["eval", "thread_model=echo parallel", `get_size=echo ${count * piece}`, `pread=${pread}`]);
     return withServer(start, {}, async (connection) => {
