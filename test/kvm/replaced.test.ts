@@ -1,7 +1,17 @@
 /** Volumes that are restored in place on a KVM host: what is refused, who may start meanwhile, and what is found after a crash. */
 import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
-import { copyFileSync, existsSync, readdirSync, readFileSync, renameSync } from "node:fs";
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+} from "node:fs";
+import { join } from "node:path";
 import { after, afterEach, beforeEach, describe, test } from "node:test";
 import { setTimeout as pause } from "node:timers/promises";
 import { ChainChanged, HypervisorFailed, OperationRefused, VolumeNotFound } from "../../lambdas/domain/errors.ts";
@@ -118,9 +128,34 @@ describe("a disk that is restored in place", () => {
     assert.ok((await subject.readVolume(disk)).equals(old));
   });
 
-  test("is refused where another image stands on it", async () => {
-    run("qemu-img", "create", "-q", "-f", "qcow2", "-b", disk, "-F", "qcow2", subject.image("clone"));
-    await assert.rejects(subject.hypervisor.createVolume(volume), OperationRefused);
+  test("is refused where another image stands on it, beside it or in another folder, under whatever name", async () => {
+    const elsewhere = host.folder.file("elsewhere");
+    mkdirSync(elsewhere);
+    symlinkSync(subject.images, join(elsewhere, "link"));
+    for (const [base, clone] of [
+      [disk, subject.image("clone")],
+      [join(elsewhere, "link", "disk"), subject.image("clone")],
+      [disk, join(elsewhere, "clone")],
+      [join(elsewhere, "link", "disk"), join(elsewhere, "clone")],
+    ] as const) {
+      run("qemu-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "qcow2", clone);
+      const vm = await subject.define("vm-clone", [{ target: "vda", path: clone, format: "qcow2" }]);
+      await assert.rejects(subject.hypervisor.createVolume(volume), {
+        name: "OperationRefused",
+        message: `${clone} stands on ${disk}, which cannot be replaced below it.`,
+      });
+      await subject.start(vm);
+      await assert.rejects(subject.hypervisor.createVolume(volume), OperationRefused);
+      await subject.destroy(vm);
+      await host.libvirt.call("domainUndefine", { domain: vm, flags: 0 });
+      rmSync(clone);
+    }
+    await subject.define("vm-link", [{ target: "vda", path: join(elsewhere, "link", "disk"), format: "qcow2" }]);
+    await assert.rejects(subject.hypervisor.createVolume(volume), {
+      name: "OperationRefused",
+      message: /^vm-link uses .*link\/disk/,
+    });
+    assert.ok((await subject.readVolume(disk)).equals(old));
   });
 
   test("is refused where the definition says what lies below", async () => {

@@ -1,14 +1,13 @@
 /** Finds out what {@link nextStep} needs to know of a host. */
-import { dirname } from "node:path";
 import { HypervisorFailed } from "../../domain/errors.ts";
-import { blockJobType, domainXml } from "../../protocols/libvirt/flags.ts";
+import { blockJobType } from "../../protocols/libvirt/flags.ts";
 import type { Domain } from "../../protocols/libvirt/procedures.ts";
-import { type DomainDisk, DomainXml } from "./domain-xml.ts";
+import type { DomainDisk } from "./domain-xml.ts";
 import type { KvmHost } from "./host.ts";
-import { libvirtCode } from "./host-errors.ts";
+import { chainOf, type FoundDisk, type HostImages, readHostImages } from "./host-images.ts";
 import { type ImageFormat, imageFormats } from "./image-chain.ts";
 import { isEmptyOverlay } from "./image-emptiness.ts";
-import { type ImageFile, imageFiles, realPaths } from "./image-files.ts";
+import type { ImageFile } from "./image-files.ts";
 import type { MergeFiles } from "./merge-files.ts";
 import type { DefinedUse, DiskJob, DiskUse, MergedImage, MergeState, RunningUse } from "./merge-plan.ts";
 
@@ -17,15 +16,6 @@ export interface OpenExport {
   readonly snapshotId: string;
   readonly installPath: string;
 }
-
-/** A disk as a VM has it now (`running`), or will have it after its next start. */
-interface FoundDisk {
-  readonly domain: Domain;
-  readonly running: boolean;
-  readonly disk: DomainDisk;
-}
-
-const all = { needResults: 1, flags: 0 } as const;
 
 const nothing = {
   overlay: undefined,
@@ -46,30 +36,16 @@ export async function mergeState(
 ): Promise<MergeState> {
   const there = await files.look(host);
   if (!there.overlay) return { ...nothing, installPath: files.overlay, noted: there.left };
-  const disks = await disksOf(host);
-  const mentioned = disks.flatMap(({ disk }) => chainOf(disk));
-  // What lies below the disks of running VMs is known from libvirt.
-  const known = new Set(disks.filter(({ running }) => running).flatMap(({ disk }) => chainOf(disk)));
-  const raw = new Set(disks.flatMap(({ disk }) => ((disk.format ?? "raw") === "raw" && disk.file ? [disk.file] : [])));
-  const others = [...new Set(mentioned)].filter((path) => !known.has(path));
-  const images = await imageFiles(host, dirname(files.overlay), others, raw);
-  const below = [...images.values()].flatMap((image) => image.below?.path ?? []);
-  const real = await realPaths(host, [files.overlay, ...mentioned, ...images.keys(), ...below]);
-  const is = (path: string | undefined, other: string | undefined) =>
-    path !== undefined && other !== undefined && (real.get(path) ?? path) === (real.get(other) ?? other);
-
-  const image = [...images.values()].find(({ path }) => is(path, files.overlay));
+  const { images, is, standOn, using } = await readHostImages(host, files.overlay);
+  const image = images.find(({ path }) => is(path, files.overlay));
   const base = image?.below && (await describeBase(host, image.below));
-  const standOn = (path: string | undefined) =>
-    [...images.values()].filter((one) => is(one.below?.path, path)).map((one) => one.path);
-  const has = (path: string | undefined) => (found: FoundDisk) => chainOf(found.disk).some((one) => is(one, path));
-  const users = disks.filter(has(files.overlay));
+  const users = using(files.overlay);
   // What a VM that runs on the overlay will start with does not matter: it will run on the base by then.
   const runOnOverlay = new Set(users.filter(({ running }) => running).map(diskName));
   const userNames = new Set(users.map(diskName));
-  const baseUsers = disks
-    .filter(has(base?.path))
-    .filter((disk) => (disk.running ? !runOnOverlay.has(diskName(disk)) : !userNames.has(diskName(disk))));
+  const baseUsers = using(base?.path).filter((disk) =>
+    disk.running ? !runOnOverlay.has(diskName(disk)) : !userNames.has(diskName(disk)),
+  );
   const isWritten = there.merges || users.some(({ running }) => running);
   /** Overlay and base are called the same everywhere. */
   const named = (path: string) =>
@@ -89,44 +65,13 @@ export async function mergeState(
     running: await Promise.all(users.filter(({ running }) => running).map((use) => runningUse(host, use, named))),
     defined: await Promise.all(users.filter(({ running }) => !running).map((use) => definedUse(host, use, named))),
     baseUsers: [...new Set(baseUsers.map(diskName))],
-    exports: exports.filter((one) => reads(one, images, is, [files.overlay, base?.path])).map(describeExport),
+    exports: exports.filter((one) => reads(one, { images, is }, [files.overlay, base?.path])).map(describeExport),
     mergesStopped: there.merges,
   };
 }
 
 function diskName({ domain, disk }: FoundDisk): string {
   return `${disk.target} of ${domain.name}`;
-}
-
-function chainOf({ file, backing }: DomainDisk): string[] {
-  return file === undefined ? [] : [file, ...backing];
-}
-
-/**
- * Disks of all VMs without their discs, of those that run twice: as they are now, and then as they are defined. A merge that ends in between
- * is seen as one that still works. The other way round the definition would seem to name anew what the VM has just left.
- */
-async function disksOf(host: KvmHost): Promise<FoundDisk[]> {
-  const { domains } = await host.call("connectListAllDomains", all);
-  const found = await Promise.all(
-    domains.map(async (domain) => {
-      const running = domain.id === -1 ? [] : await definition(host, domain, 0, true);
-      return [...running, ...(await definition(host, domain, domainXml.inactive, false))];
-    }),
-  );
-  return found.flat();
-}
-
-/** Empty for a VM that is gone meanwhile. */
-async function definition(host: KvmHost, domain: Domain, flags: number, running: boolean): Promise<FoundDisk[]> {
-  try {
-    const { xml } = await host.call("domainGetXml", { domain, flags });
-    const disks = new DomainXml(xml).disks.filter(({ device }) => device !== "cdrom" && device !== "floppy");
-    return disks.map((disk) => ({ domain, running, disk }));
-  } catch (error) {
-    if (libvirtCode(error) === "NO_DOMAIN") return [];
-    throw error;
-  }
 }
 
 async function describeBase(
@@ -173,12 +118,11 @@ function useOf({ uuid, name }: Domain, disk: DomainDisk, named: (path: string) =
 /** Whether an export reads one of these files. */
 function reads(
   { installPath }: OpenExport,
-  images: ReadonlyMap<string, ImageFile>,
-  is: (path: string | undefined, other: string | undefined) => boolean,
+  { images, is }: Pick<HostImages, "images" | "is">,
   files: readonly (string | undefined)[],
 ): boolean {
   const seen = new Set<ImageFile>();
-  const find = (path: string) => [...images.values()].find((image) => is(image.path, path));
+  const find = (path: string) => images.find((image) => is(image.path, path));
   for (let image = find(installPath); image?.below && !seen.has(image); image = find(image.below.path)) {
     const { path } = image.below;
     if (files.some((file) => is(file, path))) return true;

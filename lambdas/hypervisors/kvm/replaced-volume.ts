@@ -6,11 +6,11 @@
 import { dirname, join } from "node:path";
 import { ChainChanged, HypervisorFailed, OperationRefused, VolumeNotFound } from "../../domain/errors.ts";
 import type { NewVolume, VolumeWriter } from "../port.ts";
-import { type AttachedVolume, findVolume, readVms, type Vm } from "./discovery.ts";
+import { type AttachedVolume, findVolume } from "./discovery.ts";
 import { closeScript, openScript } from "./export-scripts.ts";
 import type { KvmHost } from "./host.ts";
+import { readHostImages } from "./host-images.ts";
 import { type ImageFormat, imageFormats } from "./image-chain.ts";
-import { imageFiles } from "./image-files.ts";
 import { describeImage } from "./image-probe.ts";
 import { hiddenPrefix } from "./overlay-path.ts";
 import { changed, createScript, exchangeScript, lookScript, putBackScript } from "./replaced-volume-scripts.ts";
@@ -111,11 +111,8 @@ export class ReplacedVolume {
 
   /** {@link #formatOfOwn} of a file that nothing but a stopped VM needs. */
   async #formatToWrite(): Promise<ImageFormat> {
-    const vms = await readVms(this.#host);
-    for (const attached of await findVolume(this.#host, this.#own, vms)) await this.#requireUnused(attached);
-    const images = await imageFiles(this.#host, dirname(this.#own), [], rawFilesOf(vms));
-    const above = [...images.values()].find(({ below }) => below?.path === this.#own);
-    if (above) throw new OperationRefused(`${above.path} stands on ${this.#own}, which cannot be replaced below it.`);
+    for (const attached of await findVolume(this.#host, this.#own)) await this.#requireUnused(attached);
+    await this.#requireAlone();
     return this.#formatOfOwn();
   }
 
@@ -134,6 +131,19 @@ export class ReplacedVolume {
       throw new OperationRefused(
         `The definition of ${name} says that ${this.#own} stands on ${backing[0]}; a restored one stands alone. Restore to a new volume instead.`,
       );
+  }
+
+  /** Nobody else's image may stand on it, nor may a VM have it under another name. */
+  async #requireAlone(): Promise<void> {
+    const { standOn, using } = await readHostImages(this.#host, this.#own);
+    const [above] = standOn(this.#own);
+    if (above) throw new OperationRefused(`${above} stands on ${this.#own}, which cannot be replaced below it.`);
+    const other = using(this.#own).find(({ disk }) => disk.file !== this.#own);
+    if (!other) return;
+    const { domain, disk } = other;
+    throw new OperationRefused(
+      `${domain.name} uses ${disk.file}, which is ${this.#own} or stands on it: it cannot be replaced.`,
+    );
   }
 
   /** Throws VolumeNotFound. */
@@ -183,14 +193,6 @@ export class ReplacedVolume {
   #notFound(): VolumeNotFound {
     return new VolumeNotFound(`There is no unfinished volume of the restore ${this.#volume.restoreId}.`);
   }
-}
-
-/** A guest can write the header of any image into these. */
-function rawFilesOf(vms: readonly Vm[]): ReadonlySet<string> {
-  const disks = vms.flatMap(({ definition }) => definition.disks);
-  return new Set(
-    disks.flatMap(({ file, format }) => (file !== undefined && (format ?? "raw") === "raw" ? [file] : [])),
-  );
 }
 
 function formatOf({ disk }: AttachedVolume): ImageFormat {
