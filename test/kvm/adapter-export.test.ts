@@ -1,6 +1,6 @@
 /** Exports of the KVM adapter, and what may happen to them while they are read. */
 import assert from "node:assert/strict";
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, readFileSync, rmSync } from "node:fs";
 import { after, afterEach, beforeEach, describe, test } from "node:test";
 import { setTimeout as pause } from "node:timers/promises";
 import { ExportLost, HypervisorUnavailable, PathOutsideDirectory } from "../../lambdas/domain/errors.ts";
@@ -10,6 +10,7 @@ import type { Domain } from "../../lambdas/protocols/libvirt/procedures.ts";
 import { run, startServer } from "../../local/kvm-host/processes.ts";
 import { startSshd } from "../../local/kvm-host/sshd.ts";
 import { AdapterHost, type KvmSubject } from "./adapter-host.ts";
+import { whileAway } from "./away.ts";
 import { endImageWriter, startImageWriter } from "./image-writer.ts";
 import { assertNothingLost, makeWritingDisk, untilWritten } from "./writing-guest.ts";
 
@@ -210,8 +211,21 @@ describe("an export", () => {
       installPath: subject.hypervisor.plannedInstallPath({ externalId: volume, snapshotId: "snap_2" }),
     };
     await assert.rejects(subject.hypervisor.openExport(gone), ExportLost);
+  });
+
+  test("of files that are away is worth another attempt, until the volume is really deleted", async () => {
+    const below = await take("snap_1");
+    const top = await take("snap_2");
     run("mv", volume, `${volume}.away`);
-    await assert.rejects(subject.hypervisor.openExport(taken), ExportLost);
+    await assert.rejects(subject.hypervisor.openExport(below), HypervisorUnavailable);
     run("mv", `${volume}.away`, volume);
+    await whileAway(subject.images, async () => {
+      for (const taken of [below, top])
+        await assert.rejects(subject.hypervisor.openExport(taken), HypervisorUnavailable);
+    });
+    await subject.hypervisor.closeExport(await subject.hypervisor.openExport(below));
+    await host.libvirt.call("domainUndefine", { domain, flags: 0 });
+    for (const file of [volume, below.installPath, top.installPath]) rmSync(file);
+    for (const taken of [below, top]) await assert.rejects(subject.hypervisor.openExport(taken), ExportLost);
   });
 });

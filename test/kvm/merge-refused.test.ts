@@ -1,10 +1,11 @@
 /** Merges that are not begun. Bytes are compared with what was there before. */
 import assert from "node:assert/strict";
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, readFileSync, rmSync } from "node:fs";
 import { after, describe, test } from "node:test";
-import { ChainChanged, HypervisorFailed, SnapshotInUse } from "../../lambdas/domain/errors.ts";
+import { ChainChanged, HypervisorFailed, HypervisorUnavailable, SnapshotInUse } from "../../lambdas/domain/errors.ts";
 import { mergeAll, mergeSnapshot } from "../../lambdas/hypervisors/kvm/merge.ts";
 import { run } from "../../local/kvm-host/processes.ts";
+import { whileAway } from "./away.ts";
 import { Lab } from "./merge-lab.ts";
 import { finished, MergeVms, merge } from "./merge-vms.ts";
 import { startQemuNbd } from "./nbd-servers.ts";
@@ -71,6 +72,24 @@ describe("a merge is not begun", () => {
     await lab.libvirt.call("domainUndefine", { domain: other, flags: 0 });
     await mergeSnapshot(lab.host, top, merge);
     await vms.assertOneGoodFile(made, 1);
+  });
+
+  test("of files that are away, nor taken for done; of a deleted volume it is done", async () => {
+    const made = await vms.running(2);
+    const { domain, volume, overlays } = made;
+    await lab.stop(domain);
+    const merges = [
+      () => mergeAll(lab.host, volume, merge),
+      ...overlays.map((one) => () => mergeSnapshot(lab.host, one, merge)),
+    ];
+    await whileAway(lab.folder.file("images"), async () => {
+      for (const start of merges) await assert.rejects(start(), HypervisorUnavailable);
+    });
+    await mergeAll(lab.host, volume, merge);
+    await vms.assertOneGoodFile(made, 1);
+    await lab.libvirt.call("domainUndefine", { domain, flags: 0 });
+    rmSync(volume);
+    for (const start of merges) assert.deepEqual(await start(), finished);
   });
 
   test("for a VM that was stopped with its memory saved", async () => {

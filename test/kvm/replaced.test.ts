@@ -14,11 +14,18 @@ import {
 import { join } from "node:path";
 import { after, afterEach, beforeEach, describe, test } from "node:test";
 import { setTimeout as pause } from "node:timers/promises";
-import { ChainChanged, HypervisorFailed, OperationRefused, VolumeNotFound } from "../../lambdas/domain/errors.ts";
+import {
+  ChainChanged,
+  HypervisorFailed,
+  HypervisorUnavailable,
+  OperationRefused,
+  VolumeNotFound,
+} from "../../lambdas/domain/errors.ts";
 import type { NewVolume } from "../../lambdas/hypervisors/port.ts";
 import type { Domain } from "../../lambdas/protocols/libvirt/procedures.ts";
 import { run } from "../../local/kvm-host/processes.ts";
 import { AdapterHost, type KvmSubject } from "./adapter-host.ts";
+import { whileAway } from "./away.ts";
 
 const host = await AdapterHost.start();
 after(() => host[Symbol.asyncDispose]());
@@ -183,5 +190,29 @@ describe("a disk that is restored in place", () => {
     run("rm", disk);
     await subject.hypervisor.discardVolume(volume);
     assert.deepEqual(readdirSync(subject.images), []);
+    await host.libvirt.call("domainUndefine", { domain, flags: 0 });
+    await subject.hypervisor.discardVolume(volume);
+    await subject.hypervisor.forgetReplaced(volume);
+  });
+
+  test("whose folder is away is neither refused for good nor said to be done with", async () => {
+    const { hypervisor } = subject;
+    const away = () =>
+      whileAway(subject.images, async () => {
+        await assert.rejects(hypervisor.createVolume(volume), HypervisorUnavailable);
+        await assert.rejects(hypervisor.openWriter(volume), HypervisorUnavailable);
+        await assert.rejects(hypervisor.publishVolume(volume), HypervisorUnavailable);
+        await assert.rejects(hypervisor.discardVolume(volume), HypervisorUnavailable);
+        await assert.rejects(hypervisor.forgetReplaced(volume), HypervisorUnavailable);
+      });
+    await away();
+    await write();
+    await killServers();
+    await away();
+    await hypervisor.publishVolume(volume);
+    await killServers();
+    await away();
+    await hypervisor.forgetReplaced(volume);
+    await assertHolds(restored);
   });
 });

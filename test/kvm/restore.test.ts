@@ -1,7 +1,16 @@
 /** Volumes that are restored: made, written by several workers at once, and published under their name. */
 import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
-import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { after, describe, test } from "node:test";
 import {
   HypervisorUnavailable,
@@ -173,6 +182,19 @@ describe("a restored volume", () => {
       await assert.rejects(restored.create(), OperationRefused, name);
       await restored.discard();
     }
+  });
+
+  test("whose folder is away is not said to be gone", async () => {
+    const folder = lab.folder.file("mounted");
+    mkdirSync(folder);
+    const volume = { ...newVolume(mib), name: `${folder}/volume.qcow2` };
+    const restored = new RestoredVolume(lab.host, volume);
+    await restored.create();
+    renameSync(folder, `${folder}.away`);
+    await assert.rejects(restored.openWriter(), HypervisorUnavailable);
+    await assert.rejects(restored.publish(), HypervisorUnavailable);
+    renameSync(`${folder}.away`, folder);
+    assert.ok(diskBytes(await restored.publish(), "qcow2").equals(Buffer.alloc(mib)));
   });
 
   test("has any size, none too", async () => {

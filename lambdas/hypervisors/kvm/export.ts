@@ -10,6 +10,7 @@ import { plannedBy } from "./chain.ts";
 import { closeScript, listScript, openScript } from "./export-scripts.ts";
 import type { KvmHost } from "./host.ts";
 import type { ImageLayer } from "./image-chain.ts";
+import { requirePresence } from "./volume-presence.ts";
 
 export interface KvmExport extends ExportDescriptor {
   /** Path on the host. */
@@ -32,7 +33,7 @@ const lockRefused = /Failed to get (?:shared )?"[a-z ]+" lock|Is another process
  * Starts qemu-nbd on the frozen bytes, or finds the one that runs.
  *
  * @throws ExportLost when the snapshot is gone
- * @throws HypervisorUnavailable when a program writes to its files
+ * @throws HypervisorUnavailable when a program writes to its files, or they may only be away
  */
 export async function openExport(host: KvmHost, snapshot: ExportRecord): Promise<KvmExport> {
   const { snapshotId, installPath } = snapshot;
@@ -54,15 +55,24 @@ export async function openExport(host: KvmHost, snapshot: ExportRecord): Promise
   return { kind: "kvm", snapshotId, installPath, sizeBytes: frozen.sizeBytes, socket: socketOf(folder, snapshotId) };
 }
 
-/** The files that hold the frozen bytes, the topmost first. Throws ExportLost, PathOutsideDirectory. */
+/**
+ * The files that hold the frozen bytes, the topmost first.
+ *
+ * @throws ExportLost, PathOutsideDirectory
+ * @throws HypervisorUnavailable when they may only be away
+ */
 export async function frozenChain(host: KvmHost, { snapshotId, installPath }: ExportRecord): Promise<ImageLayer[]> {
-  if (plannedBy(installPath).snapshotId !== snapshotId) {
+  const planned = plannedBy(installPath);
+  if (planned.snapshotId !== snapshotId) {
     throw new PathOutsideDirectory(`${installPath} is not the snapshot ${snapshotId}.`);
   }
   const chain = await host.imageChain(installPath).catch((error: unknown) => {
-    if (error instanceof HypervisorFailed && error.message.includes("No such file or directory")) return undefined;
-    throw error;
+    if (!(error instanceof HypervisorFailed && error.message.includes("No such file or directory"))) throw error;
+    throw new HypervisorUnavailable(`What ${installPath} stands on is not there now: ${error.message}`, {
+      cause: error,
+    });
   });
+  if (!chain) await requirePresence(host, planned.volume);
   if (!chain || chain.length < 2) throw new ExportLost(`The snapshot ${installPath} is gone.`);
   return chain.slice(1);
 }

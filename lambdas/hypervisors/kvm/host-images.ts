@@ -58,7 +58,7 @@ export function chainOf({ file, backing }: DomainDisk): string[] {
  * Disks of all VMs without their discs, of those that run twice: as they are now, and then as they are defined. A merge that ends in between
  * is seen as one that still works. The other way round the definition would seem to name anew what the VM has just left.
  */
-async function readDisks(host: KvmHost): Promise<FoundDisk[]> {
+export async function readDisks(host: KvmHost): Promise<FoundDisk[]> {
   const { domains } = await host.call("connectListAllDomains", all);
   const found = await Promise.all(
     domains.map(async (domain) => {

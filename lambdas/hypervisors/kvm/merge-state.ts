@@ -10,6 +10,8 @@ import { isEmptyOverlay } from "./image-emptiness.ts";
 import type { ImageFile } from "./image-files.ts";
 import type { MergeFiles } from "./merge-files.ts";
 import type { DefinedUse, DiskJob, DiskUse, MergedImage, MergeState, RunningUse } from "./merge-plan.ts";
+import { overlayOf } from "./overlay-path.ts";
+import { requirePresence } from "./volume-presence.ts";
 
 /** A snapshot whose frozen bytes somebody reads. */
 export interface OpenExport {
@@ -28,13 +30,14 @@ const nothing = {
   mergesStopped: false,
 } as const;
 
-/** Looks at all VMs of the host, at their disks, and at all images beside the overlay. */
+/** Looks at all VMs of the host, at their disks, and at all images beside the overlay. Throws HypervisorUnavailable when that may only be away. */
 export async function mergeState(
   host: KvmHost,
   files: MergeFiles,
   exports: readonly OpenExport[],
 ): Promise<MergeState> {
   const there = await files.look(host);
+  if (!there.overlay) await requirePresence(host, overlayOf(files.overlay).volume);
   if (!there.overlay) return { ...nothing, installPath: files.overlay, noted: there.left };
   const { images, is, standOn, using } = await readHostImages(host, files.overlay);
   const image = images.find(({ path }) => is(path, files.overlay));

@@ -16,6 +16,7 @@ import { type DiskUse, type MergedImage, type MergeStep, nextStep, type RunningU
 import { mergeState, type OpenExport } from "./merge-state.ts";
 import { overlayOf, parseOverlayPath } from "./overlay-path.ts";
 import { forgetConsistency } from "./take-notes.ts";
+import { requirePresence } from "./volume-presence.ts";
 
 export interface MergeOptions {
   /** Exports that are open on the host. */
@@ -81,8 +82,9 @@ export async function mergeAll(
 
 /** The overlays of a volume, the lowest first; then those that stand on something else. */
 async function overlaysOf(host: KvmHost, externalId: string): Promise<string[]> {
-  const images = [...(await imageFiles(host, dirname(externalId))).values()];
-  const left = images.filter(({ path }) => parseOverlayPath(path)?.volume === externalId);
+  const images = await imageFiles(host, dirname(externalId));
+  if (!images.has(externalId)) await requirePresence(host, externalId);
+  const left = [...images.values()].filter(({ path }) => parseOverlayPath(path)?.volume === externalId);
   const ordered: string[] = [];
   const levels = new Set([externalId]);
   for (let level = [externalId]; level.length > 0; ) {

@@ -16,6 +16,7 @@ import { hiddenPrefix } from "./overlay-path.ts";
 import { changed, createScript, exchangeScript, lookScript, putBackScript } from "./replaced-volume-scripts.ts";
 import { writeImage } from "./restored-volume.ts";
 import { readDefinition } from "./vm-operations-disks.ts";
+import { requirePresence } from "./volume-presence.ts";
 
 /** As QEMU words it: another process has the file open. */
 const lockRefused = /Failed to get (?:shared )?"[a-z ]+" lock|Is another process using the image/;
@@ -98,6 +99,7 @@ export class ReplacedVolume {
 
   /** Deletes the old file, and lets VMs start on the new one. */
   async forgetReplaced(): Promise<void> {
+    await this.#look();
     await this.#host.run(["rm", "-f", "--", this.#kept]);
     await this.#release("old");
     await this.#release("new");
@@ -153,10 +155,13 @@ export class ReplacedVolume {
     throw new VolumeNotFound(`There is no volume ${this.#own} on ${this.#host.name}, or it is a link.`);
   }
 
+  /** Throws HypervisorUnavailable when what is not there may only be away. */
   async #look(): Promise<Found> {
     const lines = (await this.#run("look", lookScript)).split("\n");
     const format = imageFormats.find((one) => lines.includes(`format ${one}`));
-    return { format, isKept: lines.includes("kept"), isFile: lines.includes("file") };
+    const found = { format, isKept: lines.includes("kept"), isFile: lines.includes("file") };
+    if (!format && !found.isKept && !found.isFile) await requirePresence(this.#host, this.#own);
+    return found;
   }
 
   /** Lets a qemu-nbd that nobody talks to open the file for writing. Throws OperationRefused when another program has it open. */

@@ -15,6 +15,7 @@ import { onHost } from "./host-errors.ts";
 import type { ImageFormat } from "./image-chain.ts";
 import { type RestoredPlace, requireActivePool, restoredPlace } from "./restored-volume-place.ts";
 import { createScript, discardScript, gone, publishScript, taken } from "./restored-volume-scripts.ts";
+import { requirePresence } from "./volume-presence.ts";
 import { zeroRuns } from "./zero-runs.ts";
 
 /** As many as readers have: SSH lets 2 MiB of a channel be on their way. */
@@ -52,7 +53,10 @@ export class RestoredVolume {
     await this.#endWriting();
     const answer = await this.#run("publish", publishScript, place);
     if (answer === taken) throw this.#nameTaken(place);
-    if (answer === gone) throw notFound(this.#volume.restoreId);
+    if (answer === gone) {
+      await requirePresence(this.#host, place.final);
+      throw notFound(this.#volume.restoreId);
+    }
     return place.final;
   }
 
@@ -103,6 +107,7 @@ export async function writeImage(host: KvmHost, image: WrittenImage): Promise<Vo
     await host.script("qemu-nbd", openScript, [folder, restoreId, record, ...options, path]);
   } catch (error) {
     if (!(error instanceof HypervisorFailed && error.message.includes("No such file or directory"))) throw error;
+    await requirePresence(host, path);
     throw notFound(restoreId, error);
   }
   // As the script names it.
