@@ -154,16 +154,19 @@ const newVolumeName = z
   .meta({
     minLength: 1,
     maxLength: mostNameBytes,
-    description: "1 to 255 bytes of UTF-8; no `/`, no NUL, no `.` first.",
+    description:
+      "1 to 255 bytes of UTF-8; no `/`, no control characters, no `.` first. On hypervisors of kind kvm not ending in `.SNAPSHOT.qcow2`, with the id of a snapshot.",
   });
 
 function wrongVolumeName(name: string): string | undefined {
-  if (name === "") return "must not be empty";
-  if (!name.isWellFormed()) return "holds half of a surrogate pair, which is no character";
-  if (Buffer.byteLength(name) > mostNameBytes) return `must have at most ${mostNameBytes} bytes in UTF-8`;
-  if (name.includes("/") || name.includes("\0")) return "must not hold / or NUL";
-  if (name.startsWith(".")) return "must not begin with a dot";
-  return undefined;
+  return wrongFileName(name, mostNameBytes) ?? (name.startsWith(".") ? "must not begin with a dot" : undefined);
+}
+
+function wrongFileName(name: string, mostBytes: number): string | undefined {
+  const problem = wrongText(name, 1, mostBytes, controlCharacters);
+  if (problem !== undefined) return problem;
+  if (Buffer.byteLength(name) > mostBytes) return `must have at most ${mostBytes} bytes in UTF-8`;
+  return name.includes("/") ? "must not hold /" : undefined;
 }
 
 /** Names that libvirt keeps files under: `NAME.xml.new`, `NAME_VARS.fd` and others have to be names of files, too. */
@@ -173,7 +176,7 @@ function hostName(what: string) {
   return z
     .string()
     .check((context) => {
-      const problem = wrongHostName(context.value);
+      const problem = wrongFileName(context.value, mostHostNameBytes);
       if (problem) context.issues.push({ code: "custom", message: problem, input: context.value });
     })
     .meta({
@@ -181,13 +184,6 @@ function hostName(what: string) {
       maxLength: mostHostNameBytes,
       description: `${what} 1 to ${mostHostNameBytes} bytes of UTF-8; no \`/\`, no control characters.`,
     });
-}
-
-function wrongHostName(name: string): string | undefined {
-  const problem = wrongText(name, 1, mostHostNameBytes, controlCharacters);
-  if (problem !== undefined) return problem;
-  if (Buffer.byteLength(name) > mostHostNameBytes) return `must have at most ${mostHostNameBytes} bytes in UTF-8`;
-  return name.includes("/") ? "must not hold /" : undefined;
 }
 
 const restoreTarget = z

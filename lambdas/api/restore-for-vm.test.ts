@@ -181,6 +181,15 @@ describe("a restore to a storage pool", () => {
     assert.deepEqual(await lab.refusal({ pool: "fast" }), [409, undefined]);
   });
 
+  it("is refused under the name of a snapshot's file, where these lie beside volumes, and under no file's name", async () => {
+    const name = "web.qcow2.snap_01JD7QXN8ZK4V1TQ3C5M9R2WEY.qcow2";
+    assert.deepEqual(await lab.refusal({ name }), [400, "/target/name"]);
+    await lab.request({ hypervisorId: files.id, name });
+    for (const one of ["a\nb", "a\u0085", "a/b", ".a", "", "ä".repeat(128)])
+      assert.deepEqual(await lab.refusal({ name: one }), [400, "/target/name"], one);
+    await lab.request({ name: "ä".repeat(127) });
+  });
+
   it("is refused where there are no pools", async () => {
     assert.deepEqual(await lab.refusal({ hypervisorId: files.id, pool: "fast" }), [400, "/target/pool"]);
   });

@@ -1,4 +1,4 @@
-/** What a restore may be told beside a hypervisor and a name: a storage pool, and the VM that gets the volume as a disk. */
+/** What a restore may be told beside a hypervisor: a name, a storage pool, and the VM that gets the volume as a disk. */
 import { assignTenant, type HypervisorRow, hypervisorKinds } from "../domain/inventory.ts";
 import type { Snapshot } from "../domain/snapshot.ts";
 import type { Services } from "../services.ts";
@@ -20,9 +20,16 @@ export async function requireTargetPossible(
   caller: Caller,
   snapshot: Snapshot,
   hypervisor: HypervisorRow,
-  { pool, attachToVmId, newVm }: Target,
+  { name = "", pool, attachToVmId, newVm }: Target,
 ): Promise<void> {
   const { kind } = hypervisor.settings;
+  if (hypervisorKinds[kind].snapshotNames?.test(name))
+    throw invalidRequest([
+      {
+        pointer: "/target/name",
+        detail: `must not be what a snapshot's file is called on a hypervisor of kind ${kind}`,
+      },
+    ]);
   if (pool !== undefined && !hypervisorKinds[kind].pools)
     throw invalidRequest([
       { pointer: "/target/pool", detail: `must not be given: ${hypervisor.id} is of kind ${kind}, which has no pools` },

@@ -77,15 +77,28 @@ export type HypervisorKind = HypervisorSettings["kind"];
  * What is to be known of a kind without asking a hypervisor of it. `chained`: copies on primary are links of one chain with the volume, so
  * that there must not be many. `tended`: a worker that dies may leave something open there, so that garbage collection looks after it.
  * `pools`: its volumes lie in storage pools that have names. `makesVms`: it makes VMs from saved definitions.
+ * `snapshotNames`: what the files of its snapshots are called beside volumes, so that no volume can have such a name.
  */
 export const hypervisorKinds: Readonly<
   Record<
     HypervisorKind,
-    { readonly chained: boolean; readonly tended: boolean; readonly pools: boolean; readonly makesVms: boolean }
+    {
+      readonly chained: boolean;
+      readonly tended: boolean;
+      readonly pools: boolean;
+      readonly makesVms: boolean;
+      readonly snapshotNames?: RegExp;
+    }
   >
 > = {
   file: { chained: false, tended: false, pools: false, makesVms: false },
-  kvm: { chained: true, tended: true, pools: true, makesVms: true },
+  kvm: {
+    chained: true,
+    tended: true,
+    pools: true,
+    makesVms: true,
+    snapshotNames: /^.+\.snap_[A-Za-z0-9_-]+\.qcow2$/s,
+  },
 };
 
 /** What a hypervisor turned out to be when it was registered. */

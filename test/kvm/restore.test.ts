@@ -177,7 +177,14 @@ describe("a restored volume", () => {
       name: "OperationRefused",
       message: "The storage pool stopped is not active.",
     });
-    for (const name of ["/etc/../etc/x", `${other}/`, "x".repeat(240), "new\nline"]) {
+    for (const name of [
+      "disk.snap_1.qcow2",
+      `${other}/disk.snap_1.qcow2`,
+      "/etc/../etc/x",
+      `${other}/`,
+      "x".repeat(240),
+      "new\nline",
+    ]) {
       const restored = new RestoredVolume(lab.host, { ...newVolume(mib), name });
       await assert.rejects(restored.create(), OperationRefused, name);
       await restored.discard();

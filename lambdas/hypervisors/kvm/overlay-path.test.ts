@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import fc from "fast-check";
 import { PathOutsideDirectory } from "../../domain/errors.ts";
+import { hypervisorKinds } from "../../domain/inventory.ts";
 import { overlayOf, overlayPath, parseOverlayPath } from "./overlay-path.ts";
 
 describe("the path of an overlay", () => {
@@ -18,6 +19,16 @@ describe("the path of an overlay", () => {
 
   it("of an overlay of an overlay's file names the file that is asked of", () => {
     assert.deepEqual(parseOverlayPath("/i/d.qcow2.snap_1.qcow2"), { volume: "/i/d.qcow2", snapshotId: "snap_1" });
+  });
+
+  it("has a name that no volume can be given", () => {
+    const { snapshotNames } = hypervisorKinds.kvm;
+    const some = fc.constantFrom(".", "snap_", "1", "qcow2", "-", "x", "\n", ".snap_1", ".qcow2");
+    const name = fc.array(some, { minLength: 1, maxLength: 6 }).map((parts) => parts.join(""));
+    fc.assert(
+      fc.property(name, (one) => assert.equal(snapshotNames?.test(one), parseOverlayPath(`/i/${one}`) !== undefined)),
+      { numRuns: 10_000 },
+    );
   });
 
   it("is not that of other files", () => {

@@ -8,7 +8,7 @@ import { unfitOwnFile } from "./chain.ts";
 import type { KvmHost } from "./host.ts";
 import { libvirtCode } from "./host-errors.ts";
 import type { ImageFormat } from "./image-chain.ts";
-import { hiddenPrefix } from "./overlay-path.ts";
+import { hiddenPrefix, parseOverlayPath } from "./overlay-path.ts";
 import { poolFolder } from "./pool-xml.ts";
 
 /** As libvirt's own tools make it. */
@@ -36,7 +36,7 @@ export async function restoredPlace(
   { name, pool = defaultPool, restoreId }: NewVolume,
 ): Promise<RestoredPlace> {
   const final = isAbsolute(name) ? name : join(await folderOf(host, pool), basename(name));
-  const problem = unfitOwnFile(final);
+  const problem = parseOverlayPath(final) ? `${final} is what a snapshot's file is called.` : unfitOwnFile(final);
   if (problem) throw new OperationRefused(problem);
   const format = rawEndings.has(extname(final)) ? "raw" : "qcow2";
   const unfinished = join(dirname(final), `${hiddenPrefix}${restoreId}.${format}`);
