@@ -1,7 +1,7 @@
 /** What is done to VMs on request, on the real libvirt. */
 import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
-import { existsSync, readdirSync, writeFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, statSync, utimesSync, writeFileSync } from "node:fs";
 import { after, describe, test } from "node:test";
 import { setTimeout as pause } from "node:timers/promises";
 import { HypervisorFailed, OperationRefused, VmNotFound, VolumeNotFound } from "../../lambdas/domain/errors.ts";
@@ -11,6 +11,7 @@ import { mergeSnapshot } from "../../lambdas/hypervisors/kvm/merge.ts";
 import { operateVm } from "../../lambdas/hypervisors/kvm/vm-operations.ts";
 import { defineVmFrom } from "../../lambdas/hypervisors/kvm/vm-operations-define.ts";
 import { attachDisk, replaceDisk } from "../../lambdas/hypervisors/kvm/vm-operations-disks.ts";
+import { reinstall } from "../../lambdas/hypervisors/kvm/vm-operations-reinstall.ts";
 import type { VmOperationRequest } from "../../lambdas/hypervisors/port.ts";
 import { domainState, domainXml } from "../../lambdas/protocols/libvirt/flags.ts";
 import type { Domain } from "../../lambdas/protocols/libvirt/procedures.ts";
@@ -242,6 +243,53 @@ describe("a disk", () => {
       readdirSync(lab.folder.file("images")).filter((file) => file.startsWith(".")),
       [],
     );
+  });
+});
+
+describe("a reinstallation", () => {
+  const hidden = () =>
+    readdirSync(lab.folder.file("images")).filter((file) => file.startsWith(".snapferry-reinstall-"));
+
+  /** The VM is started after it was looked at; the copy stays under its hidden name. */
+  async function refused({ domain, name }: { domain: Domain; name: string }, image: string): Promise<string> {
+    const stopped = (await readVm(lab.host, domain))!;
+    const before = new Set(hidden());
+    await lab.start(domain);
+    await assert.rejects(reinstall(lab.host, stopped, image), OperationRefused);
+    await lab.stop(domain);
+    assert.deepEqual(
+      readdirSync(lab.folder.file("images")).filter((file) => file.startsWith(name)),
+      [`${name}.qcow2`],
+    );
+    const [copy, other] = hidden().filter((file) => !before.has(file));
+    assert.ok(copy !== undefined && other === undefined);
+    return lab.image(copy);
+  }
+
+  test("that is refused leaves no disk behind, and its copy is used later while the image is the same", async () => {
+    const made = await vm();
+    const image = lab.image(`same${count}.raw`);
+    writeFileSync(image, randomBytes(mib));
+    const { ino } = statSync(await refused(made, image));
+    await operate(made.domain, { operation: "reinstall", imagePath: image });
+    const fresh = statSync((await definition(made.domain, "defined")).disk("vda")!.file!);
+    assert.deepEqual([fresh.ino, fresh.nlink, hidden()], [ino, 1, []]);
+  });
+
+  test("uses no copy of an image that has changed since, and collects the old ones", async () => {
+    const made = await vm();
+    const image = lab.image(`changed${count}.raw`);
+    writeFileSync(image, randomBytes(mib));
+    const copy = await refused(made, image);
+    writeFileSync(image, randomBytes(mib));
+    const again = { operation: "reinstall", imagePath: image } as const;
+    await operate(made.domain, again);
+    const fresh = (await definition(made.domain, "defined")).disk("vda")!.file!;
+    assert.ok(diskBytes(fresh, "qcow2").equals(readFileSync(image)));
+    assert.ok(existsSync(copy));
+    utimesSync(copy, 0, 0);
+    await operate(made.domain, again);
+    assert.deepEqual(hidden(), []);
   });
 });
 

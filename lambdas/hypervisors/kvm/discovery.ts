@@ -133,9 +133,7 @@ export async function* listVms(host: KvmHost): AsyncGenerator<VmDescription> {
 }
 
 async function describeVm(host: KvmHost, vm: Vm): Promise<VmDescription> {
-  const disks = vm.definition.disks.filter(({ device }) => device === "disk" || device === "lun");
-  const last = Number.MAX_SAFE_INTEGER;
-  const inOrder = disks.toSorted((a, b) => (a.bootOrder ?? last) - (b.bootOrder ?? last));
+  const inOrder = vm.definition.disksToBoot;
   const volumes = await Promise.all(inOrder.map((disk) => readVolume(host, vm, disk)));
   return {
     externalId: vm.domain.uuid,

@@ -52,6 +52,14 @@ describe("a VM's definition", () => {
     assert.deepEqual([remote?.type, remote?.file, remote?.shareable], ["network", undefined, true]);
   });
 
+  it("tells which disk is the root disk: the first to boot from, be it one of the host's own, else the first", () => {
+    const lun = "<disk type='block' device='lun'><target dev='sdb' bus='scsi'/><boot order='1'/></disk><interface";
+    const targets = (xml: string) => new DomainXml(xml).disksToBoot.map(({ target }) => target);
+    assert.deepEqual(targets(running), ["vda", "vdb"]);
+    assert.deepEqual(targets(running.replace("<interface", lun)), ["sdb", "vda", "vdb"]);
+    assert.deepEqual(targets(running.replace("<boot order='2'/>", "")), ["vda", "vdb"]);
+  });
+
   it("gives a disk another file and keeps all else as it was sent", () => {
     const domain = new DomainXml(running);
     domain.setDiskFile("vda", "/images/a 'b' & \"c\"", "raw");

@@ -96,6 +96,14 @@ export class DomainXml {
     return children(this.#devices, "disk").map(describeDisk);
   }
 
+  /** Without drives for discs. The first is the root disk. */
+  get disksToBoot(): readonly DomainDisk[] {
+    const last = Number.MAX_SAFE_INTEGER;
+    return this.disks
+      .filter(({ device }) => device === "disk" || device === "lun")
+      .toSorted((a, b) => (a.bootOrder ?? last) - (b.bootOrder ?? last));
+  }
+
   disk(target: string): DomainDisk | undefined {
     return this.disks.find((disk) => disk.target === target);
   }

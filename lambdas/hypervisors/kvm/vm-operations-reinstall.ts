@@ -16,17 +16,30 @@ const copyWaitSeconds = 12;
 /** Arguments: format and path of the image, path while it is copied, path of the whole copy. */
 const copyScript = 'qemu-img convert -q -f "$0" -O qcow2 "$1" "$2" && sync "$2" && mv "$2" "$3"';
 
-/** Arguments: the copy, and the name that it gets; a name that is taken is not used again. Whoever owns the folder owns its images. */
+/**
+ * Arguments: the copy, and the name that it gets; a name that is taken is not used again. It loses its own in the same moment: no second
+ * call may give away what a VM writes to. Whoever owns the folder owns its images.
+ */
 const nameScript = `
 chmod 0660 "$1"
 chown --reference="$(dirname "$1")" "$1" 2>/dev/null || true
+inode=$(stat -c %i "$1")
 number=1
-while ! ln -T "$1" "$2-$number.qcow2" 2>/dev/null; do
-  [ -e "$2-$number.qcow2" ] || exit 1
+until
+  name=$2-$number.qcow2
+  mv -n -T "$1" "$name" 2>/dev/null
+  [ "$(stat -c %i "$name" 2>/dev/null)" = "$inode" ]
+do
+  [ -e "$1" ] && [ -e "$name" ] || exit 1
   number=$((number + 1))
 done
-printf '%s' "$2-$number.qcow2"
+printf '%s' "$name"
 `;
+
+/** Who was told to ask again does so within minutes. */
+const leftoverDays = 2;
+/** Argument: a folder. Removes what is left of copies that nobody asked for again. */
+const collectScript = `find -H "$1" -maxdepth 1 -type f -name '${hiddenPrefix}reinstall-*' -mtime +${leftoverDays} -delete`;
 
 /**
  * A copy that takes long goes on when this gives up (HypervisorUnavailable), and the next call for the same VM and image goes on from there.
@@ -36,15 +49,20 @@ printf '%s' "$2-$number.qcow2"
 export async function reinstall(host: KvmHost, { domain, definition, isActive }: Vm, imagePath: string): Promise<void> {
   if (isActive)
     throw new OperationRefused(`${definition.name} runs: its root disk is replaced only while it is stopped.`);
-  const disks = definition.disks.filter(({ device }) => device === "disk");
-  const [root] = disks.toSorted((a, b) => (a.bootOrder ?? Infinity) - (b.bootOrder ?? Infinity) || 0);
+  const [root] = definition.disksToBoot;
   if (root?.file === undefined) throw new OperationRefused(`${definition.name} has no disk in a file to boot from.`);
   const folder = dirname(root.file);
+  await host.script("find", collectScript, [folder]);
   const copy = await copyImage(host, folder, { uuid: domain.uuid, imagePath });
   const stem = join(folder, `${definition.name.replaceAll(/[^\w.-]/g, "_")}-reinstalled`);
-  const file = await host.script("ln", nameScript, [copy, stem]);
-  await replaceDisk(host, domain, root.target, { file, format: "qcow2" });
-  await host.run(["rm", "-f", "--", copy]);
+  const file = await host.script("mv", nameScript, [copy, stem]);
+  try {
+    await replaceDisk(host, domain, root.target, { file, format: "qcow2" });
+  } catch (error) {
+    // After any other error the VM may have it all the same.
+    if (error instanceof OperationRefused) await host.run(["mv", "-n", "-T", "--", file, copy]);
+    throw error;
+  }
 }
 
 async function copyImage(
@@ -53,7 +71,9 @@ async function copyImage(
   { uuid, imagePath }: { uuid: string; imagePath: string },
 ): Promise<string> {
   const { format } = await describeImage(host, imagePath);
-  const key = createHash("sha256").update(`${uuid}\0${imagePath}`).digest("hex").slice(0, 16);
+  // The image may be another one by the time that this is asked for again.
+  const version = await host.run(["stat", "-L", "-c", "%i %s %.9Y", "--", imagePath]);
+  const key = createHash("sha256").update([uuid, imagePath, version].join("\0")).digest("hex").slice(0, 16);
   const prefix = join(folder, `${hiddenPrefix}reinstall-${key}`);
   const copy = `${prefix}.qcow2`;
   const command = new DetachedCommand(host, prefix);
