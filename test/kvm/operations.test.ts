@@ -298,7 +298,11 @@ describe("a saved definition", () => {
     const { domain, name } = await vm();
     const log = lab.image("console.log");
     const ofHost = `<serial type='file'><source path='${log}'/></serial><graphics type='vnc' port='5999' autoport='no' listen='0.0.0.0'/>`;
-    const xml = (await definition(domain, "defined")).toString().replace("</devices>", `${ofHost}</devices>`);
+    const smbios = `<sysinfo type='smbios'><system><entry name='uuid'>${domain.uuid}</entry></system></sysinfo>`;
+    const xml = (await definition(domain, "defined"))
+      .toString()
+      .replace("</devices>", `${ofHost}</devices>${smbios}`)
+      .replace("</os>", "<smbios mode='sysinfo'/></os>");
     const restored = lab.image(`restored${count}.qcow2`);
     makeWritingDisk(restored, "qcow2", 16 * mib);
     const disks = new Map([["vda", { file: restored, format: "qcow2" }]] as const);

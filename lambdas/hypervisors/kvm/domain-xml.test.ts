@@ -44,11 +44,10 @@ describe("a VM's definition", () => {
       backing: ["/images/d.s1.qcow2", "/images/d<1>"],
       mirror: { job: "active-commit", file: "/images/d.s1.qcow2", ready: true },
       bootOrder: 2,
-      readOnly: false,
       shareable: false,
     });
     const [, drive, remote] = domain.disks;
-    assert.deepEqual([drive?.device, drive?.file, drive?.readOnly], ["cdrom", undefined, true]);
+    assert.deepEqual([drive?.device, drive?.file], ["cdrom", undefined]);
     assert.deepEqual([remote?.type, remote?.file, remote?.shareable], ["network", undefined, true]);
   });
 
@@ -97,8 +96,9 @@ describe("a VM's definition", () => {
     ] as const) {
       const domain = new DomainXml(`<domain><name>d</name><os><type machine='${machine}'>hvm</type></os></domain>`);
       assert.equal(domain.addDrive("/iso/a.iso"), target);
-      const { device, file, format, readOnly } = domain.disk(target)!;
-      assert.deepEqual([device, file, format, readOnly], ["cdrom", "/iso/a.iso", "raw", true]);
+      const { device, file, format } = domain.disk(target)!;
+      assert.deepEqual([device, file, format], ["cdrom", "/iso/a.iso", "raw"]);
+      assert.match(domain.diskXml(target), /<readonly\/>/);
     }
   });
 
@@ -129,6 +129,14 @@ describe("a VM's definition", () => {
     assert.equal(new DomainXml(xml).name, "copy");
     for (const own of ["uuid", "52:54", "vnet0", "nvram", "agent.sock"]) assert.ok(!xml.includes(own), own);
     assert.match(xml, /<source bridge="br0"\/>/);
+  });
+
+  it("becomes that of another VM without the UUID in its SMBIOS, which libvirt takes for the VM's", () => {
+    const system = `<system><entry name='manufacturer'>M</entry><entry name='uuid'>aaaa</entry></system>`;
+    const domain = new DomainXml(`<domain><name>d</name><sysinfo type='smbios'>${system}</sysinfo></domain>`);
+    domain.becomeAnother("copy");
+    const left = `<system><entry name="manufacturer">M</entry></system>`;
+    assert.match(domain.toString(), new RegExp(`<sysinfo type="smbios">${left}</sysinfo>`));
   });
 
   it("becomes that of another VM whose consoles nobody reaches from outside: their passwords are not known", () => {

@@ -28,7 +28,6 @@ export interface DomainDisk {
   readonly mirror: DiskMirror | undefined;
   /** Order of booting, the smallest first. */
   readonly bootOrder: number | undefined;
-  readonly readOnly: boolean;
   /** Whether several VMs may use it at once. */
   readonly shareable: boolean;
 }
@@ -193,6 +192,7 @@ export class DomainXml {
   becomeAnother(name: string): void {
     setText(child(this.#root, "name") ?? this.#insertFirst(this.#root, "name"), name);
     for (const one of children(this.#root, "uuid")) this.#root.removeChild(one);
+    this.#forgetSmbiosUuid();
     const os = child(this.#root, "os");
     // The variables of a UEFI firmware are a file that only one VM may have; libvirt makes another from the template.
     const nvram = child(os, "nvram");
@@ -215,6 +215,13 @@ export class DomainXml {
       graphics.setAttribute("autoport", "yes");
       graphics.setAttribute("listen", "127.0.0.1");
     }
+  }
+
+  /** Where there is one, libvirt takes it for the VM's. */
+  #forgetSmbiosUuid(): void {
+    for (const system of children(this.#root, "sysinfo").flatMap((info) => children(info, "system")))
+      for (const entry of children(system, "entry"))
+        if (entry.getAttribute("name") === "uuid") system.removeChild(entry);
   }
 
   toString(): string {
@@ -265,7 +272,6 @@ function describeDisk(disk: Element): DomainDisk {
       ready: attribute(mirror, "ready") === "yes",
     },
     bootOrder: order === undefined ? undefined : Number(order),
-    readOnly: child(disk, "readonly") !== undefined,
     shareable: child(disk, "shareable") !== undefined,
   };
 }
