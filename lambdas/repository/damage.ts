@@ -9,22 +9,25 @@ export interface LostRange {
   readonly object: string;
 }
 
-/** How many objects and ranges a sentence names. */
-const named = 10;
+/** How many objects and ranges a sentence names: with keys of 150 characters both fit into the 1,000 that are kept of an error's message. */
+const namedObjects = 3;
+const namedRanges = 10;
 
-/** One error for all that was lost, naming objects and byte ranges. */
-export function lostRanges(lost: readonly LostRange[]): RepositoryDamaged {
-  return new RepositoryDamaged(describeLost(lost));
+/** One error for all that was lost, naming objects and byte ranges. `andMore`: not all that these objects cost is known. */
+export function lostRanges(lost: readonly LostRange[], { andMore = false } = {}): RepositoryDamaged {
+  return new RepositoryDamaged(
+    andMore ? `${describeLost(lost)} There may be more: not all was read.` : describeLost(lost),
+  );
 }
 
 export function describeLost(lost: readonly LostRange[]): string {
   const objects = [...new Set(lost.map(({ object }) => object))].sort();
   const ranges = joinRanges(lost);
-  const texts = ranges.slice(0, named).map(({ offset, length }) => `${offset}-${offset + length - 1}`);
-  const more = ranges.length > named ? ` and ${ranges.length - named} more ranges` : "";
-  const moreObjects = objects.length > named ? ` and ${objects.length - named} more` : "";
+  const texts = ranges.slice(0, namedRanges).map(({ offset, length }) => `${offset}-${offset + length - 1}`);
+  const more = ranges.length > namedRanges ? ` and ${ranges.length - namedRanges} more ranges` : "";
+  const moreObjects = objects.length > namedObjects ? ` and ${objects.length - namedObjects} more` : "";
   const verb = objects.length > 1 ? "objects are" : "object is";
-  return `The ${verb} missing or damaged: ${objects.slice(0, named).join(", ")}${moreObjects}. Bytes ${texts.join(", ")}${more} of the volume are lost.`;
+  return `The ${verb} missing or damaged: ${objects.slice(0, namedObjects).join(", ")}${moreObjects}. Bytes ${texts.join(", ")}${more} of the volume are lost.`;
 }
 
 /** Ascending, neighbours made one. */

@@ -53,7 +53,7 @@ export async function forEachInFlight<T>(
 
 /** `work` on each item, results in the items' order, up to `ahead` of them under way beyond the one that is waited for. */
 export async function* mapAhead<T, Result>(
-  items: Iterable<T>,
+  items: Iterable<T> | AsyncIterable<T>,
   ahead: number,
   work: (item: T) => Promise<Result>,
 ): AsyncGenerator<Result> {
@@ -63,7 +63,7 @@ export async function* mapAhead<T, Result>(
     result.catch(() => undefined);
     started.push(result);
   };
-  for (const item of items) {
+  for await (const item of items) {
     start(item);
     if (started.length > ahead) yield await started.shift()!;
   }

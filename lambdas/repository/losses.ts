@@ -8,6 +8,11 @@ export class Losses {
     return this.#byObject.size > 0;
   }
 
+  /** How many are kept. */
+  get ranges(): number {
+    return [...this.#byObject.values()].reduce((sum, ranges) => sum + ranges.length, 0);
+  }
+
   add(lost: readonly LostRange[]): void {
     for (const { object, offset, length } of lost) {
       const ranges = this.#byObject.get(object) ?? [];

@@ -6,7 +6,7 @@ import { MemoryObjectStore, type MemoryObjectStoreOptions } from "../../test/sup
 import { backup, never, restore, SparseVolume, smallGeometry, useGeometry } from "../../test/support/repository.ts";
 import { RepositoryDamaged } from "../domain/errors.ts";
 import { sha256 } from "./binary.ts";
-import { encodeBranch, type PageReference } from "./branch.ts";
+import { branchPages, encodeBranch, type PageReference } from "./branch.ts";
 import { encodeRoot } from "./manifest.ts";
 import { decodePage, encodePage } from "./page.ts";
 import { finishRestorePlan, planRestore, readRoot, restoreShard } from "./reader.ts";
@@ -17,11 +17,14 @@ const { chunkBytes, pageChunks } = smallGeometry;
 const pageBytes = chunkBytes * pageChunks;
 const content = randomBytes(pageBytes * 3 + 100);
 
-async function backedUp(bytes: Uint8Array = content, before: MemoryObjectStoreOptions["before"] = () => undefined) {
+async function backedUp(
+  bytes: Uint8Array | SparseVolume = content,
+  before: MemoryObjectStoreOptions["before"] = () => undefined,
+) {
   const store = new MemoryObjectStore({ before });
   await useGeometry(store, "vol", smallGeometry);
   const target = { store, domain: "vol", snapshotId: "snap1", jobId: "job1" };
-  await backup(target, SparseVolume.of(bytes));
+  await backup(target, bytes instanceof SparseVolume ? bytes : SparseVolume.of(bytes));
   return { store, source: { ...target, jobId: "job2" } };
 }
 
@@ -107,6 +110,48 @@ describe("damage", () => {
     const key = `domains/vol/pages/${pages[3]!.name}`;
     store.damage(key, () => undefined);
     await assert.rejects(restore(source), names(key, `Bytes ${3 * pageBytes}-${content.length - 1} of the volume`));
+  });
+
+  test("of a pack is told with all places of the volume that it is in, whichever part of a restore meets it", async () => {
+    const shared = randomBytes(chunkBytes);
+    const pages = Array.from({ length: 40 }, (_, at) => {
+      const page = Buffer.alloc(pageBytes);
+      page.set(at % 39 === 0 ? shared : randomBytes(chunkBytes));
+      return page;
+    });
+    let rootReads = 0;
+    const { store, source } = await backedUp(Buffer.concat(pages), (operation, key) => {
+      if (operation === "get" && key.endsWith("roots/snap1")) rootReads += 1;
+    });
+    const [key = ""] = store.keys("domains/vol/packs/");
+    store.damage(key, () => undefined);
+    const second = [pageBytes, pageBytes + chunkBytes - 1];
+    const all = [[0, chunkBytes - 1], second, [39 * pageBytes, 39 * pageBytes + chunkBytes - 1]];
+    const isTold = names(key, `Bytes ${all.map(([from, to]) => `${from}-${to}`).join(", ")} of the volume are lost.`);
+    const plan = await planRestore(source);
+    const writer = new SparseVolume(plan.sizeBytes);
+    for (const from of [0, 30]) {
+      await assert.rejects(restoreShard(source, { shard: 0, from, writer, until: never }), isTold);
+    }
+    rootReads = 0;
+    const until = () => rootReads > 0;
+    await assert.rejects(restoreShard(source, { shard: 0, writer, until }), names(key, "0-", "There may be more"));
+    store.damage("domains/vol/roots/snap1", () => undefined);
+    await assert.rejects(restoreShard(source, { shard: 0, writer, until: never }), names(key, "There may be more"));
+  });
+
+  test("of branches is told with all of their bytes, before anything is written", async () => {
+    const branchBytes = pageBytes * branchPages;
+    const sparse = new SparseVolume(2 * branchBytes + pageBytes);
+    for (const at of [0, 1, 2]) await sparse.write(randomBytes(chunkBytes), at * branchBytes);
+    const { store, source } = await backedUp(sparse);
+    const { branches } = await readRoot(source);
+    const [first, second] = branches.map(({ name }) => `domains/vol/pages/${name}`);
+    store.damage(first!, () => undefined);
+    await assert.rejects(planRestore(source), names(first!, `Bytes 0-${branchBytes - 1} of the volume are lost`));
+    store.damage(second!, (body) => body.subarray(1));
+    await assert.rejects(planRestore(source), names(first!, second!, `Bytes 0-${2 * branchBytes - 1} of the volume`));
+    assert.deepEqual(store.keys("domains/vol/jobs/"), []);
   });
 
   test("of a root is told before anything is written", async () => {

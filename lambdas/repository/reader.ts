@@ -7,9 +7,10 @@ import { type DomainCipher, openCipher } from "./domain-cipher.ts";
 import { type DomainLocation, geometryFor } from "./domain-record.ts";
 import { InFlight, mapAhead } from "./in-flight.ts";
 import { domainKeys, jobKeys, parsePageName } from "./layout.ts";
-import { chunksOfPage, decodeRoot, type Root } from "./manifest.ts";
+import { lossOf } from "./lost-packs.ts";
+import { decodeRoot, type Root } from "./manifest.ts";
 import { lostChunk, PackReader, planRanges, wantedChunks } from "./pack-reader.ts";
-import { type Page, readPage } from "./page.ts";
+import type { Page } from "./page.ts";
 import {
   encodeShardTable,
   maxShards,
@@ -20,7 +21,7 @@ import {
   totalBytes,
   type VolumeShape,
 } from "./shard-table.ts";
-import { isDamage, pagesOf } from "./tree.ts";
+import { foundReferences, isDamage, readReferencedPage, type Volume } from "./tree.ts";
 
 /** A restore: which snapshot of which domain, by which job. */
 export interface RestoreSource extends DomainLocation {
@@ -81,6 +82,7 @@ export async function finishRestorePlan(source: Pick<RestoreSource, "store" | "d
   await source.store.deleteEveryVersionBelow(jobKeys(source.domain, source.jobId).restore);
 }
 
+/** Throws RepositoryDamaged naming all branches that are missing or damaged and the byte ranges of the volume that are lost. */
 async function cutIntoShards(source: RestoreSource, root: Root): Promise<ShardPart[]> {
   const target = Math.max(shardBytes, Math.ceil(root.sizeBytes / (maxShards - 1)));
   const parts: ShardPart[] = [];
@@ -91,11 +93,15 @@ async function cutIntoShards(source: RestoreSource, root: Root): Promise<ShardPa
     pages = [];
     bytes = 0;
   };
-  for await (const page of pagesOf(source, root)) {
+  const losses: LostRange[] = [];
+  for await (const { page, lost } of foundReferences(source, root)) {
+    if (lost) losses.push(lost);
+    if (!page) continue;
     pages.push(page);
     bytes += bytesOfPage(page, root);
     if (bytes >= target) close();
   }
+  if (losses.length > 0) throw lostRanges(losses);
   if (pages.length > 0) close();
   return parts;
 }
@@ -145,7 +151,7 @@ export interface ShardRestoreOptions {
 
 /**
  * Writes the shard's chunks into the volume and flushes them; zeros are not written. With `finished: false` call again `from: next`.
- * Throws RepositoryDamaged naming the object and the byte ranges of the volume that are lost.
+ * Throws RepositoryDamaged naming the object and the byte ranges of the volume that are lost, those outside of this shard included.
  */
 export async function restoreShard(
   source: RestoreSource,
@@ -205,8 +211,18 @@ class ShardRestore {
     } finally {
       await this.#flights.drain();
     }
-    if (this.#lost.length > 0) throw lostRanges(this.#lost);
+    if (this.#lost.length > 0) throw await this.#loss();
     return next;
+  }
+
+  async #loss(): Promise<Error> {
+    try {
+      const root = await readRoot(this.#source);
+      return await lossOf(this.#source, root, { lost: this.#lost, stopped: this.#work.until });
+    } catch (error) {
+      if (isDamage(error)) return lostRanges(this.#lost, { andMore: true });
+      throw error;
+    }
   }
 
   async #fetch(page: Page): Promise<void> {
@@ -218,26 +234,5 @@ class ShardRestore {
         this.#lost.push(...missing.map((chunk) => lostChunk(this.#source.domain, chunk)));
       });
     }
-  }
-}
-
-type Volume = Pick<Root, "sizeBytes" | "chunkBytes" | "pageChunks">;
-
-/** The page, or the bytes of the volume that are lost because it is missing, damaged, of another place or of a format that is not read. */
-export async function readReferencedPage(
-  source: Pick<DomainLocation, "store" | "domain">,
-  reference: PageToRestore,
-  volume: Volume,
-): Promise<{ readonly page?: Page; readonly lost?: LostRange }> {
-  const chunks = chunksOfPage(reference.index, volume);
-  const offset = reference.index * volume.pageChunks * volume.chunkBytes;
-  const length = Math.min(chunks * volume.chunkBytes, volume.sizeBytes - offset);
-  const lost = { offset, length, object: domainKeys(source.domain).page(reference.name) };
-  try {
-    const page = await readPage(source.store, source.domain, reference.name);
-    return page.index === reference.index && page.chunks.length === chunks ? { page } : { lost };
-  } catch (error) {
-    if (isDamage(error)) return { lost };
-    throw error;
   }
 }

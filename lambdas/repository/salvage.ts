@@ -2,22 +2,20 @@
  * Reads a whole snapshot into one volume, from the bucket alone: nothing is written to the store, and with `salvage` damage does not end
  * it. For people with a bucket and no service; restores of the service work in shards (reader.ts).
  */
-import { type Branch, branchPages } from "./branch.ts";
-import { type LostRange, lostRanges } from "./damage.ts";
+import type { LostRange } from "./damage.ts";
 import { openCipher } from "./domain-cipher.ts";
 import type { DomainLocation } from "./domain-record.ts";
 import { InFlight, mapAhead } from "./in-flight.ts";
-import { domainKeys } from "./layout.ts";
 import { Losses } from "./losses.ts";
-import { type BranchReference, chunksOfPage, type Root } from "./manifest.ts";
+import { lossOf } from "./lost-packs.ts";
+import type { Root } from "./manifest.ts";
 import { lostChunk, PackReader, planRanges, wantedChunks } from "./pack-reader.ts";
 import type { Page } from "./page.ts";
-import { readReferencedPage, type VolumeWriter } from "./reader.ts";
-import { branchOf, isDamage } from "./tree.ts";
+import type { VolumeWriter } from "./reader.ts";
+import { type FoundReference, foundReferences, readReferencedPage } from "./tree.ts";
 
 /** More than a worker of the service has, which reads one of many shards. Each has 8 MiB of memory. */
 const rangesInFlight = 6;
-const branchesAhead = 2;
 const pagesAhead = 4;
 
 /** A page of a snapshot, or in its place (or that of a whole branch) the bytes that are lost. */
@@ -38,37 +36,16 @@ export async function* foundPages(
   source: Pick<DomainLocation, "store" | "domain">,
   root: Root,
 ): AsyncGenerator<FoundPage> {
-  const readBranch = async (reference: BranchReference): Promise<{ reference: BranchReference; branch?: Branch }> => {
-    try {
-      return { reference, branch: await branchOf(source, reference) };
-    } catch (error) {
-      if (isDamage(error)) return { reference };
-      throw error;
-    }
-  };
-  for await (const { reference, branch } of mapAhead(root.branches, branchesAhead, readBranch)) {
-    if (!branch) {
-      yield { lost: lostBranch(source.domain, reference, root), bytes: reference.chunks * root.chunkBytes };
-      continue;
-    }
-    const readPage = async (page: Branch["pages"][number]) => ({
-      ...(await readReferencedPage(source, page, root)),
-      bytes: page.chunks * root.chunkBytes,
-    });
-    const withinVolume = branch.pages.filter(({ index }) => chunksOfPage(index, root) > 0);
-    yield* mapAhead(withinVolume, pagesAhead, readPage);
-  }
-}
-
-function lostBranch(domain: string, { index, name }: BranchReference, root: Root): LostRange {
-  const span = branchPages * root.pageChunks * root.chunkBytes;
-  const offset = index * span;
-  return { offset, length: Math.min(span, root.sizeBytes - offset), object: domainKeys(domain).page(name) };
+  const read = async ({ page: reference, lost, chunks }: FoundReference): Promise<FoundPage> => ({
+    ...(reference ? await readReferencedPage(source, reference, root) : { lost }),
+    bytes: chunks * root.chunkBytes,
+  });
+  yield* mapAhead(foundReferences(source, root), pagesAhead, read);
 }
 
 export interface SalvageOptions {
   readonly writer: VolumeWriter;
-  /** Go on past damage; without it the first damage found is thrown. */
+  /** Go on past damage; without it the first damage found is thrown, with all that it costs. */
   readonly salvage: boolean;
   /** Asked before each page: true ends the work. */
   readonly stopped: () => boolean;
@@ -112,7 +89,7 @@ export async function readOut(
   } finally {
     await flights.drain();
   }
-  if (!salvage && losses.any) throw lostRanges(losses.list());
+  if (!salvage && losses.any) throw await lossOf(source, root, { lost: losses.list(), stopped });
   await writer.flush();
   return losses.list();
 }

@@ -2,9 +2,10 @@
 import { ChunkCheck } from "./chunk-check.ts";
 import { describeLost, type LostRange } from "./damage.ts";
 import { openCipher } from "./domain-cipher.ts";
+import type { WantedChunk } from "./pack-reader.ts";
 import { type RestoreSource, readRoot } from "./reader.ts";
 import { isSampled } from "./sampling.ts";
-import { pagesOf } from "./tree.ts";
+import { foundReferences } from "./tree.ts";
 
 export interface SampleCheckOptions {
   /** Share of the chunks that are read, 0 to 100; 100 reads all of them. */
@@ -28,26 +29,29 @@ export interface SampleCheck {
   readonly damage?: string;
 }
 
-/** Every page is read, and of its chunks the sample. Throws RepositoryDamaged when the root or a branch is missing or damaged. */
+/** Every page is read, and of its chunks the sample. Throws RepositoryDamaged when the root is missing or damaged: what else is, is told as lost. */
 export async function sampleCheck(
   source: Pick<RestoreSource, "store" | "domain" | "snapshotId" | "keys" | "mayBeUnencrypted">,
   options: SampleCheckOptions,
 ): Promise<SampleCheck> {
   const root = await readRoot(source);
   const check = new ChunkCheck(source, root, await openCipher(source, root.wrappedKey));
-  let next: number | undefined;
-  for await (const page of pagesOf(source, root)) {
-    if (page.index < (options.from ?? 0)) continue;
-    if (options.until()) {
-      next = page.index;
-      break;
-    }
-    await check.page(page, (hash) => options.percent >= 100 || isSampled(`${options.seed}/${hash}`, options.percent));
+  const isWanted = ({ hash }: WantedChunk) =>
+    options.percent >= 100 || isSampled(`${options.seed}/${hash}`, options.percent);
+  let reached = options.from ?? 0;
+  let finished = true;
+  for await (const { page, lost, next } of foundReferences(source, root)) {
+    if (next <= reached) continue;
+    finished = !options.until();
+    if (!finished) break;
+    if (lost) check.losses.add([lost]);
+    if (page) await check.page(page, isWanted);
+    reached = next;
   }
   const { checkedChunks, checkedBytes, lost } = check;
   return {
-    finished: next === undefined,
-    ...(next !== undefined && { next }),
+    finished,
+    ...(!finished && { next: reached }),
     checkedChunks,
     checkedBytes,
     lost,
