@@ -34,7 +34,7 @@ import { domainKeys, maxGeneration, originalPack } from "./layout.ts";
 import type { BranchReference } from "./manifest.ts";
 import { isIntact } from "./object-check.ts";
 import type { ListedObject, ObjectStore } from "./object-store.ts";
-import { decodePackFooter, decodePackIndex, type PackedChunk, packFooterBytes } from "./pack.ts";
+import { decodePackFooter, decodePackIndex, maxPackBytes, type PackedChunk, packFooterBytes } from "./pack.ts";
 import { readPage } from "./page.ts";
 import { branchOf, isDamage } from "./tree.ts";
 
@@ -182,7 +182,7 @@ export class Compaction {
   /** Answers whether the next form is there, and holds what is live. */
   async #rewrite(form: PackForm, next: string, live: LivePack, mark: CompactionMark): Promise<boolean> {
     const { store } = this.#location;
-    const bytes = await store.get(form.key);
+    const bytes = await this.#bytesOf(form);
     const chunks = bytes && this.#chunksOf(form, bytes, live);
     if (!chunks) return false;
     if (chunks.length !== live.size) return this.#leave(form.key);
@@ -198,9 +198,20 @@ export class Compaction {
 
   /** Whether the form holds all that is live. One of a later mark holds less; what it lacks nobody needs, but this mark cannot tell. */
   async #covers(form: FormOfPack, live: LivePack, mark: CompactionMark): Promise<boolean> {
-    const bytes = await this.#location.store.get(form.key);
+    const bytes = await this.#bytesOf(form);
     const chunks = bytes && this.#chunksOf(form, bytes, live);
     return chunks?.length === live.size && (await this.#areWhole(form, bytes!, chunks, mark));
+  }
+
+  /** Undefined when it is gone, or larger than any pack. */
+  async #bytesOf({ key }: FormOfPack): Promise<Uint8Array | undefined> {
+    try {
+      return await this.#location.store.get(key, undefined, maxPackBytes);
+    } catch (error) {
+      if (!isDamage(error)) throw error;
+      this.#leave(key);
+      return undefined;
+    }
   }
 
   /** The live chunks as far as the form has them; undefined when it is damaged. */

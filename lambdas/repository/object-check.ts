@@ -10,6 +10,6 @@ export async function isIntact(
   const head = await store.head(expected.key);
   if (head?.size !== expected.size) return false;
   if (head.sha256 !== undefined) return head.sha256 === expected.sha256;
-  const bytes = await store.get(expected.key);
+  const bytes = await store.get(expected.key, undefined, expected.size);
   return bytes !== undefined && sha256(bytes) === expected.sha256;
 }

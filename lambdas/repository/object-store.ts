@@ -1,4 +1,21 @@
-/** The few things that the repository asks of an object store. `s3-object-store.ts` does them on any S3-compatible service. */
+/** The few things that the repository asks of an object store. */
+import { RepositoryDamaged } from "../domain/errors.ts";
+
+/**
+ * What a store may send of an object that is not a pack: whoever runs the store could else take all memory. The largest that is written are a branch whose pages
+ * refer to 1,000,000 packs (32 bytes each, and 4 for each of 1,024 × 1,024 chunks: 35 MiB) and the result of a shard whose 2,048 pages refer to the 262,144
+ * packs of 4 TiB (29 MiB of names, 13 MiB of pages).
+ */
+export const mostBytes = 64 * 1024 * 1024;
+
+/** For an object of which the store sends more than `most` bytes. */
+export function tooLarge(key: string, bytes: number, most: number): RepositoryDamaged {
+  return new RepositoryDamaged(
+    `The object ${key} is damaged: the store has ${bytes} bytes of it, and nothing that was written there has more than ${most}.`,
+  );
+}
+
+/** `s3-object-store.ts` does all of it on any S3-compatible service. */
 export interface ObjectStore {
   /**
    * Writes an object whole. The store checks the bytes against a SHA-256 that is sent along.
@@ -8,9 +25,10 @@ export interface ObjectStore {
   put(key: string, body: Uint8Array, options?: PutOptions): Promise<"written" | "exists">;
   /**
    * The object, or `range` of it, which ends early where the object does. Undefined when there is no such object. A whole object whose bytes are not what the store's own checksum
-   * tells is read once more, and is then returned as it is: what reads it has a hash of its own, and says what is damaged.
+   * tells is read once more, and is then returned as it is: what reads it has a hash of its own, and says what is damaged. Throws RepositoryDamaged, before it
+   * makes room, when that is more than `most` bytes ({@link mostBytes} if absent) for which the caller brings no memory.
    */
-  get(key: string, range?: ByteRange): Promise<Uint8Array | undefined>;
+  get(key: string, range?: ByteRange, most?: number): Promise<Uint8Array | undefined>;
   /** Size and the store's own SHA-256 of the object (hex, where the store kept one). Undefined when there is no such object. */
   head(key: string): Promise<ObjectHead | undefined>;
   /** Current objects below `prefix`, ascending by key. */

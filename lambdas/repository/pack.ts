@@ -22,6 +22,8 @@ export const packFooterBytes = 2 + 4 + hashBytes + magicBytes;
 const maxEntries = 4096;
 /** The most that index and footer take: 164 KiB. */
 export const maxPackTailBytes = maxEntries * entryBytes + packFooterBytes;
+/** Of a domain with the largest `packBytes` and chunks that one can have: the last chunk may reach over by its own length. */
+export const maxPackBytes = (64 + 16) * 1024 * 1024 + tagBytes + maxPackTailBytes;
 
 /** Fills one buffer with chunks and seals it into a pack. The buffer may be used again once the pack is uploaded. */
 export class PackBuilder {
@@ -69,7 +71,7 @@ export class PackBuilder {
  * `returnBuffer`.
  */
 export function packBuffer(packBytes: number, chunkBytes: number): Buffer {
-  return borrowBuffer(packBytes + chunkBytes + tagBytes + maxEntries * entryBytes + packFooterBytes);
+  return borrowBuffer(packBytes + chunkBytes + tagBytes + maxPackTailBytes);
 }
 
 export function encodePackIndex(entries: readonly PackedChunk[]): Buffer {

@@ -26,6 +26,9 @@ const storedChunkBytes = hashBytes + 4 + 4 + 4 + 1;
 /** Upper bound of chunks in a page of any domain. */
 export const maxPageChunks = 65_536;
 
+/** 65,536 chunks of 45 bytes, each in a pack of its own (32 bytes) by a job of its own (130 bytes): 13 MiB. Sweeps read 16 pages at once. */
+const mostPageBytes = 16 * 1024 * 1024;
+
 export function sameLocation(a: ChunkLocation | undefined, b: ChunkLocation | undefined): boolean {
   if (a === b) return true;
   return a?.hash === b?.hash && a?.pack === b?.pack && a?.offset === b?.offset;
@@ -84,7 +87,7 @@ export function decodeBitmap(bytes: Uint8Array, length: number): boolean[] {
 /** Reads a page and checks that it is the one its name tells. Throws RepositoryDamaged when it is missing or damaged. */
 export async function readPage(store: ObjectStore, domain: string, name: string): Promise<Page> {
   const key = domainKeys(domain).page(name);
-  const bytes = await store.get(key);
+  const bytes = await store.get(key, undefined, mostPageBytes);
   if (!bytes) throw new RepositoryDamaged(`The object ${key} is missing.`);
   if (sha256(bytes) !== parsePageName(name)?.sha256) {
     throw new RepositoryDamaged(`The object ${key} is damaged: it is not the page that its name tells.`);

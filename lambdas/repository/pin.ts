@@ -68,21 +68,23 @@ async function writePin(target: BackupTarget, candidates: readonly string[]): Pr
 /** The bytes of the first root that exists and can be read; a damaged or forged one must not keep new backups from being made. */
 async function newestRoot(target: BackupTarget, candidates: readonly string[]): Promise<Uint8Array> {
   for (const snapshotId of candidates) {
-    const bytes = await target.store.get(domainKeys(target.domain).root(snapshotId));
-    if (bytes && (await isRootOf(snapshotId, target, bytes))) return bytes;
+    const bytes = await readableRoot(snapshotId, target);
+    if (bytes) return bytes;
   }
   return new Uint8Array();
 }
 
 /** Of an encrypted domain only what was written with the domain's key. */
-async function isRootOf(snapshotId: string, target: BackupTarget, bytes: Uint8Array): Promise<boolean> {
+async function readableRoot(snapshotId: string, target: BackupTarget): Promise<Uint8Array | undefined> {
   const key = domainKeys(target.domain).root(snapshotId);
   try {
+    const bytes = await target.store.get(key);
+    if (!bytes) return undefined;
     const root = decodeRoot(bytes, key);
     decodeRoot(bytes, key, await openCipher(target, root.wrappedKey));
-    return root.snapshotId === snapshotId;
+    return root.snapshotId === snapshotId ? bytes : undefined;
   } catch (error) {
-    if (unreadable.some((kind) => error instanceof kind)) return false;
+    if (unreadable.some((kind) => error instanceof kind)) return undefined;
     throw error;
   }
 }

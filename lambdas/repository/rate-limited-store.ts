@@ -25,9 +25,9 @@ export class RateLimitedStore implements ObjectStore {
     return this.#store.put(key, body, options);
   }
 
-  async get(key: string, range?: ByteRange): Promise<Uint8Array | undefined> {
+  async get(key: string, range?: ByteRange, most?: number): Promise<Uint8Array | undefined> {
     await this.#limiter.acquire({ bytes: range?.length ?? 0, requests: 1 });
-    const bytes = await this.#store.get(key, range);
+    const bytes = await this.#store.get(key, range, most);
     if (!range && bytes && bytes.length > 0) await this.#limiter.acquire({ bytes: bytes.length, requests: 0 });
     return bytes;
   }

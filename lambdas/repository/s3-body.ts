@@ -5,15 +5,19 @@ import { StoreUnfit } from "../domain/errors.ts";
 import { SpoiltAnswer } from "./s3-errors.ts";
 
 /**
- * What must come: the rest of the object when the range reaches past its end. Throws SpoiltAnswer, and StoreUnfit when the store ignores ranges;
- * the body is dropped then, with its connection.
+ * What must come: the rest of the object when the range reaches past its end. Throws SpoiltAnswer, StoreUnfit when the store ignores ranges, and what
+ * `isTooMuch` answers; the body is dropped then, with its connection.
  */
 export function expectedLength(
   answer: GetObjectCommandOutput,
   range: { offset: number; length: number } | undefined,
+  isTooMuch: (bytes: number) => Error | undefined,
 ): number {
   try {
-    return lengthOf(answer, range);
+    const expected = lengthOf(answer, range);
+    const error = isTooMuch(expected);
+    if (error) throw error;
+    return expected;
   } catch (error) {
     if (answer.Body instanceof Readable) answer.Body.destroy();
     throw error;

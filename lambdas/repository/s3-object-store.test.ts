@@ -5,9 +5,11 @@ import { once } from "node:events";
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { describe, test } from "node:test";
+import { largestBuffer } from "../../test/support/allocations.ts";
 import {
   EndpointForbidden,
   ObjectLocked,
+  RepositoryDamaged,
   type SnapferryError,
   StoreRefused,
   StoreUnavailable,
@@ -168,6 +170,29 @@ describe("a get", () => {
       await ended;
     });
   });
+
+  for (const announced of ["3221225472", "9007199254740991", "1e30"])
+    test(`makes no room for an object of ${announced} bytes, and keeps no connection for it`, {
+      timeout: 10_000,
+    }, async () => {
+      const ended: Promise<unknown>[] = [];
+      const endless: Answer = (_, response) => {
+        ended.push(once(response, "close"));
+        response.writeHead(200, { "content-length": announced }).write(Buffer.alloc(100_000));
+      };
+      await withServer([endless], async (store, requests) => {
+        const named = announced === "1e30" ? StoreUnavailable : RepositoryDamaged;
+        const largest = await largestBuffer(() =>
+          assert.rejects(store.get("domains/vol/roots/snap1"), (error) => {
+            assert.ok(error instanceof named && error.message.includes("domains/vol/roots/snap1"), String(error));
+            return true;
+          }),
+        );
+        assert.ok(largest < 1_000_000, `${largest} bytes at once`);
+        await Promise.all(ended);
+        if (named === RepositoryDamaged) assert.equal(requests.length, 1, "it is not asked for again");
+      });
+    });
 
   test("of a range that is the whole object may come without the words for it", async () => {
     await withServer([send("0123")], async (store) => {

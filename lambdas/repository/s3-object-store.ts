@@ -14,7 +14,16 @@ import {
   type S3Client,
 } from "@aws-sdk/client-s3";
 import { ObjectLocked, RepositoryDamaged, StoreUnfit } from "../domain/errors.ts";
-import type { ByteRange, ListedObject, ObjectHead, ObjectStore, PutOptions, Retention } from "./object-store.ts";
+import {
+  type ByteRange,
+  type ListedObject,
+  mostBytes,
+  type ObjectHead,
+  type ObjectStore,
+  type PutOptions,
+  type Retention,
+  tooLarge,
+} from "./object-store.ts";
 import { expectedLength, readBody } from "./s3-body.ts";
 import type { S3Connection } from "./s3-connection.ts";
 import { hasStatus, isNamed, isPassing, isWithoutAnswer, SpoiltAnswer, storeError, wasRepeated } from "./s3-errors.ts";
@@ -110,7 +119,7 @@ export class S3ObjectStore implements ObjectStore {
     const found = await this.head(key);
     if (!found) throw error;
     if (found.size !== body.length) return "exists";
-    const bytes = found.sha256 === undefined ? await this.get(key) : undefined;
+    const bytes = found.sha256 === undefined ? await this.get(key, undefined, body.length) : undefined;
     const there = bytes ? hash("sha256", bytes, "hex") : found.sha256;
     return there === sha256 ? "written" : "exists";
   }
@@ -141,7 +150,7 @@ export class S3ObjectStore implements ObjectStore {
     }
   }
 
-  async get(key: string, range?: ByteRange): Promise<Uint8Array | undefined> {
+  async get(key: string, range?: ByteRange, most = mostBytes): Promise<Uint8Array | undefined> {
     if (range?.length === 0) return (await this.head(key)) && new Uint8Array();
     const object = { Bucket: this.bucket, Key: this.fullKey(key) };
     const quick = range?.into && (await this.#connection.ranges.read(object, range, range.into));
@@ -149,7 +158,7 @@ export class S3ObjectStore implements ObjectStore {
     let spoilt = false;
     return this.#attempt(`reading ${this.fullKey(key)}`, async () => {
       try {
-        const { bytes, sha256 } = await this.#read(key, range);
+        const { bytes, sha256 } = await this.#read(key, range, most);
         if (spoilt || sha256 === undefined || hash("sha256", bytes, "hex") === sha256) return bytes;
         spoilt = true;
         throw new SpoiltAnswer("the bytes are not what the store's own checksum tells");
@@ -162,13 +171,18 @@ export class S3ObjectStore implements ObjectStore {
   }
 
   /** `sha256`: of the whole object, in hex, where the store keeps it. The SDK is not told to check it: it would do so for every body. */
-  async #read(key: string, range: ByteRange | undefined): Promise<{ bytes: Uint8Array; sha256: string | undefined }> {
+  async #read(
+    key: string,
+    range: ByteRange | undefined,
+    most: number,
+  ): Promise<{ bytes: Uint8Array; sha256: string | undefined }> {
     const Range = range && `bytes=${range.offset}-${range.offset + range.length - 1}`;
     const input = { Bucket: this.bucket, Key: this.fullKey(key), ...(Range !== undefined && { Range }) };
     const command = new GetObjectCommand(input);
     if (!range) command.middlewareStack.add(withHeader("x-amz-checksum-mode", "ENABLED"), { step: "build" });
     const answer = await this.#client.send(command);
-    const expected = expectedLength(answer, range);
+    const isTooMuch = (bytes: number) => (range?.into || bytes <= most ? undefined : tooLarge(key, bytes, most));
+    const expected = expectedLength(answer, range, isTooMuch);
     const target = range?.into?.subarray(0, expected) ?? Buffer.allocUnsafeSlow(expected);
     const bytes = await readBody(answer, target, this.#connection.timeoutMs);
     return { bytes, sha256: range ? undefined : hexChecksum(answer.ChecksumSHA256) };

@@ -23,6 +23,19 @@ export function objectStoreContract(
   { nestedKeys = true }: ContractOptions = {},
 ): void {
   describe(`${name} as an object store`, () => {
+    test("an object or a range that is larger than it may be is damage, where the caller brings no memory for it", async () => {
+      const store = await makeStore();
+      await store.put("a/object", randomBytes(1000));
+      const range = { offset: 5, length: 500 };
+      assert.equal((await store.get("a/object", undefined, 1000))?.length, 1000);
+      assert.equal((await store.get("a/object", { ...range, into: new Uint8Array(500) }, 499))?.length, 500);
+      const names = (bytes: number) => (error: unknown) =>
+        error instanceof RepositoryDamaged &&
+        error.message.includes(`a/object is damaged: the store has ${bytes} bytes`);
+      await assert.rejects(store.get("a/object", undefined, 999), names(1000));
+      await assert.rejects(store.get("a/object", range, 499), names(500));
+    });
+
     test("an object comes back whole, in ranges, and with size and checksum", async () => {
       const store = await makeStore();
       const body = randomBytes(100_000);

@@ -1,13 +1,15 @@
 /** An object store in memory with versions, for unit tests. `test/contract/object-store.ts` holds it to what the real one does. */
 import { hash } from "node:crypto";
 import { ObjectLocked, RepositoryDamaged, StoreUnavailable, StoreUnfit } from "../../lambdas/domain/errors.ts";
-import type {
-  ByteRange,
-  ListedObject,
-  ObjectHead,
-  ObjectStore,
-  PutOptions,
-  Retention,
+import {
+  type ByteRange,
+  type ListedObject,
+  mostBytes,
+  type ObjectHead,
+  type ObjectStore,
+  type PutOptions,
+  type Retention,
+  tooLarge,
 } from "../../lambdas/repository/object-store.ts";
 
 export type StoreOperation =
@@ -60,10 +62,11 @@ export class MemoryObjectStore implements ObjectStore {
     return "written";
   }
 
-  async get(key: string, range?: ByteRange): Promise<Uint8Array | undefined> {
+  async get(key: string, range?: ByteRange, most = mostBytes): Promise<Uint8Array | undefined> {
     await this.#options.before?.("get", key);
     const body = this.#objects.get(key)?.at(-1)?.body;
     const bytes = range ? body?.slice(range.offset, range.offset + range.length) : body?.slice();
+    if (bytes && !range?.into && bytes.length > most) throw tooLarge(key, bytes.length, most);
     if (!bytes || !range?.into) return bytes;
     range.into.set(bytes);
     return range.into.subarray(0, bytes.length);
