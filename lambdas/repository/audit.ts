@@ -1,7 +1,6 @@
 /** Whether the hint of change tracking told the truth: some of what it called unchanged is read and compared. */
 import { HintMismatch, VerificationFailed } from "../domain/errors.ts";
 import { encodeChunks } from "./codec.ts";
-import { openCipher } from "./domain-cipher.ts";
 import { ruleOutHint } from "./hint.ts";
 import { chunkLength, chunksOfPage, type Root } from "./manifest.ts";
 import { type Page, readPage } from "./page.ts";
@@ -48,7 +47,6 @@ export async function auditHint(
 /** Answers how many bytes were compared. */
 async function auditPages(target: BackupTarget, plan: ShardTable, base: Root, options: AuditOptions): Promise<number> {
   const plannedPages = pagesOfPlan(target, plan);
-  const cipher = await openCipher(target, plan.shape.wrappedKey);
   let next = await plannedPages.next();
   let checkedBytes = 0;
   for await (const { index, name } of pagesToCompare(target, plan, base, options.extents)) {
@@ -63,7 +61,7 @@ async function auditPages(target: BackupTarget, plan: ShardTable, base: Root, op
     if (options.until()) break;
     const page = name === undefined ? zeroPage(index, plan) : await readPage(target.store, target.domain, name);
     const unread = { page, toRead, shape: plan.shape };
-    checkedBytes += await comparePage(target, unread, options.reader, cipher?.chunkIdKey);
+    checkedBytes += await comparePage(target, unread, options.reader, plan.cipher?.chunkIdKey);
   }
   return checkedBytes;
 }

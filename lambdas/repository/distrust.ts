@@ -4,20 +4,29 @@
  */
 import * as z from "zod";
 import { repositoryFormat } from "./binary.ts";
+import type { DomainCipher } from "./domain-cipher.ts";
 import { jobKeys } from "./layout.ts";
 import type { BackupTarget } from "./pin.ts";
 import { decodeJobRecord, encodeJobRecord } from "./record.ts";
 
 const schema = z.object({ format: z.literal(repositoryFormat), packs: z.array(z.string()) });
 
-export async function readDistrusted(target: BackupTarget): Promise<ReadonlySet<string>> {
+export async function readDistrusted(
+  target: BackupTarget,
+  cipher: DomainCipher | undefined,
+): Promise<ReadonlySet<string>> {
   const key = jobKeys(target.domain, target.jobId).distrusted;
   const object = await target.store.get(key);
-  return new Set(object && decodeJobRecord(schema, object, key).packs);
+  return new Set(object && decodeJobRecord(schema, object, { key, cipher }).packs);
 }
 
-export async function distrust(target: BackupTarget, packs: Iterable<string>): Promise<void> {
-  const all = new Set([...(await readDistrusted(target)), ...packs]);
+export async function distrust(
+  target: BackupTarget,
+  packs: Iterable<string>,
+  cipher: DomainCipher | undefined,
+): Promise<void> {
+  const key = jobKeys(target.domain, target.jobId).distrusted;
+  const all = new Set([...(await readDistrusted(target, cipher)), ...packs]);
   const record = { format: repositoryFormat, packs: [...all].sort() };
-  await target.store.put(jobKeys(target.domain, target.jobId).distrusted, encodeJobRecord(record));
+  await target.store.put(key, encodeJobRecord(record, { key, cipher }));
 }

@@ -1,6 +1,7 @@
 /**
- * Client-side encryption of a domain. From the domain's data key come three uses of their own (HKDF-SHA-256): naming chunks, so that
- * a store cannot tell by a hash what it holds; AES-256-GCM of chunks, with a key for each pack; authentication of roots.
+ * Client-side encryption of a domain. From the domain's data key come four uses of their own (HKDF-SHA-256): naming chunks, so that
+ * a store cannot tell by a hash what it holds; AES-256-GCM of chunks, with a key for each pack; authentication of roots; and of what a
+ * running job leaves in the store for its next step.
  *
  * A pack's name is never used twice (it ends in a writer's random token and a sequence number), so its key is not either, and the
  * chunk's offset in the pack serves as nonce.
@@ -47,9 +48,14 @@ export class DomainCipher {
     };
   }
 
-  /** HMAC-SHA-256, hex. */
+  /** Of a root: HMAC-SHA-256, hex. */
   authenticate(bytes: Uint8Array): string {
     return hmacHex(this.#rootKey, bytes);
+  }
+
+  /** Of a job's object with this key in the store, where it cannot be taken for another one: HMAC-SHA-256, hex. */
+  authenticateJobObject(key: string, bytes: Uint8Array): string {
+    return hmacHex(this.#derive(`snapferry job ${key}`), bytes);
   }
 }
 

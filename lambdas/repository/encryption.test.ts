@@ -27,7 +27,9 @@ import { type BackupTarget, pinBase, readPin, unpinJob } from "./pin.ts";
 import { writePlan } from "./planner.ts";
 import { publishRoot } from "./publish.ts";
 import { planRestore, readRoot, restoreShard } from "./reader.ts";
+import { encodeJobRecord } from "./record.ts";
 import { sampleCheck } from "./sample-check.ts";
+import { encodeCheckpoint, encodeResult } from "./shard-state.ts";
 import { encodeShardTable } from "./shard-table.ts";
 import { pagesOf } from "./tree.ts";
 import { verifyBackup } from "./verify.ts";
@@ -292,6 +294,9 @@ describe("without the right key", () => {
   });
 });
 
+/** Whoever has no key of the domain. */
+const nobody = { key: "", cipher: undefined };
+
 describe("a store that takes encryption away", () => {
   const isRefusal = (error: unknown) => error instanceof RepositoryDamaged && !isRetryable(error);
   const plainRecord = (store: MemoryObjectStore) =>
@@ -328,7 +333,7 @@ describe("a store that takes encryption away", () => {
     await pinBase(job(1), [], volume);
     const shape = { sizeBytes: volume.sizeBytes, geometry: smallGeometry, wrappedKey: new Uint8Array(), hinted: false };
     const part = Buffer.from("01000000" + "00000000" + "0000" + "ff", "hex");
-    await store.put("domains/vol/jobs/job1/plan", encodeShardTable(shape, [{ bytes: pageBytes, body: part }]));
+    await store.put("domains/vol/jobs/job1/plan", encodeShardTable(shape, [{ bytes: pageBytes, body: part }], nobody));
     await assert.rejects(backup(job(1), volume), isRefusal);
     assert.deepEqual(store.keys("domains/vol/packs/"), []);
   });
@@ -425,12 +430,123 @@ describe("a store that takes encryption away", () => {
     const { sizeBytes } = await planRestore(source);
     const shape = { sizeBytes, geometry: smallGeometry, wrappedKey: new Uint8Array(), hinted: false };
     const part = Buffer.alloc(4);
-    const plain = encodeShardTable(shape, [{ bytes: 0, body: part }]);
+    const plain = encodeShardTable(shape, [{ bytes: 0, body: part }], nobody);
     store.damage("domains/vol/jobs/job9/restore/plan", () => plain);
     await assert.rejects(
       restoreShard(source, { shard: 0, writer: new SparseVolume(sizeBytes), until: never }),
       isRefusal,
     );
+  });
+});
+
+describe("a store that makes up what a job has left in it", () => {
+  const isRefusal = (error: unknown) => error instanceof RepositoryDamaged && !isRetryable(error);
+  const own = "domains/vol/jobs/job2/";
+
+  /** The second backup of a volume, of whose bytes none is as it was, as far as its copy. */
+  async function copiedJob() {
+    const { store, job } = await newSetting();
+    await backup(job(1), SparseVolume.of(randomBytes(2 * pageBytes)));
+    const content = randomBytes(2 * pageBytes);
+    const volume = SparseVolume.of(content);
+    const plan = await planBackup(job(2), volume, ["snap1"]);
+    await copyAll(job(2), plan, volume);
+    const olderPages = await Array.fromAsync(pagesOf(job(1), await readRoot(job(1))));
+    const reused = [...new Set(olderPages.flatMap(({ packs }) => packs))];
+    const older = {
+      ...{ planHash: plan.planHash, zeroPages: [], packs: [], reused, bytesDone: content.length },
+      pages: olderPages.map((page) => ({
+        ...page,
+        size: 0,
+        packs: [],
+        reused: page.packs.map((pack) => reused.indexOf(pack)),
+      })),
+    };
+    return { store, job, content, volume, plan, older };
+  }
+
+  test("does not get older bytes into a backup by a result, and the next attempt makes it good", async () => {
+    const { store, job, content, volume, plan, older } = await copiedJob();
+    const key = `${own}results/0-1`;
+    store.damage(key, () => encodeResult(older, { key, cipher: undefined }));
+    const verified = () => verifyBackup(job(2), { planHash: plan.planHash, until: never });
+    await assert.rejects(verified(), VerificationFailed);
+    await copyAll(job(2), plan, volume, 2);
+    await verified();
+    store.damage(`${own}results/0-2`, () => encodeResult(older, { key: `${own}results/0-2`, cipher: undefined }));
+    await assert.rejects(publishRoot(job(2), plan), isRefusal);
+    await store.deleteEveryVersionBelow(own);
+    await backup(job(2), volume, ["snap1"]);
+    await assertRestores(job(2), content);
+  });
+
+  test("does not get older bytes into a backup by a checkpoint", async () => {
+    const { store, job, content, volume, plan, older } = await copiedJob();
+    await store.deleteEveryVersionBelow(`${own}results/`);
+    const key = `${own}checkpoints/0-2`;
+    await store.put(
+      key,
+      encodeCheckpoint({ ...older, nextPage: 2, nextChunk: 0, partialPage: "" }, { key, cipher: undefined }),
+    );
+    await copyAll(job(2), plan, volume, 2);
+    await verifyBackup(job(2), { planHash: plan.planHash, until: never });
+    await publishRoot(job(2), plan);
+    await assertRestores(job(2), content);
+  });
+
+  for (const kind of ["selection", "verified", "distrusted", "base"]) {
+    test(`does not choose what its ${kind} says`, async () => {
+      const { store, job, volume, plan } = await copiedJob();
+      const { planHash } = plan;
+      const key = own + kind;
+      const records: Record<string, object> = {
+        selection: { planHash, attempts: [1] },
+        verified: { planHash, attempts: [1], readBack: [], unreadNext: 0 },
+        distrusted: { packs: [] },
+        base: {},
+      };
+      await store.put(key, encodeJobRecord({ format: 1, ...records[kind] }, { key, cipher: undefined }));
+      await store.deleteEveryVersion(kind === "distrusted" ? [`${own}results/0-1`] : []);
+      const goOn = async () => {
+        await copyShard(job(2), { planHash, shard: 0, attempt: 2, reader: volume, until: never });
+        await verifyBackup(job(2), { planHash, until: never });
+        await publishRoot(job(2), plan);
+      };
+      await assert.rejects(goOn(), isRefusal);
+      assert.equal(await store.get("domains/vol/roots/snap2"), undefined);
+    });
+  }
+
+  for (const [what, cipher] of [
+    ["with another key", new DomainCipher(randomBytes(32))],
+    ["for another job", undefined],
+  ] as const) {
+    test(`does not get zeros into a backup or a restore by a plan that was written ${what}`, async () => {
+      const { store, job, content, volume } = await copiedJob();
+      const { wrappedKey } = await readRoot(job(1));
+      const shape = { sizeBytes: content.length, geometry: smallGeometry, wrappedKey, hinted: false };
+      const empty = async (key: string) => {
+        const opened = cipher ?? (await openCipher(job(1), wrappedKey));
+        const written = cipher ? key : key.replace("job2", "job3");
+        return encodeShardTable(shape, [], { key: written, cipher: opened });
+      };
+      await store.deleteEveryVersionBelow(own);
+      await pinBase(job(2), ["snap1"], volume);
+      await store.put(`${own}plan`, await empty(`${own}plan`));
+      await assert.rejects(backup(job(2), volume, ["snap1"]), isRefusal);
+      await store.put(`${own}restore/plan`, await empty(`${own}restore/plan`));
+      await assert.rejects(restore({ ...job(1), jobId: "job2" }), isRefusal);
+    });
+  }
+
+  test("does not get an older snapshot's bytes into a restore by the plan of another restore", async () => {
+    const { store, job, volume, plan } = await copiedJob();
+    await finishBackup(job(2), plan, volume);
+    await planRestore({ ...job(1), jobId: "job8" });
+    await planRestore({ ...job(2), jobId: "job9" });
+    const other = (await store.get("domains/vol/jobs/job8/restore/plan"))!;
+    store.damage("domains/vol/jobs/job9/restore/plan", () => other);
+    await assert.rejects(restore({ ...job(2), jobId: "job9" }), isRefusal);
   });
 });
 

@@ -360,9 +360,10 @@ describe("a plan", () => {
           encodeShardTable(
             { sizeBytes: 9_999, geometry, wrappedKey: new Uint8Array(), hinted: true },
             parts.map((body) => ({ bytes: body.length, body })),
+            { key: "plan", cipher: undefined },
           ),
         );
-        const table = await readShardTable(store, "plan");
+        const table = await readShardTable({ store, domain: "vol" }, "plan");
         assert.equal(table?.shape.sizeBytes, 9_999);
         assert.equal(table.shape.hinted, true);
         for (const [shard, body] of parts.entries()) {
@@ -377,14 +378,15 @@ describe("a plan", () => {
   test("that is damaged is said so, in the table or in the part", async () => {
     const store = new MemoryObjectStore();
     const plan = encodeShardTable(
-      { sizeBytes: 1, geometry, wrappedKey: new Uint8Array(70), hinted: false },
+      { sizeBytes: 1, geometry, wrappedKey: new Uint8Array(), hinted: false },
       [1, 2, 3].map((n) => ({ bytes: n, body: Buffer.alloc(20, n) })),
+      { key: "plan", cipher: undefined },
     );
     await fc.assert(
       fc.asyncProperty(damaged(plan), async (bytes) => {
         await store.put("plan", bytes);
         try {
-          const table = await readShardTable(store, "plan");
+          const table = await readShardTable({ store, domain: "vol" }, "plan");
           for (const shard of [0, 1, 2]) {
             const part = await readShardPart(store, "plan", table!, shard);
             assert.deepEqual(Buffer.from(part.bytes(20)), Buffer.alloc(20, shard + 1));
@@ -408,22 +410,34 @@ describe("a result and a checkpoint", () => {
     bytesDone: 77,
   };
   const checkpoint = { ...state, nextPage: 1, nextChunk: 5, partialPage: "" };
+  const plain = { key: "object", cipher: undefined };
+  const encrypted = { key: "object", cipher: new DomainCipher(randomBytes(32)) };
 
   test("come back", () => {
-    assert.deepEqual(stripFormat(decodeResult(encodeResult(state), "result")), state);
-    assert.deepEqual(stripFormat(decodeCheckpoint(encodeCheckpoint(checkpoint), "checkpoint")), checkpoint);
+    for (const object of [plain, encrypted]) {
+      assert.deepEqual(stripFormat(decodeResult(encodeResult(state, object), object)), state);
+      assert.deepEqual(stripFormat(decodeCheckpoint(encodeCheckpoint(checkpoint, object), object)), checkpoint);
+    }
+  });
+
+  test("of an encrypted domain are of that domain and that place alone", () => {
+    const others = [plain, { ...encrypted, key: "other" }, { ...encrypted, cipher: new DomainCipher(randomBytes(32)) }];
+    for (const other of others) {
+      assert.throws(() => decodeResult(encodeResult(state, other), encrypted), RepositoryDamaged);
+      assert.throws(() => decodeCheckpoint(encodeCheckpoint(checkpoint, other), encrypted), RepositoryDamaged);
+    }
   });
 
   test("that are damaged are said so", () => {
     fc.assert(
-      fc.property(damaged(encodeResult(state)), (bytes) => decodesOrIsDamaged(() => decodeResult(bytes, "result"))),
+      fc.property(damaged(encodeResult(state, plain)), (bytes) => decodesOrIsDamaged(() => decodeResult(bytes, plain))),
     );
     fc.assert(
-      fc.property(damaged(encodeCheckpoint(checkpoint)), (bytes) =>
-        decodesOrIsDamaged(() => decodeCheckpoint(bytes, "c")),
+      fc.property(damaged(encodeCheckpoint(checkpoint, plain)), (bytes) =>
+        decodesOrIsDamaged(() => decodeCheckpoint(bytes, plain)),
       ),
     );
-    assert.throws(() => decodeResult(Buffer.from('{"format":2}'), "result"), UnsupportedFormat);
+    assert.throws(() => decodeResult(Buffer.from('{"format":2}'), plain), UnsupportedFormat);
   });
 });
 

@@ -115,7 +115,7 @@ const objects = await newObjects();
 async function readPlan(plan: Uint8Array): Promise<void> {
   const store = new MemoryObjectStore();
   await store.put("plan", plan);
-  const table = await readShardTable(store, "plan");
+  const table = await readShardTable({ store, domain: "vol" }, "plan");
   for (const shard of table?.shards.keys() ?? []) await readShardPart(store, "plan", table!, shard);
 }
 

@@ -18,7 +18,7 @@ import { type Domain, type DomainLocation, ensureDomain, type Geometry, geometry
 import { domainKeys, jobKeys } from "./layout.ts";
 import { decodeRoot, type Root } from "./manifest.ts";
 import type { ObjectStore } from "./object-store.ts";
-import { decodeJobRecord, encodeJobRecord } from "./record.ts";
+import { decodeJobRecord, encodeJobRecord, type JobObject } from "./record.ts";
 import type { VolumeShape } from "./shard-table.ts";
 
 /** A backup: whose volume, of which snapshot, by which job. Names are of [A-Za-z0-9_-]. */
@@ -47,11 +47,8 @@ export async function pinBase(
   volume: { readonly sizeBytes: number },
 ): Promise<{ baseSnapshotId?: string }> {
   const pin = await writePin(target, candidates);
-  const [, decision] = await Promise.all([
-    ensureDomain(target, lastKnown(volume.sizeBytes, baseRootOf(pin, target))),
-    decideBase(target, pin),
-  ]);
-  return decision;
+  const { encryption } = await ensureDomain(target, lastKnown(volume.sizeBytes, baseRootOf(pin, target)));
+  return decideBase(target, pin, encryption?.cipher);
 }
 
 async function writePin(target: BackupTarget, candidates: readonly string[]): Promise<Pin> {
@@ -92,17 +89,22 @@ async function readableRoot(snapshotId: string, target: BackupTarget): Promise<U
 /** A key that cannot be unwrapped may be a forged one; the domain's own is asked for right after. */
 const unreadable = [RepositoryDamaged, UnsupportedFormat, EncryptionKeyUnavailable] as const;
 
-async function decideBase(target: BackupTarget, pin: Pin): Promise<{ baseSnapshotId?: string }> {
-  const key = jobKeys(target.domain, target.jobId).base;
-  const [known, base] = await Promise.all([target.store.get(key), publishedBase(target, pin)]);
-  if (known) return decisionOf(known, key);
+async function decideBase(
+  target: BackupTarget,
+  pin: Pin,
+  cipher: DomainCipher | undefined,
+): Promise<{ baseSnapshotId?: string }> {
+  const object = { key: jobKeys(target.domain, target.jobId).base, cipher };
+  const [known, base] = await Promise.all([target.store.get(object.key), publishedBase(target, pin)]);
+  if (known) return decisionOf(known, object);
   const decision = { format: repositoryFormat, ...(base && { baseSnapshotId: base.snapshotId }) };
-  const outcome = await target.store.put(key, encodeJobRecord(decision), { ifAbsent: true });
-  return outcome === "written" ? decisionOf(encodeJobRecord(decision), key) : decideBase(target, pin);
+  const record = encodeJobRecord(decision, object);
+  const outcome = await target.store.put(object.key, record, { ifAbsent: true });
+  return outcome === "written" ? decisionOf(record, object) : decideBase(target, pin, cipher);
 }
 
-function decisionOf(bytes: Uint8Array, key: string): { baseSnapshotId?: string } {
-  const { baseSnapshotId } = decodeJobRecord(decisionSchema, bytes, key);
+function decisionOf(bytes: Uint8Array, object: JobObject): { baseSnapshotId?: string } {
+  const { baseSnapshotId } = decodeJobRecord(decisionSchema, bytes, object);
   return baseSnapshotId === undefined ? {} : { baseSnapshotId };
 }
 
@@ -140,12 +142,13 @@ export async function readPinnedBase(
   ]);
   if (!pin || !decision)
     throw new VerificationFailed(`The job ${target.jobId} has not pinned its base, or was collected.`);
-  const { baseSnapshotId } = decisionOf(decision, keys.base);
-  const base = baseSnapshotId === undefined ? undefined : baseRootOf(pin, target);
+  const pinned = baseRootOf(pin, target);
+  const domain = await ensureDomain(target, "geometry" in volume ? volume : lastKnown(volume.sizeBytes, pinned));
+  const { geometry, encryption } = domain;
+  const { baseSnapshotId } = decisionOf(decision, { key: keys.base, cipher: encryption?.cipher });
+  const base = baseSnapshotId === undefined ? undefined : pinned;
   if (base && base.snapshotId !== baseSnapshotId)
     throw new RepositoryDamaged(`The object ${keys.pin} is damaged: it has another base than ${keys.base} names.`);
-  const domain = await ensureDomain(target, "geometry" in volume ? volume : lastKnown(volume.sizeBytes, base));
-  const { geometry, encryption } = domain;
   const fits =
     base?.chunkBytes === geometry.chunkBytes &&
     base.pageChunks === geometry.pageChunks &&

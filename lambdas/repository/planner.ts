@@ -65,7 +65,7 @@ const shardBytes = 256 * 1024 * 1024;
  */
 export async function writePlan(target: BackupTarget, volume: VolumeToPlan): Promise<PlanSummary> {
   const key = jobKeys(target.domain, target.jobId).plan;
-  const table = (await usablePlan(target, key)) ?? (await putPlan(target, await makePlan(target, volume)));
+  const table = (await usablePlan(target, key)) ?? (await putPlan(target, volume));
   return {
     planHash: table.hash,
     shardCount: table.shards.length,
@@ -75,22 +75,33 @@ export async function writePlan(target: BackupTarget, volume: VolumeToPlan): Pro
 }
 
 /** Answers the plan that counts: another worker's, if that was sooner. */
-async function putPlan(target: BackupTarget, plan: Buffer): Promise<ShardTable> {
-  const key = jobKeys(target.domain, target.jobId).plan;
-  const outcome = await target.store.put(key, plan, { ifAbsent: true });
-  return outcome === "written" ? decodeShardTable(plan, key) : openPlan(target);
+async function putPlan(target: BackupTarget, volume: VolumeToPlan): Promise<ShardTable> {
+  const { domain, base } = await readPinnedBase(target, volume);
+  const object = { key: jobKeys(target.domain, target.jobId).plan, cipher: domain.encryption?.cipher };
+  const { shape, parts } = await makePlan(target, volume, { domain, base });
+  const plan = encodeShardTable(shape, parts, object);
+  const outcome = await target.store.put(object.key, plan, { ifAbsent: true });
+  return outcome === "written" ? decodeShardTable(plan, object) : openPlan(target);
 }
 
 /** The plan that is there, but for a hinted one whose hint was ruled out by a worker that died before it could drop the plan. */
 async function usablePlan(target: BackupTarget, key: string): Promise<ShardTable | undefined> {
-  const known = await readShardTable(target.store, key);
+  const known = await readShardTable(target, key);
   if (!known?.shape.hinted || !(await hintIsRuledOut(target))) return known;
   await dropPlan(target);
   return undefined;
 }
 
-async function makePlan(target: BackupTarget, volume: VolumeToPlan): Promise<Buffer> {
-  const { domain, base } = await readPinnedBase(target, volume);
+interface Plan {
+  readonly shape: VolumeShape;
+  readonly parts: readonly ShardPart[];
+}
+
+async function makePlan(
+  target: BackupTarget,
+  volume: VolumeToPlan,
+  { domain, base }: Awaited<ReturnType<typeof readPinnedBase>>,
+): Promise<Plan> {
   const shape: VolumeShape = {
     sizeBytes: volume.sizeBytes,
     geometry: domain.geometry,
@@ -101,7 +112,7 @@ async function makePlan(target: BackupTarget, volume: VolumeToPlan): Promise<Buf
     base && volume.changed && (await makeHintedPlan(target, base, { ...shape, hinted: true }, volume.changed));
   if (hinted) return hinted;
   const basePages = base ? pagesOf(target, base, { skipDamaged: true }) : noPages();
-  return encodeShardTable(shape, await cutIntoShards(withBase(pagesToRead(volume.extents, shape), basePages), shape));
+  return { shape, parts: await cutIntoShards(withBase(pagesToRead(volume.extents, shape), basePages), shape) };
 }
 
 /** Undefined when the hint must not be followed: proven wrong before, not even in order, or a part of the base's tree is damaged. */
@@ -110,11 +121,11 @@ async function makeHintedPlan(
   base: Root,
   shape: VolumeShape,
   changed: AsyncIterable<Extent>,
-): Promise<Buffer | undefined> {
+): Promise<Plan | undefined> {
   if (await hintIsRuledOut(target)) return undefined;
   try {
     const toRead = pagesToRead(withResizedEnd(changed, base.sizeBytes, shape), shape);
-    return encodeShardTable(shape, await cutIntoShards(withBase(toRead, pagesOf(target, base)), shape));
+    return { shape, parts: await cutIntoShards(withBase(toRead, pagesOf(target, base)), shape) };
   } catch (error) {
     if (error instanceof RepositoryDamaged || error instanceof ExtentOutOfPlace) return undefined;
     throw error;
@@ -125,7 +136,7 @@ async function* noPages(): AsyncGenerator<PageReference> {}
 
 /** The plan of the job. Throws VerificationFailed when there is none, or another one than `planHash` names. */
 export async function openPlan(target: BackupTarget, planHash?: string): Promise<ShardTable> {
-  const table = await readShardTable(target.store, jobKeys(target.domain, target.jobId).plan);
+  const table = await readShardTable(target, jobKeys(target.domain, target.jobId).plan);
   if (!table) throw new VerificationFailed(`The job ${target.jobId} has no plan, or was collected.`);
   if (planHash !== undefined && table.hash !== planHash) {
     throw new VerificationFailed(`The plan of the job ${target.jobId} is not ${planHash}.`);

@@ -4,7 +4,7 @@ import { RepositoryDamaged, VerificationFailed } from "../domain/errors.ts";
 import { sha256 } from "./binary.ts";
 import { type Branch, branchAttempt, branchPages, encodeBranch, type PageReference } from "./branch.ts";
 import { sealDescription } from "./description.ts";
-import { type DomainCipher, openCipher } from "./domain-cipher.ts";
+import type { DomainCipher } from "./domain-cipher.ts";
 import { baseOfHint } from "./hint.ts";
 import { InFlight, mapAhead } from "./in-flight.ts";
 import { domainKeys, formatPageName, parsePageName } from "./layout.ts";
@@ -38,13 +38,10 @@ export async function publishRoot(
 ): Promise<PublishedBackup> {
   const plan = await openPlan(target, options.planHash);
   const { sizeBytes, geometry, wrappedKey } = plan.shape;
-  const [selection, { base }, cipher] = await Promise.all([
-    readSelection(target, options.planHash),
-    readPinnedBase(target, plan.shape),
-    openCipher(target, wrappedKey),
-  ]);
+  const { cipher } = plan;
+  const [selection, { base }] = await Promise.all([readSelection(target, plan), readPinnedBase(target, plan.shape)]);
   if (!selection) throw new VerificationFailed(`The backup by ${target.jobId} is not verified, or was collected.`);
-  const results = new ShardResults(target, selection.attempts);
+  const results = new ShardResults(target, selection.attempts, cipher);
   const pages = plan.shape.hinted
     ? overlaid(results.pages(), pagesWithin(target, base ?? (await baseOfHint(target, plan.shape)), plan.shape))
     : results.pages();
@@ -83,18 +80,20 @@ function describedWith(description: SnapshotDescription = {}, storedBytes: numbe
 class ShardResults {
   readonly #target: BackupTarget;
   readonly #attempts: readonly number[];
+  readonly #cipher: DomainCipher | undefined;
   /** Of packs and pages that the job wrote, as far as {@link pages} was walked. */
   writtenBytes = 0;
 
-  constructor(target: BackupTarget, attempts: readonly number[]) {
+  constructor(target: BackupTarget, attempts: readonly number[], cipher: DomainCipher | undefined) {
     this.#target = target;
     this.#attempts = attempts;
+    this.#cipher = cipher;
   }
 
   /** Shards hold ascending pages of the volume, and so do their results. Pages of zeros come with no chunks. */
   async *pages(): AsyncGenerator<PageReference> {
     const shards = this.#attempts.entries();
-    const read = ([shard, attempt]: [number, number]) => readResult(this.#target, shard, attempt);
+    const read = ([shard, attempt]: [number, number]) => readResult(this.#target, { shard, attempt }, this.#cipher);
     for await (const result of mapAhead(shards, resultsAhead, read)) {
       this.writtenBytes += [...result.pages, ...result.packs].reduce((sum, { size }) => sum + size, 0);
       const zeros = result.zeroPages.map((index) => ({ index, name: "", chunks: 0, packs: [] }));

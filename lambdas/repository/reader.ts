@@ -65,13 +65,15 @@ export async function readRoot(
 /** Writes the restore's work objects; a replay answers the same. */
 export async function planRestore(source: RestoreSource): Promise<RestorePlan> {
   const key = jobKeys(source.domain, source.jobId).restorePlan;
-  const known = await readShardTable(source.store, key);
+  const known = await readShardTable(source, key);
   if (!known) {
     const root = await readRoot(source);
     const { chunkBytes, pageChunks, sizeBytes, wrappedKey } = root;
     const geometry = { ...geometryFor(sizeBytes), chunkBytes, pageChunks };
     const shape = { sizeBytes, geometry, wrappedKey, hinted: false };
-    await source.store.put(key, encodeShardTable(shape, await cutIntoShards(source, root)), { ifAbsent: true });
+    const object = { key, cipher: await openCipher(source, wrappedKey) };
+    const plan = encodeShardTable(shape, await cutIntoShards(source, root), object);
+    await source.store.put(key, plan, { ifAbsent: true });
   }
   const table = known ?? (await openRestorePlan(source));
   return { sizeBytes: table.shape.sizeBytes, shardCount: table.shards.length, bytesTotal: totalBytes(table) };
@@ -122,7 +124,7 @@ function encodePages(pages: readonly PageToRestore[]): Buffer {
 
 async function openRestorePlan(source: RestoreSource): Promise<ShardTable> {
   const key = jobKeys(source.domain, source.jobId).restorePlan;
-  const table = await readShardTable(source.store, key);
+  const table = await readShardTable(source, key);
   if (!table) throw new RepositoryDamaged(`The restore by ${source.jobId} is not planned: there is no object ${key}.`);
   return table;
 }
@@ -158,11 +160,9 @@ export async function restoreShard(
   options: ShardRestoreOptions,
 ): Promise<{ finished: boolean; next?: number; bytesDone: number }> {
   const table = await openRestorePlan(source);
-  const [pages, cipher] = await Promise.all([
-    readPages(source, table, options.shard),
-    openCipher(source, table.shape.wrappedKey),
-  ]);
-  const restore = new ShardRestore(source, { ...options, shape: table.shape, pages, cipher });
+  const { shape, cipher } = table;
+  const pages = await readPages(source, table, options.shard);
+  const restore = new ShardRestore(source, { ...options, shape, pages, cipher });
   const next = await restore.run();
   await options.writer.flush();
   const { bytesDone } = restore;

@@ -207,9 +207,9 @@ export class ShardOutput {
   }
 
   async #writeCheckpoint(checkpoint: Checkpoint): Promise<void> {
-    const { shard, attempt } = this.#options;
+    const { shard, attempt, cipher } = this.#options;
     const key = jobKeys(this.#target.domain, this.#target.jobId).checkpoint(shard, attempt);
-    await this.#target.store.put(key, encodeCheckpoint(checkpoint));
+    await this.#target.store.put(key, encodeCheckpoint(checkpoint, { key, cipher }));
   }
 
   async #flush(): Promise<void> {
@@ -227,9 +227,9 @@ export class ShardOutput {
   /** Writes the shard's result. A result that is there already (of a late invocation) is as good. */
   async finish(): Promise<void> {
     await this.#flush();
-    const { shard, attempt } = this.#options;
+    const { shard, attempt, cipher } = this.#options;
     const key = jobKeys(this.#target.domain, this.#target.jobId).result(shard, attempt);
-    await this.#target.store.put(key, encodeResult(this.#result()), { ifAbsent: true });
+    await this.#target.store.put(key, encodeResult(this.#result(), { key, cipher }), { ifAbsent: true });
   }
 
   /** Waits until nothing is on its way any more, whatever becomes of it. */

@@ -3,7 +3,7 @@ import * as z from "zod";
 import { RepositoryDamaged } from "../domain/errors.ts";
 import { repositoryFormat } from "./binary.ts";
 import { parsePackName, parsePageName } from "./layout.ts";
-import { decodeJobRecord, encodeJobRecord } from "./record.ts";
+import { decodeJobRecord, encodeJobRecord, type JobObject } from "./record.ts";
 
 const packName = z.string().refine((text) => parsePackName(text) !== undefined, "a pack has no proper name");
 const pageName = z.string().refine((text) => parsePageName(text) !== undefined, "a page has no proper name");
@@ -46,20 +46,20 @@ const checkpointSchema = shardStateSchema.extend({
 export type ShardResult = Omit<z.infer<typeof shardStateSchema>, "format">;
 export type Checkpoint = Omit<z.infer<typeof checkpointSchema>, "format">;
 
-export function encodeResult(result: ShardResult): Buffer {
-  return encodeJobRecord({ format: repositoryFormat, ...result });
+export function encodeResult(result: ShardResult, object: JobObject): Buffer {
+  return encodeJobRecord({ format: repositoryFormat, ...result }, object);
 }
 
-export function decodeResult(object: Uint8Array, key: string): ShardResult {
-  return consistent(decodeJobRecord(shardStateSchema, object, key), key);
+export function decodeResult(bytes: Uint8Array, object: JobObject): ShardResult {
+  return consistent(decodeJobRecord(shardStateSchema, bytes, object), object.key);
 }
 
-export function encodeCheckpoint(checkpoint: Checkpoint): Buffer {
-  return encodeJobRecord({ format: repositoryFormat, ...checkpoint });
+export function encodeCheckpoint(checkpoint: Checkpoint, object: JobObject): Buffer {
+  return encodeJobRecord({ format: repositoryFormat, ...checkpoint }, object);
 }
 
-export function decodeCheckpoint(object: Uint8Array, key: string): Checkpoint {
-  return consistent(decodeJobRecord(checkpointSchema, object, key), key);
+export function decodeCheckpoint(bytes: Uint8Array, object: JobObject): Checkpoint {
+  return consistent(decodeJobRecord(checkpointSchema, bytes, object), object.key);
 }
 
 /** Every position in the state leads to something. */

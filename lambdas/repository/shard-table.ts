@@ -4,8 +4,10 @@
  */
 import { RepositoryDamaged } from "../domain/errors.ts";
 import { ByteReader, ByteWriter, hashBytes, seal, sha256, unseal } from "./binary.ts";
-import { areSizesOfDomain, type Geometry } from "./domain-record.ts";
+import { type DomainCipher, openCipher } from "./domain-cipher.ts";
+import { areSizesOfDomain, type DomainLocation, type Geometry } from "./domain-record.ts";
 import type { ObjectStore } from "./object-store.ts";
+import type { JobObject } from "./record.ts";
 import { readAgainIfDamaged } from "./reread.ts";
 
 /** More would not fit into one Distributed Map (10,000 concurrent children, and its history). */
@@ -21,6 +23,8 @@ export interface ShardTable {
   readonly hash: string;
   readonly shape: VolumeShape;
   readonly shards: readonly ShardEntry[];
+  /** Of an encrypted domain: the plan was written with its key. */
+  readonly cipher: DomainCipher | undefined;
 }
 
 /** What all shards of a plan have in common. */
@@ -48,7 +52,8 @@ const entryBytes = 8 + 4 + hashBytes;
 const firstReadBytes = 256 * 1024;
 const maxTableBytes = 16 * 1024 + maxShards * entryBytes;
 
-export function encodeShardTable(shape: VolumeShape, parts: readonly ShardPart[]): Buffer {
+/** The plan of the job that has `object`; in an encrypted domain nobody writes one without the domain's key. */
+export function encodeShardTable(shape: VolumeShape, parts: readonly ShardPart[], { key, cipher }: JobObject): Buffer {
   const { chunkBytes, pageChunks, packBytes } = shape.geometry;
   const writer = new ByteWriter()
     .u64(shape.sizeBytes)
@@ -60,6 +65,10 @@ export function encodeShardTable(shape: VolumeShape, parts: readonly ShardPart[]
     .u8(shape.hinted ? 1 : 0)
     .u32(parts.length);
   for (const part of parts) writer.u64(part.bytes).u32(part.body.length).hex(sha256(part.body));
+  if (shape.wrappedKey.length > 0) {
+    if (!cipher) throw new TypeError("The plan of an encrypted domain needs the domain's cipher.");
+    writer.hex(cipher.authenticateJobObject(key, writer.finish()));
+  }
   const table = seal("plan", writer.finish());
   const prefix = new ByteWriter().u32(table.length).finish();
   return Buffer.concat([prefix, table, ...parts.map((part) => part.body)]);
@@ -69,18 +78,24 @@ export function totalBytes(table: ShardTable): number {
   return table.shards.reduce((sum, shard) => sum + shard.bytes, 0);
 }
 
-/** The table of a whole plan. Throws RepositoryDamaged. */
-export function decodeShardTable(plan: Uint8Array, key: string): ShardTable {
+/** The table of a whole plan that was just written. */
+export function decodeShardTable(plan: Uint8Array, { key, cipher }: JobObject): ShardTable {
   const length = new ByteReader(plan, key).u32();
-  return decodeTable(plan.subarray(prefixBytes, prefixBytes + length), key);
+  return decodeTable(plan.subarray(prefixBytes, prefixBytes + length), key).openedBy(cipher);
 }
 
-/** Undefined when there is no such plan. Throws RepositoryDamaged. */
-export function readShardTable(store: ObjectStore, key: string): Promise<ShardTable | undefined> {
-  return readAgainIfDamaged(() => readTable(store, key));
+/**
+ * Undefined when there is no such plan. Throws EncryptionKeyUnavailable, and RepositoryDamaged, also for a plan that was not written with the key of its
+ * domain, and for one of a domain that is not encrypted where it has to be.
+ */
+export function readShardTable(source: DomainLocation, key: string): Promise<ShardTable | undefined> {
+  return readAgainIfDamaged(async () => {
+    const table = await readTable(source.store, key);
+    return table?.openedBy(await openCipher(source, table.wrappedKey));
+  });
 }
 
-async function readTable(store: ObjectStore, key: string): Promise<ShardTable | undefined> {
+async function readTable(store: ObjectStore, key: string): Promise<ClosedTable | undefined> {
   const first = await store.get(key, { offset: 0, length: firstReadBytes });
   if (!first) return undefined;
   const length = new ByteReader(first, key).u32();
@@ -90,7 +105,14 @@ async function readTable(store: ObjectStore, key: string): Promise<ShardTable | 
   return table && decodeTable(table, key);
 }
 
-function decodeTable(bytes: Uint8Array, key: string): ShardTable {
+/** A table of which is not known yet whether it is authentic. */
+interface ClosedTable {
+  readonly wrappedKey: Uint8Array;
+  /** Throws RepositoryDamaged when it was not written with that key. */
+  openedBy(cipher: DomainCipher | undefined): ShardTable;
+}
+
+function decodeTable(bytes: Uint8Array, key: string): ClosedTable {
   const reader = unseal("plan", bytes, key);
   const sizeBytes = reader.u64();
   const geometry = { chunkBytes: reader.u32(), pageChunks: reader.u32(), packBytes: reader.u32() };
@@ -103,8 +125,17 @@ function decodeTable(bytes: Uint8Array, key: string): ShardTable {
     offset += entry.length;
     return entry;
   });
+  const authenticated = reader.past();
+  const authentication = wrappedKey.length > 0 ? reader.hex(hashBytes) : undefined;
   reader.end();
-  return { hash: sha256(bytes), shape, shards };
+  return {
+    wrappedKey,
+    openedBy(cipher) {
+      if (cipher && authentication !== cipher.authenticateJobObject(key, authenticated))
+        throw reader.damaged("it was not written with the domain's key");
+      return { hash: sha256(bytes), shape, shards, cipher };
+    },
+  };
 }
 
 /** A reader of one shard's part. Throws RepositoryDamaged when it is not what the table says. */

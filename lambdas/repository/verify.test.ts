@@ -83,9 +83,10 @@ describe("verification", () => {
   test("finds that a result is of less than the shard, and the next attempt copies that", async () => {
     const { store, target, volume, plan, verify } = await copied();
     const key = "domains/vol/jobs/job1/results/0-1";
-    const { pages, ...result } = decodeResult((await store.get(key))!, key);
+    const object = { key, cipher: undefined };
+    const { pages, ...result } = decodeResult((await store.get(key))!, object);
     const cut = { ...result, pages: pages.slice(0, -1), bytesDone: result.bytesDone - 1 };
-    store.damage(key, () => encodeResult(cut));
+    store.damage(key, () => encodeResult(cut, object));
     await assert.rejects(verify(), (error) => error instanceof VerificationFailed && error.message.includes(key));
     await copyAll(target, plan, volume, 2);
     await verify();

@@ -4,6 +4,7 @@ import { RepositoryDamaged, VerificationFailed } from "../domain/errors.ts";
 import { repositoryFormat } from "./binary.ts";
 import type { PageReference } from "./branch.ts";
 import { distrust } from "./distrust.ts";
+import type { DomainCipher } from "./domain-cipher.ts";
 import { Fingerprints } from "./fingerprints.ts";
 import { baseOfHint, ruleOutHint } from "./hint.ts";
 import { forEachInFlight } from "./in-flight.ts";
@@ -53,10 +54,7 @@ export interface VerifyOptions {
  */
 export async function verifyBackup(target: BackupTarget, options: VerifyOptions): Promise<{ finished: boolean }> {
   const plan = await openPlan(target, options.planHash);
-  const [selection, known] = await Promise.all([
-    readSelection(target, options.planHash),
-    readProgress(target, options.planHash),
-  ]);
+  const [selection, known] = await Promise.all([readSelection(target, plan), readProgress(target, plan)]);
   if (selection) return { finished: true };
   const progress = known ?? { planHash: options.planHash, attempts: [], readBack: [], unreadNext: 0 };
   const verification = new Verification(target, plan, options, progress);
@@ -65,35 +63,49 @@ export async function verifyBackup(target: BackupTarget, options: VerifyOptions)
   const { planHash, attempts } = progress;
   const selected = { format: repositoryFormat, planHash, attempts };
   const keys = jobKeys(target.domain, target.jobId);
-  if (verification.finished) await target.store.put(keys.selection, encodeJobRecord(selected), { ifAbsent: true });
-  else await target.store.put(keys.verified, encodeJobRecord({ ...progress, ...selected }));
+  const key = verification.finished ? keys.selection : keys.verified;
+  const record = encodeJobRecord(verification.finished ? selected : { ...progress, ...selected }, {
+    key,
+    cipher: plan.cipher,
+  });
+  await target.store.put(key, record, { ifAbsent: verification.finished });
   return { finished: verification.finished };
 }
 
 /** Undefined before {@link verifyBackup} has finished. */
-export async function readSelection(target: BackupTarget, planHash: string): Promise<Selection | undefined> {
+export async function readSelection(
+  target: BackupTarget,
+  { hash: planHash, cipher }: Pick<ShardTable, "hash" | "cipher">,
+): Promise<Selection | undefined> {
   const key = jobKeys(target.domain, target.jobId).selection;
   const object = await target.store.get(key);
   if (!object) return undefined;
-  const selection = decodeJobRecord(selectionSchema, object, key);
+  const selection = decodeJobRecord(selectionSchema, object, { key, cipher });
   if (selection.planHash !== planHash)
     throw new VerificationFailed(`The selection ${key} is of another plan than ${planHash}.`);
   return selection;
 }
 
-async function readProgress(target: BackupTarget, planHash: string): Promise<Progress | undefined> {
+async function readProgress(
+  target: BackupTarget,
+  { hash: planHash, cipher }: Pick<ShardTable, "hash" | "cipher">,
+): Promise<Progress | undefined> {
   const key = jobKeys(target.domain, target.jobId).verified;
   const object = await target.store.get(key);
-  const progress = object && decodeJobRecord(progressSchema, object, key);
+  const progress = object && decodeJobRecord(progressSchema, object, { key, cipher });
   return progress?.planHash === planHash ? progress : undefined;
 }
 
 /** The result of a shard. Throws VerificationFailed when it is gone. */
-export async function readResult(target: BackupTarget, shard: number, attempt: number): Promise<ShardResult> {
+export async function readResult(
+  target: BackupTarget,
+  { shard, attempt }: { readonly shard: number; readonly attempt: number },
+  cipher: DomainCipher | undefined,
+): Promise<ShardResult> {
   const key = jobKeys(target.domain, target.jobId).result(shard, attempt);
   const object = await target.store.get(key);
   if (!object) throw new VerificationFailed(`The result ${key} is missing.`);
-  return decodeResult(object, key);
+  return decodeResult(object, { key, cipher });
 }
 
 /** A page as its branch will list it. */
@@ -188,7 +200,7 @@ class Verification {
   ): Promise<(Loss & { shard: number }) | Intact> {
     const resultKey = jobKeys(this.#target.domain, this.#target.jobId).results(shard);
     if (attempt === undefined) return { shard, objects: [`${resultKey}*`], basePacks: [] };
-    const result = await readUsableResult(this.#target, shard, attempt);
+    const result = await readUsableResult(this.#target, { shard, attempt }, this.#plan.cipher);
     const isWhole = result?.bytesDone === this.#plan.shards[shard]?.bytes;
     if (result?.planHash !== this.#options.planHash || !isWhole)
       return { shard, objects: [`${resultKey}${attempt}`], basePacks: [] };
@@ -289,11 +301,11 @@ async function latestResults(target: BackupTarget): Promise<Map<number, number>>
 
 async function readUsableResult(
   target: BackupTarget,
-  shard: number,
-  attempt: number,
+  place: { readonly shard: number; readonly attempt: number },
+  cipher: DomainCipher | undefined,
 ): Promise<ShardResult | undefined> {
   try {
-    return await readResult(target, shard, attempt);
+    return await readResult(target, place, cipher);
   } catch (error) {
     if (error instanceof RepositoryDamaged || error instanceof VerificationFailed) return undefined;
     throw error;
@@ -315,7 +327,7 @@ function* expectedObjects(
 /** Makes sure that the next attempt does not build on what is lost, and says what that is. */
 async function reject(target: BackupTarget, plan: ShardTable, losses: readonly Loss[]): Promise<VerificationFailed> {
   const basePacks = losses.flatMap((loss) => loss.basePacks);
-  if (basePacks.length > 0) await distrust(target, basePacks);
+  if (basePacks.length > 0) await distrust(target, basePacks, plan.cipher);
   const objects = losses.flatMap((loss) => loss.objects);
   const named = objects.slice(0, namedObjects).join(", ");
   const more = objects.length > namedObjects ? ` and ${objects.length - namedObjects} more` : "";

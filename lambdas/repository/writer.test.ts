@@ -260,7 +260,10 @@ describe("a worker", () => {
       const options = { planHash: plan.planHash, shard: 0, reader: volume, until: never };
       await assert.rejects(copyShard(target, { ...options, attempt: 1 }), /away/);
       const [key = ""] = store.keys("domains/vol/jobs/job1/checkpoints/");
-      assert.ok(decodeCheckpoint((await store.get(key))!, key).nextChunk > 0, "it stopped in the middle of a page");
+      assert.ok(
+        decodeCheckpoint((await store.get(key))!, { key, cipher: undefined }).nextChunk > 0,
+        "it stopped in the middle of a page",
+      );
       const unreadable = { read: () => Promise.reject(new Error("The volume cannot be read.")) };
       if (reason === "its time is short") await copyShard(target, { ...options, attempt: 2, until: () => true });
       else await assert.rejects(copyShard(target, { ...options, attempt: 2, reader: unreadable }), /cannot be read/);
@@ -289,7 +292,7 @@ describe("a worker", () => {
       ): Promise<"written" | "exists"> {
         if (/packs|pages/.test(key)) await new Promise((resolve) => setTimeout(resolve, Math.random() * 8));
         if (key.includes("/checkpoints/")) {
-          const { packs, pages } = decodeCheckpoint(body, key);
+          const { packs, pages } = decodeCheckpoint(body, { key, cipher: undefined });
           const named = [...packs.map(({ name }) => `packs/${name}`), ...pages.map(({ name }) => `pages/${name}`)];
           for (const name of named) assert.ok(await this.head(`domains/vol/${name}`), `${name} is not there yet`);
           checkpoints += 1;
@@ -353,8 +356,9 @@ describe("a worker", () => {
     const volume = SparseVolume.of(content);
     const { planHash } = await planBackup(target, volume);
     const without = { pages: [], zeroPages: [], packs: [], reused: [], bytesDone: 0, nextPage: 0, partialPage: "" };
-    const object = encodeCheckpoint({ ...without, planHash, nextChunk: 3 });
-    await target.store.put("domains/vol/jobs/job1/checkpoints/0-1", object);
+    const key = "domains/vol/jobs/job1/checkpoints/0-1";
+    const object = encodeCheckpoint({ ...without, planHash, nextChunk: 3 }, { key, cipher: undefined });
+    await target.store.put(key, object);
     await copyShard(target, { planHash, shard: 0, attempt: 2, until: never, reader: volume });
     await finish(target, { planHash });
     await assertRestores(target, content);

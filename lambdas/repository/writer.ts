@@ -4,13 +4,14 @@ import { BasePages } from "./base-pages.ts";
 import { encodeChunks } from "./codec.ts";
 import type { NamedChunk } from "./codec-worker.ts";
 import { readDistrusted } from "./distrust.ts";
-import { type DomainCipher, openCipher } from "./domain-cipher.ts";
+import type { DomainCipher } from "./domain-cipher.ts";
 import { ruleOutHint } from "./hint.ts";
 import { attemptOfKey, jobKeys } from "./layout.ts";
 import { releaseMemory } from "./memory.ts";
 import type { ChunkLocation, Page } from "./page.ts";
 import type { BackupTarget } from "./pin.ts";
 import { openPlan, type PlannedPage, readPlannedPages } from "./planner.ts";
+import type { JobObject } from "./record.ts";
 import { type Batch, readBatches, type VolumeReader } from "./shard-batches.ts";
 import { type OpenPage, partialChunks, ShardOutput } from "./shard-output.ts";
 import { type Checkpoint, decodeCheckpoint, decodeResult } from "./shard-state.ts";
@@ -40,30 +41,34 @@ export async function copyShard(
   options: ShardCopyOptions,
 ): Promise<{ finished: boolean; bytesDone: number }> {
   const plan = await openPlan(target, options.planHash);
-  const [isDone, pages, checkpoints, cipher, distrusted] = await Promise.all([
-    hasResult(target, options),
+  const { cipher } = plan;
+  const [isDone, pages, checkpoints, distrusted] = await Promise.all([
+    hasResult(target, options, cipher),
     readPlannedPages(target, plan, options.shard),
     checkpointKeys(target, options),
-    openCipher(target, plan.shape.wrappedKey),
-    readDistrusted(target),
+    readDistrusted(target, cipher),
   ]);
   if (isDone) return { finished: true, bytesDone: plan.shards[options.shard]?.bytes ?? 0 };
-  const resumed = await newestCheckpoint(target, checkpoints, { planHash: options.planHash, pages });
+  const resumed = await newestCheckpoint(target, checkpoints, { planHash: options.planHash, pages, cipher });
   return new ShardCopy(target, { ...options, shape: plan.shape, pages, cipher, resumed, distrusted }).run();
 }
 
 /** A worker of a plan that was dropped meanwhile may still have left one: that is of other pages. */
-async function hasResult(target: BackupTarget, { shard, planHash }: ShardCopyOptions): Promise<boolean> {
+async function hasResult(
+  target: BackupTarget,
+  { shard, planHash }: ShardCopyOptions,
+  cipher: DomainCipher | undefined,
+): Promise<boolean> {
   for await (const { key } of target.store.list(jobKeys(target.domain, target.jobId).results(shard))) {
     const object = await target.store.get(key);
-    if (object && isResultOf(planHash, object, key)) return true;
+    if (object && isResultOf(planHash, object, { key, cipher })) return true;
   }
   return false;
 }
 
-function isResultOf(planHash: string, object: Uint8Array, key: string): boolean {
+function isResultOf(planHash: string, bytes: Uint8Array, object: JobObject): boolean {
   try {
-    return decodeResult(object, key).planHash === planHash;
+    return decodeResult(bytes, object).planHash === planHash;
   } catch (error) {
     if (isDamage(error)) return false;
     throw error;
@@ -83,11 +88,18 @@ async function checkpointKeys(target: BackupTarget, { shard }: ShardCopyOptions)
   return keys.sort((a, b) => attemptOfKey(b) - attemptOfKey(a));
 }
 
+/** What a checkpoint has to be of. */
+interface CheckpointedShard {
+  readonly planHash: string;
+  readonly pages: readonly PlannedPage[];
+  readonly cipher: DomainCipher | undefined;
+}
+
 /** The first that is usable. */
 async function newestCheckpoint(
   target: BackupTarget,
   keys: readonly string[],
-  shard: { planHash: string; pages: readonly PlannedPage[] },
+  shard: CheckpointedShard,
 ): Promise<Resumable | undefined> {
   for (const key of keys) {
     const object = await target.store.get(key);
@@ -98,13 +110,9 @@ async function newestCheckpoint(
 }
 
 /** A checkpoint only saves time: one that is damaged or of another plan is passed over. */
-function usableCheckpoint(
-  object: Uint8Array,
-  key: string,
-  shard: { planHash: string; pages: readonly PlannedPage[] },
-): Resumable | undefined {
+function usableCheckpoint(object: Uint8Array, key: string, shard: CheckpointedShard): Resumable | undefined {
   try {
-    const checkpoint = decodeCheckpoint(object, key);
+    const checkpoint = decodeCheckpoint(object, { key, cipher: shard.cipher });
     const partial = partialChunks(checkpoint, key);
     const isOfPlan = checkpoint.planHash === shard.planHash && checkpoint.nextPage <= shard.pages.length;
     const page = shard.pages[checkpoint.nextPage];
