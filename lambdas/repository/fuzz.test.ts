@@ -31,15 +31,16 @@ import {
 import { RepositoryDamaged, SnapferryError, UnsupportedFormat } from "../domain/errors.ts";
 import { decodeBranch, encodeBranch } from "./branch.ts";
 import { encodeCompactedPack } from "./compacted-pack.ts";
+import { distrust } from "./distrust.ts";
 import { ensureDomain } from "./domain-record.ts";
 import { decodeRoot, encodeRoot } from "./manifest.ts";
 import type { ObjectStore } from "./object-store.ts";
 import { readPackIndex } from "./pack-reader.ts";
 import { decodePage, encodePage } from "./page.ts";
 import { type BackupTarget, decodePin } from "./pin.ts";
-import { readRoot } from "./reader.ts";
+import { planRestore, readRoot } from "./reader.ts";
 import { sampleCheck } from "./sample-check.ts";
-import { readShardPart, readShardTable } from "./shard-table.ts";
+import { encodeShardTable, readShardPart, readShardTable, type ShardTable } from "./shard-table.ts";
 import { sweepDomain } from "./sweep.ts";
 import { verifyBackup } from "./verify.ts";
 import { copyShard } from "./writer.ts";
@@ -366,6 +367,44 @@ describe("a compacted pack that nobody has written", () => {
   });
 });
 
+describe("a restore whose plan was changed", () => {
+  const key = "domains/vol/jobs/restore/restore/plan";
+
+  test("ends with the right bytes or by name, and bears parts whose hashes are all right", async () => {
+    const { store, content } = await newRepository();
+    const source = { ...job(store, 1), jobId: "restore" };
+    await planRestore(source);
+    const plan = (await store.get(key))!;
+    const table = (await readShardTable(source, key))!;
+    const [{ bytes, offset }] = table.shards as [ShardTable["shards"][number]];
+    const part = Buffer.from(plan.subarray(offset));
+    const planWith = (body: Uint8Array) => encodeShardTable(table.shape, [{ bytes, body }], { key, cipher: undefined });
+    assert.ok(planWith(part).equals(plan));
+    const restored = async (changed: Uint8Array) => {
+      await store.put(key, changed);
+      return (await restore(source)).content();
+    };
+    assert.ok(content.equals(await restored(plan)));
+    const hostile = fc
+      .tuple(fc.nat(part.length - 1), fc.constantFrom(...hostileNumbers))
+      .map(([at, number]) => overwritten(part, at, number));
+    const limits = { numRuns: 100 * effort, interruptAfterTimeLimit: 800 * effort, markInterruptAsFailure: false };
+    const largest = await largestBuffer(async () => {
+      await fc.assert(
+        fc.asyncProperty(mutated(plan), (changed) =>
+          endsByName(async () => assert.ok(content.equals(await restored(changed)), "other bytes came back")),
+        ),
+        limits,
+      );
+      await fc.assert(
+        fc.asyncProperty(fc.oneof(hostile, mutated(part)), (body) => endsByName(() => restored(planWith(body)))),
+        limits,
+      );
+    });
+    assert.ok(largest <= mostBytesAtOnce, `${largest} bytes at once`);
+  });
+});
+
 describe("a job whose own objects were changed", () => {
   /** Stopped in the middle of a shard. */
   async function stoppedJob(): Promise<Domain> {
@@ -393,6 +432,16 @@ describe("a job whose own objects were changed", () => {
     return { store, content };
   }
 
+  /** Stopped while it was being verified, and told not to trust a pack of its base. */
+  async function doubtfulJob(): Promise<Domain> {
+    const { store, content } = await copiedJob();
+    const { planHash } = await planBackup(job(store, 2), SparseVolume.of(content), ["snap1"]);
+    const pack = store.keys("domains/vol/packs/job1/")[0]!.slice("domains/vol/packs/".length);
+    await distrust(job(store, 2), [pack], undefined);
+    await verifyBackup(job(store, 2), { planHash, until: () => true });
+    return { store, content };
+  }
+
   /** What the rest of the backup makes of it: the volume's bytes, or an error of ours. */
   async function endsRight({ store, content }: Domain): Promise<void> {
     const volume = SparseVolume.of(content);
@@ -406,6 +455,7 @@ describe("a job whose own objects were changed", () => {
   const stages = {
     "behind its plan": { stage: stoppedJob, kinds: ["pin", "base", "plan", "checkpoints/0-1"] },
     "behind its copy": { stage: copiedJob, kinds: ["plan", "results/0-1"] },
+    "within its verification": { stage: doubtfulJob, kinds: ["verified", "distrusted"] },
     "behind its verification": { stage: verifiedJob, kinds: ["plan", "results/0-1", "selection"] },
   };
   for (const [where, { stage, kinds }] of Object.entries(stages)) {
