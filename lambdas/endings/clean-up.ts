@@ -107,9 +107,9 @@ async function cleanUpFailedBackup(
       if (snapshot.jobId === job.id) await closeExportOf(services, snapshot);
     },
     async () => {
-      const { store, domain } = await backupOf(services, snapshot, job.id);
-      await collectJob({ store, domain, jobId: job.id });
-      finished = await sweepBackups(services, snapshot, { store, domain, until });
+      const backup = await backupOf(services, snapshot, job.id);
+      await collectJob(backup);
+      finished = await sweepBackups(services, snapshot, { ...backup, until });
     },
   );
   return finished;

@@ -1,6 +1,6 @@
 /** The sweep of a volume's backups, as the store's options allow. */
 import type { Snapshot } from "../domain/snapshot.ts";
-import type { ObjectStore } from "../repository/object-store.ts";
+import type { DomainLocation } from "../repository/domain-record.ts";
 import { sweepDomain } from "../repository/sweep.ts";
 import type { Services } from "../services.ts";
 import { getStoreOptions } from "../tables/stores.ts";
@@ -12,10 +12,10 @@ import { getStoreOptions } from "../tables/stores.ts";
 export async function sweepBackups(
   { database, logger }: Services,
   { tenant, storeId, volumeId }: Pick<Snapshot, "tenant" | "storeId" | "volumeId">,
-  { store, domain, until }: { store: ObjectStore; domain: string; until: () => boolean },
+  { until, ...location }: DomainLocation & { readonly until: () => boolean },
 ): Promise<boolean> {
   const { objectLock } = await getStoreOptions(database, tenant, storeId);
-  const swept = await sweepDomain({ store, domain }, { until, compacts: objectLock === undefined });
+  const swept = await sweepDomain(location, { until, compacts: objectLock === undefined });
   const { compactedPacks, damagedPacks: packs, deletedObjects, deletedBytes } = swept;
   if (deletedObjects > 0)
     logger.info("backups swept", { tenant, volumeId, deletedObjects, deletedBytes, compactedPacks });

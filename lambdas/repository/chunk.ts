@@ -53,7 +53,11 @@ export function decodeChunk(
 }
 
 /** Whether `stored` is the chunk of that hash, of whatever length up to `maxLength`: for who knows no place of it in a volume. */
-export function holdsChunk({ encoding, bytes: stored }: EncodedChunk, hash: string, maxLength: number): boolean {
+export function holdsChunk(
+  { encoding, bytes: stored }: EncodedChunk,
+  hash: string,
+  { maxLength, chunkIdKey }: { readonly maxLength: number; readonly chunkIdKey?: Uint8Array | undefined },
+): boolean {
   const bytes = encoding === encodings.raw ? stored : decompress(stored, maxLength);
-  return bytes !== undefined && bytes.length <= maxLength && chunkHash(bytes) === hash;
+  return bytes !== undefined && bytes.length <= maxLength && chunkHash(bytes, chunkIdKey) === hash;
 }

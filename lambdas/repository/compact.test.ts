@@ -15,10 +15,11 @@ import {
   SparseVolume,
 } from "../../test/support/repository.ts";
 import { Killed, workerStore } from "../../test/support/worker-store.ts";
-import { RepositoryDamaged, UnsupportedFormat } from "../domain/errors.ts";
+import { RepositoryDamaged, Throttled, UnsupportedFormat } from "../domain/errors.ts";
 import { LiveChunks } from "./compact-live.ts";
 import { decodeCompactedPack, encodeCompactedPack } from "./compacted-pack.ts";
 import { ensureDomain } from "./domain-record.ts";
+import type { KeyService } from "./key-service.ts";
 import { originalPack } from "./layout.ts";
 import type { ObjectStore } from "./object-store.ts";
 import { type BackupTarget, unpinJob } from "./pin.ts";
@@ -294,7 +295,38 @@ describe("compaction", () => {
     await stage.assertRestores(2);
   });
 
-  it("leaves encrypted packs alone that are not what the store's checksum tells, or where it keeps none", async () => {
+  it("rewrites encrypted packs of a store without checksums if the domain's key finds them whole, and leaves them alone without it", async () => {
+    const origin = await sparseStage({ encrypted: true });
+    const expected = await origin.copy();
+    const { compactedPacks } = await expected.sweep();
+    assert.equal(compactedPacks, 1);
+    const sweepWith = async (keys: KeyService | undefined, damaged?: string) => {
+      const stage = await origin.copy();
+      if (damaged) stage.store.damage(damaged, (body) => body.fill(7, 10, 11));
+      const head = stage.store.head.bind(stage.store);
+      stage.store.head = async (key) => {
+        const found = await head(key);
+        return found && { size: found.size };
+      };
+      const location = { store: stage.store, domain: "vol", ...(keys && { keys }) };
+      return { stage, swept: await sweepDomain(location, { until: never, compacts: true }) };
+    };
+    const compacted = await sweepWith(origin.keys);
+    assert.deepEqual([compacted.swept.compactedPacks, compacted.swept.damagedPacks], [1, []]);
+    assert.deepEqual(await compacted.stage.objects(), await expected.objects());
+    const away = new MemoryKeyService();
+    away.outage = new Throttled("KMS does not serve the key now.");
+    for (const keys of [undefined, new MemoryKeyService(), away]) {
+      const { swept } = await sweepWith(keys);
+      assert.deepEqual([swept.compactedPacks, swept.damagedPacks, swept.finished], [0, [], true]);
+    }
+    const rewritten = expected.store.keys(packs).find((key) => key.endsWith(".1"))!;
+    const { pack } = originalPack(rewritten);
+    const { swept } = await sweepWith(origin.keys, pack);
+    assert.deepEqual([swept.compactedPacks, swept.damagedPacks], [0, [pack]]);
+  });
+
+  it("leaves encrypted packs alone that are not what the store's checksum tells, or without the key where it keeps none", async () => {
     for (const told of ["the bytes that were written", "nothing"]) {
       const stage = await sparseStage({ encrypted: true });
       const written = new Map<string, string>();

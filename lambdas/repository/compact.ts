@@ -23,17 +23,20 @@
  * No time has to pass between the writing of a form and the deletion of the older one: nobody needs the older one. With a grace, a pack whose volume
  * is not backed up any more would stay beside its copy until somebody deletes a snapshot.
  */
+import { EncryptionKeyUnavailable, Throttled } from "../domain/errors.ts";
 import { sha256 } from "./binary.ts";
 import type { Branch, PageReference } from "./branch.ts";
 import { holdsChunk } from "./chunk.ts";
 import { LiveChunks, type LivePack } from "./compact-live.ts";
 import { decodeCompactedPack, encodeCompactedPack } from "./compacted-pack.ts";
 import type { PackForm } from "./compacted-packs.ts";
+import { type DomainCipher, decryptAt, openCipher } from "./domain-cipher.ts";
+import type { DomainLocation } from "./domain-record.ts";
 import { forEachInFlight, InFlight, mapAhead } from "./in-flight.ts";
 import { domainKeys, maxGeneration, originalPack } from "./layout.ts";
 import type { BranchReference } from "./manifest.ts";
 import { isIntact } from "./object-check.ts";
-import type { ListedObject, ObjectStore } from "./object-store.ts";
+import type { ListedObject } from "./object-store.ts";
 import { decodePackFooter, decodePackIndex, maxPackBytes, type PackedChunk, packFooterBytes } from "./pack.ts";
 import { readPage } from "./page.ts";
 import { branchOf, isDamage } from "./tree.ts";
@@ -58,7 +61,8 @@ export interface CompactionMark {
   /** Of all roots, those that pins copied included. */
   readonly branches: readonly BranchReference[];
   readonly chunkBytes: number;
-  readonly isEncrypted: boolean;
+  /** Of the domain; empty when chunks are not encrypted. */
+  readonly wrappedKey: Uint8Array;
 }
 
 export interface CompactionOptions {
@@ -67,13 +71,8 @@ export interface CompactionOptions {
   readonly remove: (garbage: readonly ListedObject[]) => Promise<void>;
 }
 
-interface Location {
-  readonly store: ObjectStore;
-  readonly domain: string;
-}
-
 export class Compaction {
-  readonly #location: Location;
+  readonly #location: DomainLocation;
   readonly #options: CompactionOptions;
   readonly #keys: ReturnType<typeof domainKeys>;
   /** Packs that were rewritten. */
@@ -81,7 +80,9 @@ export class Compaction {
   /** Keys of packs that were left alone since something in them is not what it should be. */
   readonly damaged: string[] = [];
 
-  constructor(location: Location, options: CompactionOptions) {
+  #cipher: Promise<DomainCipher | undefined> | undefined;
+
+  constructor(location: DomainLocation, options: CompactionOptions) {
     this.#location = location;
     this.#options = options;
     this.#keys = domainKeys(location.domain);
@@ -226,18 +227,34 @@ export class Compaction {
     { key }: FormOfPack,
     bytes: Uint8Array,
     chunks: readonly PlacedChunk[],
-    { isEncrypted, chunkBytes }: CompactionMark,
+    { wrappedKey, chunkBytes: maxLength }: CompactionMark,
   ): Promise<boolean> {
-    if (!isEncrypted) {
+    if (wrappedKey.length === 0) {
       const areWhole = chunks.every(({ hash, encoding, ...chunk }) =>
-        holdsChunk({ encoding, bytes: storedIn(bytes, chunk) }, hash, chunkBytes),
+        holdsChunk({ encoding, bytes: storedIn(bytes, chunk) }, hash, { maxLength }),
       );
       return areWhole || this.#leave(key);
     }
-    // Without the key only the store's own checksum tells. A store that keeps none has its encrypted packs left alone.
     const head = await this.#location.store.head(key);
-    if (head?.sha256 === undefined) return false;
-    return head.sha256 === sha256(bytes) || this.#leave(key);
+    if (head?.sha256 !== undefined) return head.sha256 === sha256(bytes) || this.#leave(key);
+    const cipher = await this.#openedBy(wrappedKey);
+    if (!cipher) return false;
+    const { chunkIdKey } = cipher;
+    const packKey = cipher.packKey(originalPack(key).pack.slice(this.#keys.packs.length));
+    const areWhole = chunks.every(({ hash, encoding, ...chunk }) => {
+      const decrypted = decryptAt(packKey, chunk.offset, storedIn(bytes, chunk));
+      return decrypted && holdsChunk({ encoding, bytes: decrypted }, hash, { maxLength, chunkIdKey });
+    });
+    return areWhole || this.#leave(key);
+  }
+
+  /** Undefined where the key is not to be had: compaction is not worth that a deletion fails. */
+  #openedBy(wrappedKey: Uint8Array): Promise<DomainCipher | undefined> {
+    this.#cipher ??= openCipher(this.#location, wrappedKey).catch((error: unknown) => {
+      if (error instanceof EncryptionKeyUnavailable || error instanceof Throttled) return undefined;
+      throw error;
+    });
+    return this.#cipher;
   }
 
   #leave(key: string): false {

@@ -94,9 +94,9 @@ interface Needed {
   readonly objects: Fingerprints;
   /** Jobs whose objects stay all. */
   readonly owners: ReadonlySet<string>;
-  /** What the roots and the copied roots say of chunks: their size, and whether they are encrypted. */
+  /** What the roots and the copied roots say of chunks: their size, and the wrapped key of the domain; empty: they are not encrypted. */
   readonly chunkBytes: number;
-  readonly isEncrypted: boolean;
+  readonly wrappedKey: Uint8Array;
 }
 
 class Sweep {
@@ -108,7 +108,7 @@ class Sweep {
   /** Branches whose pages and packs are marked in this round, by name. Most snapshots share most of theirs. */
   readonly #marked = new Map<string, BranchReference>();
   #chunkBytes = 0;
-  #isEncrypted = false;
+  #wrappedKey: Uint8Array = new Uint8Array();
   /** Packs with more than one form: a sweep has died between writing one and deleting the other. */
   readonly #severalForms = new Set<string>();
   #lastPack = "";
@@ -191,8 +191,8 @@ class Sweep {
    * finds no such branch has nothing to compact, and one that dies before its end finds them again.
    */
   async #deleteBranches(branches: readonly ListedObject[], needed: Needed): Promise<"done" | "late" | "disturbed"> {
-    const { chunkBytes, isEncrypted } = needed;
-    const mark = { branches: [...this.#marked.values()], chunkBytes, isEncrypted };
+    const { chunkBytes, wrappedKey } = needed;
+    const mark = { branches: [...this.#marked.values()], chunkBytes, wrappedKey };
     const packs = new Set([...this.#severalForms].filter((pack) => this.#mayCompact(pack, needed)));
     let at = 0;
     for (;;) {
@@ -248,11 +248,11 @@ class Sweep {
     const objects = new Fingerprints();
     this.#marked.clear();
     this.#chunkBytes = 0;
-    this.#isEncrypted = false;
+    this.#wrappedKey = new Uint8Array();
     await this.#markRoots(objects);
     const owners = await this.#markPins(objects);
     await this.#markRoots(objects);
-    return { objects, owners, chunkBytes: this.#chunkBytes, isEncrypted: this.#isEncrypted };
+    return { objects, owners, chunkBytes: this.#chunkBytes, wrappedKey: this.#wrappedKey };
   }
 
   async #markRoots(objects: Fingerprints): Promise<void> {
@@ -288,7 +288,7 @@ class Sweep {
 
   async #mark(root: Root, objects: Fingerprints): Promise<void> {
     this.#chunkBytes = Math.max(this.#chunkBytes, root.chunkBytes);
-    this.#isEncrypted ||= root.wrappedKey.length > 0;
+    if (root.wrappedKey.length > 0) this.#wrappedKey = root.wrappedKey;
     for (const reference of root.branches) {
       if (this.#marked.has(reference.name)) continue;
       objects.add(this.#keys.page(reference.name));

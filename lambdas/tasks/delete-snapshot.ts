@@ -65,9 +65,9 @@ async function DeleteBackup(
   const updatedAt = services.now().toISOString();
   await updateRunningJob(database, { tenant, id: jobId }, { updatedAt });
   await writeStoreReference(database, reference, "Destroying", { jobId, updatedAt });
-  const { store, domain } = await backupOf(services, snapshot, jobId);
-  await deleteBackup({ store, domain, snapshotId });
-  return { finished: await sweepBackups(services, snapshot, { store, domain, until }) };
+  const backup = await backupOf(services, snapshot, jobId);
+  await deleteBackup(backup);
+  return { finished: await sweepBackups(services, snapshot, { ...backup, until }) };
 }
 
 async function Complete(services: Services, { job: { tenant, jobId } }: TaskInput) {
