@@ -724,6 +724,32 @@ describe("restoring", () => {
       assert.match(out, new RegExp(`^disk.qcow2 \\(${ids.volume}\\) is being restored\\.\\n`));
     });
 
+  test("--salvage is asked for, and what is lost is told with an exit code of its own", async () => {
+    const sentence = "The object is missing or damaged: packs/x. Bytes 0-511 of the volume are lost.";
+    const salvages = (request: FakeRequest): FakeAnswer => {
+      const answer = restores(request);
+      if (!request.path.startsWith("/jobs") || answer === "hang-up") return answer;
+      return { body: { ...(answer.body as object), salvage: true, lost: [sentence] } };
+    };
+    const { code, err, out, requests } = await run([...words, "--salvage", "--watch"], salvages);
+    assert.equal(code, 6, err);
+    assert.match(out, /is restored/);
+    assert.match(err, /What is lost is zeros in the volume:\n {2}The object is missing/);
+    const { body } = requests.find(({ method }) => method === "POST") ?? assert.fail("nothing was asked for");
+    assert.deepEqual(body, { target: { hypervisorId: ids.hypervisor, name: "disk.qcow2" }, salvage: true });
+    assert.equal((await run(["snapshots", "restore", ids.snapshot, "--in-place", "--salvage"], restores)).code, 2);
+    const damaged = job({
+      kind: "restore-volume",
+      state: "Failed",
+      error: { name: "RepositoryDamaged", message: sentence },
+    });
+    const fails = (request: FakeRequest): FakeAnswer =>
+      request.path.startsWith("/jobs") ? { body: damaged } : restores(request);
+    const failed = await run([...words, "--watch"], fails);
+    assert.equal(failed.code, 1);
+    assert.match(failed.err, /lost\. To a new volume, --salvage restores all the rest/);
+  });
+
   test("--watch tells the volume's last id and the VM that has it", async () => {
     const { code, err, out } = await run([...words, "--new-vm", "web-2", "--watch"], restores);
     assert.equal(code, 0, err);

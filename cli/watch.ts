@@ -23,9 +23,12 @@ export async function watchJob(client: Client, terminal: Terminal, jobId: string
   return watchJob(client, terminal, job.backupJobId);
 }
 
-/** Ends the command with a sentence about it if the job ended badly. */
+/** Ends the command with a sentence about it if the job ended badly, or has salvaged a part only. */
 export function requireSuccess(job: Job): void {
   if (job.state !== "Succeeded") throw new CliError(exitCodes.failed, failureText(job));
+  if (job.lost === undefined) return;
+  const lines = ["What is lost is zeros in the volume:", ...job.lost.map((sentence) => `  ${printable(sentence)}`)];
+  throw new CliError(exitCodes.salvaged, lines.join("\n"));
 }
 
 async function follow(client: Client, terminal: Terminal, jobId: string): Promise<Job> {
@@ -134,5 +137,7 @@ function failureText(job: Job): string {
     job.attempts.length > 0
       ? ` after ${job.attempts.length} failed ${job.attempts.length === 1 ? "attempt" : "attempts"}`
       : "";
-  return `${job.id} ended as ${job.state}${attempts}${reason}`;
+  const isDamage = job.kind === "restore-volume" && job.error?.name === "RepositoryDamaged" && !job.salvage;
+  const wayOut = isDamage ? " To a new volume, --salvage restores all the rest, if there is a root." : "";
+  return `${job.id} ended as ${job.state}${attempts}${reason}${wayOut}`;
 }

@@ -214,10 +214,19 @@ function restore(context: Context): Command {
         "instead of all these: give the snapshot's volume its bytes back; the VM has to be stopped",
       ).conflicts(["to", "name", "pool", "attachTo", "newVm"]),
     )
+    .addOption(
+      new Option(
+        "--salvage",
+        "keep what is left of a damaged backup: what is lost is zeros in the volume, and told at the end",
+      ).conflicts("inPlace"),
+    )
     .option("--watch", "follow it to the end")
     .action(async (id: string, options: JsonOption & WatchOption & RestoreOptions) => {
       const client = await context.client();
-      const answer = await client.snapshots.restore(id, { target: await targetOf(client, options) });
+      const answer = await client.snapshots.restore(id, {
+        target: await targetOf(client, options),
+        ...(options.salvage && { salvage: true }),
+      });
       const words = options.watch ? "is restored" : "is being restored";
       await finish(context, client, options, answer, (_snapshot, job) => {
         const { volumeId, vmId } = job.target ?? { volumeId: answer.volume.id };
@@ -234,6 +243,7 @@ interface RestoreOptions {
   readonly attachTo?: string;
   readonly newVm?: string;
   readonly inPlace?: boolean;
+  readonly salvage?: boolean;
 }
 
 /** Throws CliError where a new volume is not said to be made somewhere and called something. */

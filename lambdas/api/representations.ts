@@ -71,6 +71,7 @@ export function jobRepresentation(job: Omit<Job, "open">, surroundings: JobSurro
             ...given({ vmId: job.target.vmId, newVm: job.target.newVm }),
           },
         }),
+    ...given({ salvage: job.salvage, lost: job.lost && [...job.lost] }),
     ...given({ error: job.error, cancelRequestedAt: job.cancelRequestedAt }),
     createdAt: job.createdAt,
     updatedAt: job.updatedAt,

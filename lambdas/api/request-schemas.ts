@@ -223,6 +223,15 @@ const restoreTarget = z
 export const restoreBody = z
   .strictObject({
     target: restoreTarget,
+    salvage: z.boolean().optional().meta({
+      description:
+        "Restores all that is left of a damaged backup to a new volume: what is lost is zeros in it, and told in `lost` of the job. Absent: damage fails the job.",
+    }),
+  })
+  .check(({ value, issues }) => {
+    const message = "must not be true with inPlace: what is lost would be lost from the volume, too";
+    if (value.salvage && value.target.inPlace)
+      issues.push({ code: "custom", message, path: ["salvage"], input: value.salvage });
   })
   .meta({ id: "RestoreSnapshot" });
 

@@ -94,6 +94,11 @@ export const jobSchema = z
       })
       .optional()
       .meta({ description: "Of a restore." }),
+    salvage: z.boolean().optional().meta({ description: "Of a restore of what is left of a damaged backup." }),
+    lost: z.array(z.string()).optional().meta({
+      description:
+        "What such a restore has found lost, at its end: sentences that name objects and byte ranges of the volume, which are zeros in it.",
+    }),
     error: error.optional(),
     cancelRequestedAt: time.optional(),
     createdAt: time,

@@ -255,7 +255,7 @@ describe("a restore in place", () => {
     const key = { tenant: "acme", id: job.id };
     await beginRestore(lab.memory.database, key, "");
     const volume = { externalId: "web-data", name: "web-data", sizeBytes: 1024 };
-    await restored(lab.memory.database, key, volume, "2026-01-01T12:01:00.000Z");
+    await restored(lab.memory.database, key, volume, { now: "2026-01-01T12:01:00.000Z" });
     assert.deepEqual([lab.volume().sizeBytes, lab.volume().restoringJobId], [1024, job.id]);
     assert.equal((await lab.job(job.id)).state, "Succeeded");
     assert.equal(await cleanUpAfter(lab.services, await lab.job(job.id), () => false), true);
@@ -282,9 +282,9 @@ describe("a restore in place", () => {
   });
 
   it("is asked for alone", () => {
-    const wrong = (target: object) => {
+    const wrong = (target: object, more: object = {}) => {
       try {
-        parseBody(restoreBody, { target });
+        parseBody(restoreBody, { target, ...more });
         return "";
       } catch (error) {
         const [first] = (error as Problem).extras.errors ?? [];
@@ -294,6 +294,8 @@ describe("a restore in place", () => {
     assert.equal(wrong({ inPlace: true }), "");
     assert.match(wrong({ inPlace: true, name: "x" }), /^\/target\/name must not be given with inPlace/);
     assert.equal(wrong({ name: "x" }), "/target/hypervisorId is missing");
+    assert.match(wrong({ inPlace: true }, { salvage: true }), /^\/salvage must not be true with inPlace/);
+    assert.equal(wrong({ inPlace: true }, { salvage: false }), "");
     assert.match(wrong({ inPlace: false }), /^\/target\/inPlace must be true/);
   });
 });

@@ -63,6 +63,7 @@ export async function restoreSnapshot(
         ...(attachToVmId !== undefined && { vmId: attachToVmId }),
         ...(newVm !== undefined && { newVm }),
       },
+      ...(body.salvage && { salvage: true }),
     };
     const answer = {
       job: jobRepresentation(job),

@@ -133,6 +133,10 @@ export interface Job {
   readonly parentJobId?: string;
   readonly asyncBackup?: boolean;
   readonly target?: RestoreTarget;
+  /** A restore that keeps all that is left of a damaged backup. */
+  readonly salvage?: boolean;
+  /** What such a restore has found lost, in sentences: zeros in the volume. */
+  readonly lost?: readonly string[];
   /** Of a backup, from its first plan on. */
   readonly backup?: BackupReading;
   /** The pool whose slot the job waits for or holds. */

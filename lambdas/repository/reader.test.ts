@@ -154,6 +154,46 @@ describe("damage", () => {
     assert.deepEqual(store.keys("domains/vol/jobs/"), []);
   });
 
+  test("costs a salvage what it costs and no more: all the rest is in the volume, whatever the calls are cut into", async () => {
+    const branchBytes = pageBytes * branchPages;
+    const sparse = new SparseVolume(2 * branchBytes + pageBytes);
+    const places = [0, pageBytes, 2 * pageBytes, branchBytes, 2 * branchBytes];
+    for (const place of places) await sparse.write(randomBytes(3 * chunkBytes), place);
+    const { store, source } = await backedUp(sparse);
+    const salvage = { ...source, salvage: true };
+    const { branches } = await readRoot(source);
+    const pages = await Array.fromAsync(pagesOf(source, await readRoot(source)));
+    const branch = `domains/vol/pages/${branches[1]!.name}`;
+    const page = `domains/vol/pages/${pages[1]!.name}`;
+    const [pack = ""] = store.keys("domains/vol/packs/");
+    for (const key of [branch, page, pack]) store.damage(key, () => undefined);
+    const plan = await planRestore(salvage);
+    const ofBranch = [{ offset: branchBytes, length: branchBytes, object: branch }];
+    assert.deepEqual(plan.lost, ofBranch);
+    assert.deepEqual((await planRestore(salvage)).lost, ofBranch, "told again");
+    const volume = new SparseVolume(plan.sizeBytes);
+    const lost = [...plan.lost];
+    for (let from: number | undefined = 0; from !== undefined; ) {
+      let asked = 0;
+      const options = { shard: 0, from, writer: volume, until: () => ++asked > 1 };
+      const outcome: Awaited<ReturnType<typeof restoreShard>> = await restoreShard(salvage, options);
+      lost.push(...outcome.lost);
+      from = outcome.next;
+    }
+    assert.deepEqual(
+      lost.toSorted((a, b) => a.offset - b.offset),
+      [
+        { offset: 0, length: 2 * chunkBytes, object: pack },
+        { offset: pageBytes, length: pageBytes, object: page },
+        ...ofBranch,
+      ],
+    );
+    const expected = await sparse.content();
+    for (const { offset, length } of lost) expected.fill(0, offset, offset + length);
+    assert.ok((await volume.content()).equals(expected));
+    await assert.rejects(restoreShard(source, { shard: 0, writer: volume, until: never }), RepositoryDamaged);
+  });
+
   test("of a root is told before anything is written", async () => {
     const { store, source } = await backedUp();
     store.damage("domains/vol/roots/snap1", (body) => body.subarray(0, 50));

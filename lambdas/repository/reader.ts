@@ -7,6 +7,7 @@ import { type DomainCipher, openCipher } from "./domain-cipher.ts";
 import { type DomainLocation, geometryFor } from "./domain-record.ts";
 import { InFlight, mapAhead } from "./in-flight.ts";
 import { domainKeys, jobKeys, parsePageName } from "./layout.ts";
+import { Losses } from "./losses.ts";
 import { lossOf } from "./lost-packs.ts";
 import { decodeRoot, type Root } from "./manifest.ts";
 import { lostChunk, PackReader, planRanges, wantedChunks } from "./pack-reader.ts";
@@ -27,6 +28,8 @@ import { foundReferences, isDamage, readReferencedPage, type Volume } from "./tr
 export interface RestoreSource extends DomainLocation {
   readonly snapshotId: string;
   readonly jobId: string;
+  /** Restores all that is left of a damaged backup: what is lost stays zeros and is told. */
+  readonly salvage?: boolean;
 }
 
 export interface RestorePlan {
@@ -34,6 +37,8 @@ export interface RestorePlan {
   readonly shardCount: number;
   /** Bytes of chunks that are not zeros: an upper bound by less than one chunk. */
   readonly bytesTotal: number;
+  /** With `salvage`: what is lost with branches. */
+  readonly lost: readonly LostRange[];
 }
 
 /** What the repository needs of a hypervisor's writer. */
@@ -66,17 +71,19 @@ export async function readRoot(
 export async function planRestore(source: RestoreSource): Promise<RestorePlan> {
   const key = jobKeys(source.domain, source.jobId).restorePlan;
   const known = await readShardTable(source, key);
-  if (!known) {
+  const losses: LostRange[] = [];
+  if (!known || source.salvage) {
     const root = await readRoot(source);
     const { chunkBytes, pageChunks, sizeBytes, wrappedKey } = root;
     const geometry = { ...geometryFor(sizeBytes), chunkBytes, pageChunks };
     const shape = { sizeBytes, geometry, wrappedKey, hinted: false };
     const object = { key, cipher: await openCipher(source, wrappedKey) };
-    const plan = encodeShardTable(shape, await cutIntoShards(source, root), object);
+    const plan = encodeShardTable(shape, await cutIntoShards(source, root, losses), object);
     await source.store.put(key, plan, { ifAbsent: true });
   }
   const table = known ?? (await openRestorePlan(source));
-  return { sizeBytes: table.shape.sizeBytes, shardCount: table.shards.length, bytesTotal: totalBytes(table) };
+  const { shape, shards } = table;
+  return { sizeBytes: shape.sizeBytes, shardCount: shards.length, bytesTotal: totalBytes(table), lost: losses };
 }
 
 /** Deletes the restore's work objects. Gone is success. */
@@ -84,8 +91,8 @@ export async function finishRestorePlan(source: Pick<RestoreSource, "store" | "d
   await source.store.deleteEveryVersionBelow(jobKeys(source.domain, source.jobId).restore);
 }
 
-/** Throws RepositoryDamaged naming all branches that are missing or damaged and the byte ranges of the volume that are lost. */
-async function cutIntoShards(source: RestoreSource, root: Root): Promise<ShardPart[]> {
+/** Throws RepositoryDamaged naming all branches that are missing or damaged and the byte ranges of the volume that are lost; of a salvage they come to `losses`. */
+async function cutIntoShards(source: RestoreSource, root: Root, losses: LostRange[]): Promise<ShardPart[]> {
   const target = Math.max(shardBytes, Math.ceil(root.sizeBytes / (maxShards - 1)));
   const parts: ShardPart[] = [];
   let pages: PageToRestore[] = [];
@@ -95,7 +102,6 @@ async function cutIntoShards(source: RestoreSource, root: Root): Promise<ShardPa
     pages = [];
     bytes = 0;
   };
-  const losses: LostRange[] = [];
   for await (const { page, lost } of foundReferences(source, root)) {
     if (lost) losses.push(lost);
     if (!page) continue;
@@ -103,7 +109,7 @@ async function cutIntoShards(source: RestoreSource, root: Root): Promise<ShardPa
     bytes += bytesOfPage(page, root);
     if (bytes >= target) close();
   }
-  if (losses.length > 0) throw lostRanges(losses);
+  if (losses.length > 0 && !source.salvage) throw lostRanges(losses);
   if (pages.length > 0) close();
   return parts;
 }
@@ -153,20 +159,21 @@ export interface ShardRestoreOptions {
 
 /**
  * Writes the shard's chunks into the volume and flushes them; zeros are not written. With `finished: false` call again `from: next`.
- * Throws RepositoryDamaged naming the object and the byte ranges of the volume that are lost, those outside of this shard included.
+ * Throws RepositoryDamaged naming the object and the byte ranges of the volume that are lost, those outside of this shard included. A salvage goes on, and answers
+ * what this call has found lost.
  */
 export async function restoreShard(
   source: RestoreSource,
   options: ShardRestoreOptions,
-): Promise<{ finished: boolean; next?: number; bytesDone: number }> {
+): Promise<{ finished: boolean; next?: number; bytesDone: number; lost: readonly LostRange[] }> {
   const table = await openRestorePlan(source);
   const { shape, cipher } = table;
   const pages = await readPages(source, table, options.shard);
   const restore = new ShardRestore(source, { ...options, shape, pages, cipher });
   const next = await restore.run();
   await options.writer.flush();
-  const { bytesDone } = restore;
-  return next < pages.length ? { finished: false, next, bytesDone } : { finished: true, bytesDone };
+  const { bytesDone, lost } = restore;
+  return next < pages.length ? { finished: false, next, bytesDone, lost } : { finished: true, bytesDone, lost };
 }
 
 interface ShardRestoreWork extends ShardRestoreOptions {
@@ -181,7 +188,7 @@ class ShardRestore {
   readonly #volume: Volume;
   readonly #packs: PackReader;
   readonly #flights = new InFlight(rangesInFlight);
-  readonly #lost: LostRange[] = [];
+  readonly #losses = new Losses();
   bytesDone: number;
 
   constructor(source: RestoreSource, work: ShardRestoreWork) {
@@ -200,8 +207,8 @@ class ShardRestore {
     const read = (page: PageToRestore) => readReferencedPage(this.#source, page, this.#volume);
     try {
       for await (const { page, lost } of mapAhead(this.#work.pages.slice(next), pagesAhead, read)) {
-        if (this.#lost.length > 0 || this.#work.until()) break;
-        if (lost) this.#lost.push(lost);
+        if (this.#hasFailed || this.#work.until()) break;
+        if (lost) this.#losses.add([lost]);
         if (page) await this.#fetch(page);
         this.bytesDone += bytesOfPage(this.#work.pages[next]!, this.#volume);
         next += 1;
@@ -211,16 +218,24 @@ class ShardRestore {
     } finally {
       await this.#flights.drain();
     }
-    if (this.#lost.length > 0) throw await this.#loss();
+    if (this.#hasFailed) throw await this.#loss();
     return next;
+  }
+
+  get lost(): readonly LostRange[] {
+    return this.#losses.list();
+  }
+
+  get #hasFailed(): boolean {
+    return this.#losses.any && !this.#source.salvage;
   }
 
   async #loss(): Promise<Error> {
     try {
       const root = await readRoot(this.#source);
-      return await lossOf(this.#source, root, { lost: this.#lost, stopped: this.#work.until });
+      return await lossOf(this.#source, root, { lost: this.lost, stopped: this.#work.until });
     } catch (error) {
-      if (isDamage(error)) return lostRanges(this.#lost, { andMore: true });
+      if (isDamage(error)) return lostRanges(this.lost, { andMore: true });
       throw error;
     }
   }
@@ -231,7 +246,7 @@ class ShardRestore {
         const missing = await this.#packs.read(range, ({ bytes, volumeOffset }) =>
           this.#work.writer.write(bytes, volumeOffset),
         );
-        this.#lost.push(...missing.map((chunk) => lostChunk(this.#source.domain, chunk)));
+        this.#losses.add(missing.map((chunk) => lostChunk(this.#source.domain, chunk)));
       });
     }
   }

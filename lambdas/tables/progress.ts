@@ -98,6 +98,28 @@ function failurePart(attempt: number): string {
   return `failure#${attempt}`;
 }
 
+const lossPart = "lost";
+/** Sentences of up to 1,000 characters; whoever reads them shows fewer. */
+const mostLosses = 11;
+
+/** What a salvage has found lost, in a sentence; the same one counts once, and of very many not all are kept. */
+export async function recordLoss(database: Database, jobId: string, loss: string, now: Date): Promise<void> {
+  if ((await recordedLosses(database, jobId)).length >= mostLosses) return;
+  await database.client.send(
+    new UpdateCommand({
+      TableName: database.tables.progress,
+      Key: { jobId, part: lossPart },
+      UpdateExpression: "SET expiresAt = :expiresAt ADD lost :loss",
+      ExpressionAttributeValues: { ":loss": new Set([loss]), ":expiresAt": expiry(now) },
+    }),
+  );
+}
+
+export async function recordedLosses(database: Database, jobId: string): Promise<string[]> {
+  const row = await getRow(database, database.tables.progress, { jobId, part: lossPart });
+  return [...((row?.lost as Set<string> | undefined) ?? [])].sort();
+}
+
 function expiry(now: Date): number {
   return Math.floor(now.getTime() / 1000) + keepSeconds;
 }

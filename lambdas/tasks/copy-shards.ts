@@ -3,10 +3,11 @@
 import { backupOf, newVolumeOf } from "../endings/clean-up.ts";
 import type { ExportDescriptor } from "../hypervisors/port.ts";
 import { auditHint } from "../repository/audit.ts";
+import { describeLost } from "../repository/damage.ts";
 import { restoreShard } from "../repository/reader.ts";
 import { copyShard } from "../repository/writer.ts";
 import type { Services } from "../services.ts";
-import { reportProgress } from "../tables/progress.ts";
+import { recordLoss, reportProgress } from "../tables/progress.ts";
 import { requireJob, requireSnapshot } from "../transactions/create-snapshot.ts";
 import type { Plan } from "./backup-snapshot.ts";
 import type { StateFunctions, TaskContext, TaskInput } from "./state-function.ts";
@@ -75,10 +76,11 @@ async function RestoreShard(services: Services, input: RestoreShardInput, { unti
   const progress = shardProgress(services, jobId, input.shard);
   const writer = await hypervisor.openWriter(newVolumeOf(job, input.sizeBytes));
   try {
-    const source = await backupOf(services, snapshot, jobId);
+    const source = { ...(await backupOf(services, snapshot, jobId)), salvage: job.salvage ?? false };
     const options = { shard: input.shard, from: input.from, writer, until, onProgress: progress.report };
-    const { bytesDone, finished, next } = await restoreShard(source, options);
+    const { bytesDone, finished, next, lost } = await restoreShard(source, options);
     await writer.flush();
+    if (lost.length > 0) await recordLoss(services.database, jobId, describeLost(lost), services.now());
     await progress.finish(bytesDone);
     return { finished, next };
   } finally {

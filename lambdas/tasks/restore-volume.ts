@@ -4,10 +4,11 @@ import { hasEnded, isForVm } from "../domain/job.ts";
 import { backupOf, cleanUpAfter, closeRestore, newVolumeOf } from "../endings/clean-up.ts";
 import { endJob } from "../endings/end-job.ts";
 import { clearPrimary } from "../endings/remove-primary.ts";
+import { describeLost } from "../repository/damage.ts";
 import { planRestore } from "../repository/reader.ts";
 import type { Services } from "../services.ts";
 import { getJob, updateRunningJob } from "../tables/jobs.ts";
-import { setProgressTotal, shardFailure } from "../tables/progress.ts";
+import { recordedLosses, recordLoss, setProgressTotal, shardFailure } from "../tables/progress.ts";
 import { getSnapshot } from "../tables/snapshots.ts";
 import { getVolume } from "../tables/volumes.ts";
 import { requireJob, requireSnapshot } from "../transactions/create-snapshot.ts";
@@ -21,6 +22,9 @@ interface Plan {
   readonly shardCount: number;
   readonly itemsKey: string;
 }
+
+/** As many sentences as a check of a backup keeps: some 10 KiB in the job's row. */
+const mostShownLosses = 10;
 
 /** A restore makes one attempt; its states retry what a store or a hypervisor may get over. */
 const onlyAttempt = 1;
@@ -46,7 +50,9 @@ async function ClearPrimary(services: Services, { job: { tenant, jobId } }: Task
 
 async function Plan(services: Services, { job: { tenant, jobId, snapshotId } }: TaskInput): Promise<Plan> {
   const snapshot = await requireSnapshot(services.database, tenant, snapshotId);
-  const plan = await planRestore(await backupOf(services, snapshot, jobId));
+  const { salvage = false } = await requireJob(services.database, tenant, jobId);
+  const { lost, ...plan } = await planRestore({ ...(await backupOf(services, snapshot, jobId)), salvage });
+  if (lost.length > 0) await recordLoss(services.database, jobId, describeLost(lost), services.now());
   await setProgressTotal(services.database, jobId, plan.bytesTotal, services.now());
   const itemsKey = await writeMapItems(services, jobId, plan.shardCount);
   return { sizeBytes: plan.sizeBytes, shardCount: plan.shardCount, itemsKey };
@@ -71,7 +77,17 @@ async function Complete(
   services: Services,
   { job: { tenant, jobId }, volume }: TaskInput & { volume: RestoredVolume },
 ) {
-  await restored(services.database, { tenant, id: jobId }, volume, services.now().toISOString());
+  const { database } = services;
+  const lost = shownLosses(await recordedLosses(database, jobId));
+  await restored(database, { tenant, id: jobId }, volume, { now: services.now().toISOString(), lost });
+}
+
+function shownLosses(recorded: readonly string[]): string[] {
+  if (recorded.length <= mostShownLosses) return [...recorded];
+  return [
+    ...recorded.slice(0, mostShownLosses),
+    "That is not all: a salvage to a file (snapshots download) lists everything.",
+  ];
 }
 
 async function Close(services: Services, { job: { tenant, jobId, snapshotId } }: TaskInput) {

@@ -69,19 +69,19 @@ export interface RestoredVolume {
 
 /**
  * The volume is complete and has its name. Where the hypervisor calls it otherwise than the request, as a path, the job and the volume's row
- * get the id that every discovery will give it.
+ * get the id that every discovery will give it. `lost`: what a salvage could not restore.
  */
 export function restored(
   database: Database,
   running: Pick<Job, "tenant" | "id">,
   volume: RestoredVolume,
-  now: string,
+  { now, lost = [] }: { readonly now: string; readonly lost?: readonly string[] },
 ): Promise<"written" | "replay"> {
   return decideAndWrite(database, async () => {
     const job = await requireJob(database, running.tenant, running.id);
     if (hasEnded(job.state)) return "replay";
     const { target, writes } = await handOver(database, job, volume, now);
-    const end = { phase: "Closing", target, updatedAt: now } as const;
+    const end = { phase: "Closing", target, updatedAt: now, ...(lost.length > 0 && { lost }) } as const;
     return [moveJob(database, job, "Succeeded", end), ...(await leaseBack(database, job)), ...writes];
   });
 }

@@ -4,6 +4,7 @@ import { mkdtemp, readdir, readFile, rm, stat } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { after, before, describe, it } from "node:test";
+import { DeleteObjectCommand } from "@aws-sdk/client-s3";
 import { DeleteCommand, QueryCommand } from "@aws-sdk/lib-dynamodb";
 import { dedupDomain, volumeIdFor } from "../../lambdas/domain/inventory.ts";
 import type { DescribedSnapshot } from "../../lambdas/domain/snapshot-description.ts";
@@ -327,6 +328,50 @@ describe("an encrypted bucket", () => {
     assert.match(done(await cli(tenant, ["store", "import", sealed])).out, /1 snapshots of 1 volumes/);
     await registerAgain(tenant, hypervisor);
     assert.equal(await restoredDigest(tenant, hypervisor, id), digest);
+    await hypervisor.remove();
+    await store.close();
+  });
+});
+
+describe("a backup of which a pack is gone", () => {
+  it("fails a restore with the object and the bytes, and a salvage restores all the rest and tells the same", async () => {
+    const tenant = `salvage-${randomUUID().slice(0, 8)}`;
+    const hypervisor = await TestHypervisor.register(test, tenant);
+    const store = await registerStore(test, tenant);
+    const volumeId = await hypervisor.addVolume("web", 40 * MiB, [{ offset: 0, data: noise(40 * MiB) }]);
+    const { id } = await backUp(tenant, volumeId, { storeId: store.id });
+    const [key = ""] = await versionsIn(test, store.bucket, domainKeys(dedupDomain(tenant, volumeId)).packs);
+    await test.clients.s3.send(new DeleteObjectCommand({ Bucket: store.bucket, Key: key }));
+    const restore = (name: string) => ["snapshots", "restore", id, "--to", hypervisor.id, "--name", name, "--watch"];
+    const failed = await cli(tenant, restore("whole"));
+    assert.equal(failed.code, 1, failed.out);
+    const lost = /RepositoryDamaged: .*\/packs\/.* Bytes (\d+)-(\d+) of the volume are lost/.exec(failed.err);
+    const [first, last] = [Number(lost?.[1]), Number(lost?.[2])];
+    assert.ok(failed.err.includes(key.slice(-40)) && first >= 0 && last - first > 15 * MiB, failed.err);
+
+    const salvaged = await cli(tenant, [...restore("rest"), "--salvage", "--json"]);
+    assert.equal(salvaged.code, 6, salvaged.err);
+    const { job } = JSON.parse(salvaged.out);
+    assert.deepEqual([job.state, job.salvage, job.lost.length], ["Succeeded", true, 1]);
+    assert.match(job.lost[0], new RegExp(`${key.slice(-40)}. Bytes ${first}-${last} of the volume`));
+    assert.ok(salvaged.err.includes(job.lost[0]));
+    const expected = await readFile(path.join(hypervisor.directory, "web"));
+    expected.fill(0, first, last + 1);
+    assert.ok((await readFile(path.join(hypervisor.directory, "rest"))).equals(expected));
+    const whole = await backUp(tenant, volumeId, { storeId: store.id, full: true });
+    const unhurt = await cli(tenant, [
+      "snapshots",
+      "restore",
+      whole.id,
+      "--to",
+      hypervisor.id,
+      "--name",
+      "unhurt",
+      "--watch",
+      "--salvage",
+    ]);
+    assert.equal(unhurt.code, 0, unhurt.err);
+    assert.equal(await hypervisor.digest("unhurt"), await hypervisor.digest("web"));
     await hypervisor.remove();
     await store.close();
   });
