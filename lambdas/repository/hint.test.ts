@@ -277,10 +277,54 @@ test("an audit reads no more of the plan than it compares pages", async () => {
   assert.equal(planReads, 2, "the table and the first shard");
 });
 
-describe("a hint that was ruled out by a worker that died", () => {
-  const deletions = ["selection", "results", "checkpoints", "plan"];
-  for (const last of deletions) {
-    test(`at the deletion of its ${last} costs no further attempt`, async () => {
+describe("a hint that was ruled out", () => {
+  /** A hinted job whose copy is whole, of a volume with a change that the hint left out. */
+  const misledJob = async (store: MemoryObjectStore) => {
+    await useGeometry(store, "vol", smallGeometry);
+    const target = (n: number) => ({ store, domain: "vol", snapshotId: `snap${n}`, jobId: `job${n}` });
+    const content = randomBytes(pageBytes * 2);
+    await backup(target(1), SparseVolume.of(content));
+    content[chunkBytes * 3]! ^= 1;
+    const volume = SparseVolume.of(content);
+    const hint = { base: "snap1", changed: [{ offset: 0, length: 1 }] };
+    const plan = await planHinted(target(2), volume, hint);
+    await copyAll(target(2), plan, volume);
+    return { target: target(2), volume, hint, plan, content };
+  };
+
+  test("is marked as such by a worker that may delete nothing, and the next attempt reads everything", async () => {
+    let isCopying = false;
+    const store = new MemoryObjectStore({
+      before: (operation) => assert.ok(!isCopying || operation !== "delete", "whoever copies may not delete"),
+    });
+    const { target, volume, hint, plan, content } = await misledJob(store);
+    isCopying = true;
+    await assert.rejects(audit(target, plan.planHash, volume), HintMismatch);
+    isCopying = false;
+    const again = await planHinted(target, volume, hint);
+    assert.equal(again.hinted, false);
+    await finishBackup(target, again, volume);
+    await assertRestores(target, content);
+  });
+
+  test("is not followed any further, neither by those who copy nor by those who verify and publish", async () => {
+    const store = new MemoryObjectStore();
+    const { target, volume, plan } = await misledJob(store);
+    const { planHash } = plan;
+    await verifyBackup(target, { planHash, until: never });
+    await assert.rejects(audit(target, planHash, volume), HintMismatch);
+    const steps = {
+      copy: () => copyAll(target, plan, volume, 2),
+      audit: () => audit(target, planHash, volume),
+      verify: () => verifyBackup(target, { planHash, until: never }),
+      publish: () => publishRoot(target, plan),
+    };
+    for (const [step, take] of Object.entries(steps)) await assert.rejects(take, VerificationFailed, step);
+    assert.equal(await store.head("domains/vol/roots/snap2"), undefined);
+  });
+
+  for (const last of ["selection", "results", "checkpoints", "plan"]) {
+    test(`costs no further attempt when the next one dies at the deletion of the ${last}`, async () => {
       let isDying = false;
       const store = new MemoryObjectStore({
         before: (operation, key) => {
@@ -288,22 +332,16 @@ describe("a hint that was ruled out by a worker that died", () => {
             throw new Error("The worker dies.");
         },
       });
-      await useGeometry(store, "vol", smallGeometry);
-      const target = (n: number) => ({ store, domain: "vol", snapshotId: `snap${n}`, jobId: `job${n}` });
-      const content = randomBytes(pageBytes * 2);
-      await backup(target(1), SparseVolume.of(content));
-      content[chunkBytes * 3]! ^= 1;
-      const volume = SparseVolume.of(content);
-      const hint = { base: "snap1", changed: [{ offset: 0, length: 1 }] };
-      const plan = await planHinted(target(2), volume, hint);
-      await copyAll(target(2), plan, volume);
+      const { target, volume, hint, plan, content } = await misledJob(store);
+      await store.put("domains/vol/jobs/job2/checkpoints/0-1", Buffer.from("of a worker that paused"));
+      await assert.rejects(audit(target, plan.planHash, volume), HintMismatch);
       isDying = true;
-      await assert.rejects(audit(target(2), plan.planHash, volume));
+      await assert.rejects(planHinted(target, volume, hint), /The worker dies/);
       isDying = false;
-      const again = await planHinted(target(2), volume, hint);
+      const again = await planHinted(target, volume, hint);
       assert.equal(again.hinted, false);
-      await finishBackup(target(2), again, volume);
-      await assertRestores(target(2), content);
+      await finishBackup(target, again, volume);
+      await assertRestores(target, content);
     });
   }
 });

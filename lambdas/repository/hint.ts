@@ -13,16 +13,15 @@ export async function hintIsRuledOut(target: BackupTarget): Promise<boolean> {
   return (await target.store.head(jobKeys(target.domain, target.jobId).unhinted)) !== undefined;
 }
 
-/** Drops the job's plan with all that follows from it, so that the next attempt makes another one without the hint. */
+/**
+ * Puts the mark: from now on nobody opens the job's hinted plan, and the next attempt drops it and makes another one without the hint.
+ * Nothing is deleted here: workers that copy need no right to delete.
+ */
 export async function ruleOutHint(target: BackupTarget, reason: string): Promise<void> {
   await target.store.put(jobKeys(target.domain, target.jobId).unhinted, Buffer.from(reason));
-  await dropPlan(target);
 }
 
-/**
- * Deletes the plan and what was made by it. The plan goes last: whoever dies before that leaves the hinted plan beside the mark, and
- * `writePlan` drops it then.
- */
+/** Deletes the plan and what was made by it. The plan goes last: whoever dies before that leaves it beside the mark, to be dropped again. */
 export async function dropPlan(target: BackupTarget): Promise<void> {
   const keys = jobKeys(target.domain, target.jobId);
   await Promise.all([

@@ -84,7 +84,7 @@ async function putPlan(target: BackupTarget, volume: VolumeToPlan): Promise<Shar
   return outcome === "written" ? decodeShardTable(plan, object) : openPlan(target);
 }
 
-/** The plan that is there, but for a hinted one whose hint was ruled out by a worker that died before it could drop the plan. */
+/** The plan that is there. A hinted one whose hint was ruled out is dropped, with what was made by it. */
 async function usablePlan(target: BackupTarget, key: string): Promise<ShardTable | undefined> {
   const known = await readShardTable(target, key);
   if (!known?.shape.hinted || !(await hintIsRuledOut(target))) return known;
@@ -134,13 +134,20 @@ async function makeHintedPlan(
 
 async function* noPages(): AsyncGenerator<PageReference> {}
 
-/** The plan of the job. Throws VerificationFailed when there is none, or another one than `planHash` names. */
+/**
+ * The plan of the job, for whoever works by it. Throws VerificationFailed when there is none, another one than `planHash` names, or one whose
+ * hint was ruled out.
+ */
 export async function openPlan(target: BackupTarget, planHash?: string): Promise<ShardTable> {
   const table = await readShardTable(target, jobKeys(target.domain, target.jobId).plan);
   if (!table) throw new VerificationFailed(`The job ${target.jobId} has no plan, or was collected.`);
   if (planHash !== undefined && table.hash !== planHash) {
     throw new VerificationFailed(`The plan of the job ${target.jobId} is not ${planHash}.`);
   }
+  if (table.shape.hinted && (await hintIsRuledOut(target)))
+    throw new VerificationFailed(
+      `The hint that the plan of the job ${target.jobId} follows was ruled out. The next attempt reads the whole volume.`,
+    );
   return table;
 }
 
