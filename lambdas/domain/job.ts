@@ -204,6 +204,14 @@ export function executionInput(job: Job): ExecutionInput {
   return { tenant: job.tenant, jobId: job.id, snapshotId: job.snapshotId, ...first, policy: job.policy };
 }
 
+/**
+ * Whether uploads may lie in the store that nothing refers to. A job that succeeded at the first attempt has none; an attempt that failed has
+ * uploaded what its last checkpoint does not name, or all that a dropped plan led to.
+ */
+export function mayLeaveUploads({ state, attempts }: Pick<Job, "state" | "attempts">): boolean {
+  return state !== "Succeeded" || attempts.length > 0;
+}
+
 /** Whether a failed attempt is followed by another. `attempt` counts from 1. */
 export function hasAttemptsLeft(attempt: number, policy: BackupPolicy): boolean {
   return attempt < policy.maxAttempts;

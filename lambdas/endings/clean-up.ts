@@ -1,6 +1,6 @@
 /** What an ended job leaves behind, taken away. Every step may run twice; gone is success. */
 import { dedupDomain } from "../domain/inventory.ts";
-import type { Job } from "../domain/job.ts";
+import { type Job, mayLeaveUploads } from "../domain/job.ts";
 import { mayBeUnencrypted, type Snapshot } from "../domain/snapshot.ts";
 import type { NewVolume } from "../hypervisors/port.ts";
 import { unpinJob } from "../repository/pin.ts";
@@ -24,14 +24,10 @@ export function mapItemsKey(jobId: string): string {
 }
 
 /**
- * After a backup that has succeeded: its pin goes, and the copies on primary that are not to stay. Then the job is closed. Answers false,
- * and leaves it open, when a copy has to wait.
+ * After a backup that has succeeded: its pin goes, and the copies on primary that are not to stay. Then the job is closed. It stays open
+ * when a copy has to wait (the answer is false then), and when uploads of its failed attempts are to be swept.
  */
-export async function settleBackup(
-  services: Services,
-  job: Pick<Job, "tenant" | "id" | "snapshotId">,
-  waitSeconds: number,
-): Promise<boolean> {
+export async function settleBackup(services: Services, job: Job, waitSeconds: number): Promise<boolean> {
   const snapshot = await getSnapshot(services.database, job.tenant, job.snapshotId);
   let settled = true;
   await tryAll(
@@ -44,7 +40,7 @@ export async function settleBackup(
     },
     () => removeMapItems(services, job.id),
   );
-  if (settled) await closeJob(services.database, job);
+  if (settled && !mayLeaveUploads(job)) await closeJob(services.database, job);
   return settled;
 }
 
@@ -68,17 +64,8 @@ export async function closeExportOf(services: Services, snapshot: Snapshot): Pro
 export async function cleanUpAfter(services: Services, job: Job, until: () => boolean): Promise<boolean> {
   const snapshot = await getSnapshot(services.database, job.tenant, job.snapshotId);
   if (job.kind === "backup-snapshot" && snapshot) {
-    if (job.state === "Succeeded") {
-      let settled = false;
-      await tryAll(
-        () => closeExportOf(services, snapshot),
-        async () => {
-          settled = await settleBackup(services, job, mergeWaitSeconds);
-        },
-      );
-      return settled;
-    }
-    if (!(await cleanUpFailedBackup(services, job, snapshot, until))) return false;
+    const cleanUp = job.state === "Succeeded" ? cleanUpSucceededBackup : cleanUpFailedBackup;
+    if (!(await cleanUp(services, job, snapshot, until))) return false;
   }
   if (job.kind === "create-snapshot" && snapshot?.state === "Destroyed") {
     if ((await removeLateSnapshot(services, snapshot, job.id)) !== "gone") return false;
@@ -92,6 +79,27 @@ export async function cleanUpAfter(services: Services, job: Job, until: () => bo
   await removeMapItems(services, job.id);
   await closeJob(services.database, job);
   return true;
+}
+
+/** Answers false when a copy on primary has to wait, or the sweep of what failed attempts uploaded has not come to its end. */
+async function cleanUpSucceededBackup(
+  services: Services,
+  job: Job,
+  snapshot: Snapshot,
+  until: () => boolean,
+): Promise<boolean> {
+  let settled = false;
+  let swept = !mayLeaveUploads(job);
+  await tryAll(
+    () => closeExportOf(services, snapshot),
+    async () => {
+      settled = await settleBackup(services, job, mergeWaitSeconds);
+    },
+    async () => {
+      swept ||= await sweepBackups(services, snapshot, { ...(await backupOf(services, snapshot, job.id)), until });
+    },
+  );
+  return settled && swept;
 }
 
 /** Answers false when the sweep has not come to its end. */

@@ -4,7 +4,7 @@
  * same transactions as theirs. A snapshot is never taken out of BackedUp here.
  */
 import { ExecutionDied, isRetryable, JobCancelled, summarizeError } from "../domain/errors.ts";
-import { hasEnded, type Job, jobKinds } from "../domain/job.ts";
+import { hasEnded, type Job, jobKinds, mayLeaveUploads } from "../domain/job.ts";
 import { isOutside } from "../domain/outside-faults.ts";
 import type { Settings } from "../domain/settings.ts";
 import type { Services } from "../services.ts";
@@ -76,7 +76,7 @@ export async function settleJob(services: Services, tenant: string, jobId: strin
 
 async function cleanUpEnded(services: Services, job: Job, settings: Settings, until: () => boolean): Promise<boolean> {
   if ((await services.executions.status(job)) === "RUNNING") return false;
-  if (job.state !== "Succeeded" && !quietFor(services, job, settings.lateWriterGraceSeconds)) return false;
+  if (mayLeaveUploads(job) && !quietFor(services, job, settings.lateWriterGraceSeconds)) return false;
   try {
     return await cleanUpAfter(services, job, until);
   } catch (error) {

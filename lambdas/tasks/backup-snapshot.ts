@@ -163,9 +163,11 @@ async function CloseExport(
   await hypervisor.closeExport(input.export);
 }
 
-/** What has to wait, for a backup of the same volume or a long merge, is left to garbage collection. */
-async function SettlePrimary(services: Services, { job: { tenant, jobId, snapshotId } }: TaskInput) {
-  return { settled: await settleBackup(services, { tenant, id: jobId, snapshotId }, mergeWaitSeconds) };
+/** What has to wait, for a backup of the same volume, a long merge or late workers of a failed attempt, is left to garbage collection. */
+async function SettlePrimary(services: Services, { job: { tenant, jobId } }: TaskInput) {
+  return {
+    settled: await settleBackup(services, await requireJob(services.database, tenant, jobId), mergeWaitSeconds),
+  };
 }
 
 /** A map run's own error says nothing; the shard that failed has left the reason. */

@@ -2,13 +2,18 @@ import assert from "node:assert/strict";
 import { readdir } from "node:fs/promises";
 import path from "node:path";
 import { after, afterEach, before, describe, it } from "node:test";
+import { isDeepStrictEqual } from "node:util";
 import { QueryCommand } from "@aws-sdk/client-dynamodb";
 import { StopExecutionCommand } from "@aws-sdk/client-sfn";
+import { dedupDomain } from "../../lambdas/domain/inventory.ts";
+import { domainKeys } from "../../lambdas/repository/layout.ts";
+import { readRoot } from "../../lambdas/repository/reader.ts";
+import { pagesOf } from "../../lambdas/repository/tree.ts";
 import { cloud, eventually, type TestCloud } from "../support/cloud.ts";
 import { registerStore, type TestStore, versionsIn, writesPack } from "../support/stores.ts";
 import { endedJob, noise, snapshotIn, TestHypervisor } from "../support/volumes.ts";
 import { workersOf } from "../support/workers.ts";
-import { changeSettings, collectUntil } from "../support/workflows.ts";
+import { changeSettings, collectUntil, servicesOf } from "../support/workflows.ts";
 
 const MiB = 2 ** 20;
 
@@ -55,6 +60,21 @@ describe("a backup that fails", () => {
       }),
     );
     assert.deepEqual(Items, []);
+  }
+
+  /** Keys of all packs in the store, of volumes that have no snapshot any more too: there are to be none. */
+  async function packsInStore(): Promise<string[]> {
+    const keys = await versionsIn(test, store.bucket, "domains/");
+    return keys.filter((key) => key.includes("/packs/")).sort();
+  }
+
+  async function packsNeededBy({ id, volumeId }: { id: string; volumeId: string }): Promise<string[]> {
+    const services = await servicesOf(test);
+    const domain = dedupDomain("acme", volumeId);
+    const source = { store: await services.objectStore("acme", store.id), domain, snapshotId: id };
+    const pages = await Array.fromAsync(pagesOf(source, await readRoot(source)));
+    const packs = new Set(pages.flatMap((page) => page.packs));
+    return Array.from(packs, domainKeys(domain).pack).sort();
   }
 
   it("twice succeeds the third time, and the job tells of each attempt", async () => {
@@ -191,14 +211,14 @@ describe("a backup that fails", () => {
     const { promise: never, resolve: release } = Promise.withResolvers<void>();
     let held = false;
     store.proxy.fault = (request) => {
-      if (!writesPack(request)) return "pass";
-      packs.push(request.path);
-      if (packs.length <= 3 || !/\/packs\/job_\w+\/1-/.test(request.path)) return "pass";
+      if (writesPack(request)) packs.push(request.path);
+      const isCheckpoint = request.method === "PUT" && /\/jobs\/job_\w+\/checkpoints\/\d+-1$/.test(request.path);
+      if (!isCheckpoint || packs.length < 4) return "pass";
       held = true;
       return never;
     };
-    const { id, backupJobId } = await snapshot("killed", 120 * MiB);
-    await eventually("a pack is held up", async () => held);
+    const { id, backupJobId, volumeId } = await snapshot("killed", 120 * MiB);
+    await eventually("a checkpoint is held up", async () => held);
     for (const pid of await workersOf(test, test.outputs.CopyFunctionName)) process.kill(pid, "SIGKILL");
     const job = await endedJob(test, backupJobId, { seconds: 120 });
     release();
@@ -209,6 +229,10 @@ describe("a backup that fails", () => {
     const all = Math.ceil(120 / 16);
     assert.ok(second < all, `${second} packs in the second attempt: it began again from the start`);
     await snapshotIn(test, id, ["BackedUp"]);
+    assert.notDeepEqual(await packsInStore(), await packsNeededBy({ id, volumeId }), "the killed worker left packs");
+    await collectUntil(test, "packs that no checkpoint named are swept", async () =>
+      isDeepStrictEqual(await packsInStore(), await packsNeededBy({ id, volumeId })),
+    );
     const restored = await test.call("POST", `/snapshots/${id}/restore`, {
       body: { target: { hypervisorId: hypervisor.id, name: "killed-restored" } },
     });
