@@ -5,7 +5,6 @@ import { mayBeUnencrypted, type Snapshot } from "../domain/snapshot.ts";
 import type { NewVolume } from "../hypervisors/port.ts";
 import { unpinJob } from "../repository/pin.ts";
 import { finishRestorePlan } from "../repository/reader.ts";
-import { collectJob } from "../repository/sweep.ts";
 import type { Services } from "../services.ts";
 import { closeJob } from "../tables/jobs.ts";
 import { getSnapshot } from "../tables/snapshots.ts";
@@ -96,7 +95,9 @@ async function cleanUpSucceededBackup(
       settled = await settleBackup(services, job, mergeWaitSeconds);
     },
     async () => {
-      swept ||= await sweepBackups(services, snapshot, { ...(await backupOf(services, snapshot, job.id)), until });
+      if (swept) return;
+      const { store, domain } = await backupOf(services, snapshot, job.id);
+      swept = (await sweepBackups(services, snapshot, { store, domain, until })).finished;
     },
   );
   return settled && swept;
@@ -116,8 +117,8 @@ async function cleanUpFailedBackup(
     },
     async () => {
       const backup = await backupOf(services, snapshot, job.id);
-      await collectJob(backup);
-      finished = await sweepBackups(services, snapshot, { ...backup, until });
+      await unpinJob(backup);
+      finished = (await sweepBackups(services, snapshot, { ...backup, until })).finished;
     },
   );
   return finished;

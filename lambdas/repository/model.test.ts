@@ -22,7 +22,7 @@ import { type BackupTarget, pinBase, unpinJob } from "./pin.ts";
 import { type Extent, writePlan } from "./planner.ts";
 import { publishRoot } from "./publish.ts";
 import { sampleCheck } from "./sample-check.ts";
-import { collectJob, deleteBackup, sweepDomain } from "./sweep.ts";
+import { deleteBackup, sweepDomain } from "./sweep.ts";
 import { verifyBackup } from "./verify.ts";
 
 /** 16 chunks to a pack, so that there is something to compact. */
@@ -179,8 +179,8 @@ class World {
     }
     await Promise.all(acts.map((act) => this.#unlessDead(() => this.#run(act))));
     for (const { snapshotId, jobId } of this.#unsettled.splice(0)) {
-      await this.#unlessDead(() => collectJob(this.#target(snapshotId, jobId, this.#options.deathOfCollector)));
-      await collectJob(this.#target(snapshotId, jobId));
+      await this.#unlessDead(() => unpinJob(this.#target(snapshotId, jobId, this.#options.deathOfCollector)));
+      await unpinJob(this.#target(snapshotId, jobId));
     }
   }
 

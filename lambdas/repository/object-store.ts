@@ -84,3 +84,13 @@ export interface ListedObject {
   readonly size: number;
   readonly lastModified: Date;
 }
+
+/** The first object of a listing, if there is any. */
+export async function firstBelow(
+  store: ObjectStore,
+  prefix: string,
+  options?: Parameters<ObjectStore["list"]>[1],
+): Promise<ListedObject | undefined> {
+  for await (const object of store.list(prefix, options)) return object;
+  return undefined;
+}

@@ -15,9 +15,9 @@ import {
 import { ByteWriter, repositoryFormat, seal, sha256, unseal } from "./binary.ts";
 import { type DomainCipher, openCipher } from "./domain-cipher.ts";
 import { type Domain, type DomainLocation, ensureDomain, type Geometry, geometryFor } from "./domain-record.ts";
-import { domainKeys, jobKeys } from "./layout.ts";
+import { domainKeys, isPlainName, jobKeys } from "./layout.ts";
 import { decodeRoot, type Root } from "./manifest.ts";
-import type { ObjectStore } from "./object-store.ts";
+import { firstBelow, type ObjectStore } from "./object-store.ts";
 import { decodeJobRecord, encodeJobRecord, type JobObject } from "./record.ts";
 import type { VolumeShape } from "./shard-table.ts";
 
@@ -184,8 +184,9 @@ export function decodePin(bytes: Uint8Array, key: string): Pin {
 }
 
 /**
- * Deletes all that a finished backup job needed while it ran. Its pin goes last, so that whoever finds an unfinished clean-up finds
- * the job. To be repeated until `finished`; gone is success.
+ * Deletes all that a backup job needed while it ran: one that has published its root, or one that is given up and of which no worker can
+ * write any more; the sweep takes what it uploaded. Its pin goes last, so that whoever finds an unfinished clean-up finds the job. To be
+ * repeated until `finished`; gone is success.
  */
 export async function unpinJob(
   target: Pick<BackupTarget, "store" | "domain" | "jobId">,
@@ -196,4 +197,19 @@ export async function unpinJob(
   if (!finished) return { finished };
   await target.store.deleteEveryVersion([keys.pin]);
   return { finished: true };
+}
+
+/** The character after `/`: a key that sorts behind all keys below a folder and before the next folder. */
+const followsSlash = "0";
+
+/** Jobs with any object in the domain, restores included: one listing each, however many objects they have. */
+export async function* jobsIn({ store, domain }: Pick<DomainLocation, "store" | "domain">): AsyncGenerator<string> {
+  const { jobs } = domainKeys(domain);
+  for (let startAfter = jobs; ; ) {
+    const next = await firstBelow(store, jobs, { startAfter });
+    if (!next) return;
+    const [jobId = ""] = next.key.slice(jobs.length).split("/");
+    if (isPlainName(jobId)) yield jobId;
+    startAfter = `${jobs}${jobId}${followsSlash}`;
+  }
 }

@@ -21,7 +21,7 @@ import { type BackupTarget, pinBase, unpinJob } from "./pin.ts";
 import type { PlanSummary } from "./planner.ts";
 import { publishRoot } from "./publish.ts";
 import { readRoot } from "./reader.ts";
-import { collectJob, deleteBackup, sweepDomain } from "./sweep.ts";
+import { deleteBackup, sweepDomain } from "./sweep.ts";
 import { pagesOf } from "./tree.ts";
 import { verifyBackup } from "./verify.ts";
 
@@ -91,6 +91,7 @@ describe("the sweep", () => {
       compactedPacks: 0,
       damagedPacks: [],
       finished: true,
+      position: "",
     });
   });
 
@@ -102,9 +103,7 @@ describe("the sweep", () => {
     const before = store.keys();
     await sweepDomain(location, { until: never });
     assert.deepEqual(store.keys(), before);
-    await collectJob(job(1));
-    await sweepDomain(location, { until: never, protectJobs: ["job1"] });
-    assert.ok(store.keys("domains/vol/packs/").length > 0);
+    await unpinJob(job(1));
     await sweepDomain(location, { until: never });
     assert.deepEqual(store.keys(), []);
   });
@@ -158,16 +157,100 @@ describe("the sweep", () => {
     assert.deepEqual(store.keys(), []);
   });
 
-  test("deletes nothing while a root or a pin cannot be read", async () => {
-    for (const damagedKey of ["domains/vol/roots/snap1", "domains/vol/jobs/job2/pin"]) {
-      const { store, job, location } = await newDomain();
-      await backup(job(1), SparseVolume.of(randomBytes(pageBytes)));
-      await pinBase(job(2), ["snap1"], { sizeBytes: pageBytes });
-      store.damage(damagedKey, (body) => body.subarray(3));
+  test("goes on where an earlier call has come to, and looks at nothing before that again", async () => {
+    const { store, hooks, job, location } = await newDomain();
+    for (const n of [1, 2]) await backup(job(n), SparseVolume.of(randomBytes(pageBytes)));
+    await deleteBackup(job(1));
+    let isLate = false;
+    hooks.before = (operation, key) => {
+      if (operation === "list" && key === "domains/vol/pages/") isLate = true;
+    };
+    const first = await sweepDomain(location, { until: () => isLate });
+    assert.ok(!first.finished && first.deletedObjects > 0);
+    const listed: string[] = [];
+    hooks.before = (operation, key) => void (operation === "list" && listed.push(key));
+    const resumed = await sweepDomain(location, { until: never, from: first.position });
+    assert.ok(resumed.finished && resumed.deletedObjects > 0);
+    assert.ok(listed.indexOf("domains/vol/pages/") < listed.indexOf("domains/vol/packs/"), "the packs are done");
+    hooks.before = () => undefined;
+    const left = [...store.keys("domains/vol/packs/"), ...store.keys("domains/vol/pages/")];
+    const needed = await reachable(store);
+    assert.deepEqual(left.sort(), needed.filter((key) => !key.includes("/roots/")).sort());
+  });
+
+  test("reads a branch once, many at once, and asks for the time while it does", async () => {
+    const { hooks, job, location } = await newDomain();
+    const many = 6;
+    for (let n = 1; n <= many; n++) await backup(job(n), SparseVolume.of(randomBytes(pageBytes)));
+    const gets = new Map<string, number>();
+    const atOnce = { now: 0, most: 0 };
+    hooks.before = async (operation, key) => {
+      if (operation !== "get") return;
+      gets.set(key, (gets.get(key) ?? 0) + 1);
+      atOnce.most = Math.max(atOnce.most, ++atOnce.now);
+      await new Promise((resolve) => setImmediate(resolve));
+      atOnce.now--;
+    };
+    assert.equal((await sweepDomain(location, { until: never })).finished, true);
+    const branches = [...gets].filter(([key]) => key.startsWith("domains/vol/pages/"));
+    assert.deepEqual(
+      branches.map(([, count]) => count),
+      Array.from({ length: many }, () => 1),
+    );
+    assert.equal(atOnce.most, many);
+    gets.clear();
+    const late = await sweepDomain(location, { until: () => gets.size > 0 });
+    assert.deepEqual([late.finished, late.deletedObjects], [false, 0]);
+    assert.deepEqual(
+      [...gets.keys()].filter((key) => !key.startsWith("domains/vol/roots/")),
+      [],
+    );
+  });
+
+  test("deletes nothing while a root, a branch or a pin cannot be read, and names them all", async () => {
+    const branchOf = async (n: number, { job }: Awaited<ReturnType<typeof newDomain>>) =>
+      `domains/vol/pages/${(await readRoot(job(n))).branches[0]!.name}`;
+    const cases = [
+      { damaged: ["domains/vol/roots/snap1", "domains/vol/roots/snap2"], named: /snapshot snap1 .*snapshot snap2 / },
+      { damaged: [(domain: Awaited<ReturnType<typeof newDomain>>) => branchOf(2, domain)], named: /snapshot snap2 / },
+      { damaged: ["domains/vol/jobs/job3/pin"], named: /pin of the job job3 / },
+    ];
+    for (const { damaged, named } of cases) {
+      const domain = await newDomain();
+      const { store, job, location } = domain;
+      for (const n of [1, 2]) await backup(job(n), SparseVolume.of(randomBytes(pageBytes)));
+      await pinBase(job(3), ["snap1"], { sizeBytes: pageBytes });
+      for (const key of damaged)
+        store.damage(typeof key === "string" ? key : await key(domain), (body) => body.subarray(3));
       const before = store.keys();
-      await assert.rejects(sweepDomain(location, { until: never }), RepositoryDamaged);
+      await assert.rejects(
+        sweepDomain(location, { until: never }),
+        (error) => error instanceof RepositoryDamaged && named.test(error.message),
+      );
       assert.deepEqual(store.keys(), before);
     }
+  });
+
+  test("deletes what waited for a damaged snapshot once that is deleted", async () => {
+    const { store, job, location } = await newDomain();
+    const contents = [1, 2, 3].map(() => randomBytes(pageBytes));
+    for (const [at, content] of contents.entries()) await backup(job(at + 1), SparseVolume.of(content));
+    store.damage("domains/vol/roots/snap2", (body) => body.subarray(3));
+    await deleteBackup(job(1));
+    await assert.rejects(sweepDomain(location, { until: never }), RepositoryDamaged);
+    await deleteBackup(job(2));
+    assert.equal((await sweepDomain(location, { until: never })).finished, true);
+    const left = [...store.keys("domains/vol/packs/"), ...store.keys("domains/vol/pages/")];
+    assert.deepEqual([...left, "domains/vol/roots/snap3"].sort(), await reachable(store));
+    await assertRestores(job(3), contents[2]!);
+  });
+
+  test("does not take for a root or a pin what is named like no snapshot and no job", async () => {
+    const { store, job, location } = await newDomain();
+    await backup(job(1), SparseVolume.of(randomBytes(pageBytes)));
+    for (const junk of ["roots/", "roots/a note.txt", "roots/old/snap1", "jobs/", "jobs/a note.txt"])
+      await store.put(`domains/vol/${junk}`, Buffer.from("junk"));
+    assert.equal((await sweepDomain(location, { until: never })).finished, true);
   });
 
   /** Finishes a backup whose plan is written; tells whether it found all it stores in its base. */
@@ -372,7 +455,7 @@ test("whatever backups, deletions, sweeps and crashes go on at once, every snaps
       for (const acts of rounds) {
         progress.requests = 0;
         await scheduler.waitFor(Promise.all(acts.map(run)));
-        for (const job of dead.splice(0)) await collectJob(job);
+        for (const job of dead.splice(0)) await unpinJob(job);
         for (const id of living()) await assertRestores({ ...job(0), snapshotId: id }, contents.get(id)!);
       }
       await sweepDomain(location, { until: never, compacts: true, now: () => Date.now() + 2 * hourMs });

@@ -17,11 +17,11 @@ import { branchAttempt, readBranch } from "./branch.ts";
 import { Compaction } from "./compact.ts";
 import type { DomainLocation } from "./domain-record.ts";
 import { Fingerprints } from "./fingerprints.ts";
-import { forEachInFlight } from "./in-flight.ts";
-import { domainKeys, jobKeys, originalPack, parsePageName } from "./layout.ts";
+import { forEachInFlight, mapAhead } from "./in-flight.ts";
+import { domainKeys, isPlainName, jobKeys, originalPack, parsePageName } from "./layout.ts";
 import { type BranchReference, decodeRoot, type Root } from "./manifest.ts";
-import type { ListedObject, ObjectStore } from "./object-store.ts";
-import { readPin, unpinJob } from "./pin.ts";
+import { firstBelow, type ListedObject, type ObjectStore } from "./object-store.ts";
+import { jobsIn, readPin } from "./pin.ts";
 import { branchOf, isDamage } from "./tree.ts";
 
 export interface SweepOptions {
@@ -29,8 +29,8 @@ export interface SweepOptions {
   readonly until: () => boolean;
   /** Whether packs with little left in them are rewritten (compact.ts). Not in a store that locks objects: there nothing would go. */
   readonly compacts?: boolean;
-  /** Jobs whose objects are kept whether or not they have a pin. */
-  readonly protectJobs?: readonly string[];
+  /** The `position` that an earlier call of the same sweep has answered. */
+  readonly from?: string;
   /** Milliseconds since the epoch by the store's clock; for tests. */
   readonly now?: () => number;
 }
@@ -44,6 +44,8 @@ export interface SweepResult {
   readonly damagedPacks: readonly string[];
   /** False: call again. What is deleted already stays so. */
   readonly finished: boolean;
+  /** Where the next call is to go on. Empty: at the beginning, or finished. */
+  readonly position: string;
 }
 
 /** Candidates of one round: bounds memory to some 30 MB. */
@@ -53,6 +55,10 @@ const packsAtOnce = 20_000;
 const deletesPerCall = 1000;
 /** Deletions of single objects at once, after a call that met a locked one. */
 const deletesInFlight = 16;
+/** Roots, and branches of one root, read at once: some 60 KB to 1 MB each. With 20 ms a request, 800 branches a second. */
+const readsInFlight = 16;
+/** How many damaged snapshots and pins an error names. */
+const namedDamages = 10;
 /** Another sweep that started before a note was written must find it still there: none runs for as long as this. */
 const droppedKeptMs = 60 * 60 * 1000;
 
@@ -67,25 +73,22 @@ export async function deleteBackup(location: DomainLocation & { readonly snapsho
 }
 
 /**
- * Gives up the work of a backup job whose execution is dead: its pin and work objects go, and the next sweep takes its packs. Only to be
- * called once no worker of the job can still write. Call again until `finished`; gone is success.
- */
-export async function collectJob(
-  job: DomainLocation & { readonly jobId: string },
-  options?: { until?: () => boolean },
-): Promise<{ finished: boolean }> {
-  return unpinJob(job, options);
-}
-
-/**
  * Deletes all that is unreachable in the domain, and the domain's record when nothing is left of it. Throws RepositoryDamaged, with nothing
- * deleted in that round, when it cannot tell what is needed. Throws ObjectLocked at the end, when all else is deleted, if garbage is under Object Lock.
+ * deleted in that round, when it cannot tell what is needed: the error names the snapshots. Throws ObjectLocked at the end, when all else is
+ * deleted, if garbage is under Object Lock.
  */
 export async function sweepDomain(location: DomainLocation, options: SweepOptions): Promise<SweepResult> {
   const sweep = new Sweep(location, options);
   const finished = await sweep.run();
   const { deletedObjects, deletedBytes, compactedPacks, damagedPacks } = sweep;
-  return { deletedObjects, deletedBytes, compactedPacks, damagedPacks, finished };
+  return {
+    deletedObjects,
+    deletedBytes,
+    compactedPacks,
+    damagedPacks,
+    finished,
+    position: finished ? "" : sweep.position,
+  };
 }
 
 /** What must stay. */
@@ -105,14 +108,22 @@ class Sweep {
   readonly #keys: ReturnType<typeof domainKeys>;
   readonly #options: SweepOptions;
   readonly #compaction: Compaction;
-  /** Branches whose pages and packs are marked in this round, by name. Most snapshots share most of theirs. */
+  /** Keys of packs and pages that are needed. */
+  #objects = new Fingerprints();
+  /** Branches whose pages and packs are among these, by name. Most snapshots share most of theirs. */
   readonly #marked = new Map<string, BranchReference>();
+  /** Notes that were there before. Until others come, the rounds that follow take over what is marked: it is not less than what is needed. */
+  #notesOfMark: ReadonlySet<string> = new Set();
+  #damages = new Map<string, Error>();
+  #isLate = false;
   #chunkBytes = 0;
   #wrappedKey: Uint8Array = new Uint8Array();
   /** Packs with more than one form: a sweep has died between writing one and deleting the other. */
   readonly #severalForms = new Set<string>();
   #lastPack = "";
   #locked: ObjectLocked | undefined;
+  /** The last key whose round is done. */
+  #reached: string;
   deletedObjects = 0;
   deletedBytes = 0;
 
@@ -121,6 +132,7 @@ class Sweep {
     this.#domain = location.domain;
     this.#keys = domainKeys(location.domain);
     this.#options = options;
+    this.#reached = options.from ?? "";
     this.#compaction = new Compaction(location, {
       until: options.until,
       // A pack that is still locked from before the store's option was switched off: both forms stay, and nobody has to wait for that.
@@ -136,42 +148,66 @@ class Sweep {
     return this.#compaction.damaged;
   }
 
+  /** Forms of packs that were written or are still to be compared, and what is under a lock, have to be met once more. */
+  get position(): string {
+    return this.compactedPacks > 0 || this.#severalForms.size > 0 || this.#locked ? "" : this.#reached;
+  }
+
   async run(): Promise<boolean> {
-    for (const prefix of [this.#keys.packs, this.#keys.pages]) {
-      if (!(await this.#sweepBelow(prefix))) return false;
+    const { packs, pages } = this.#keys;
+    for (const prefix of this.#reached.startsWith(pages) ? [pages] : [packs, pages]) {
+      if (!this.#reached.startsWith(prefix)) this.#reached = prefix;
+      if (!(await this.#sweepBelow(prefix, this.#reached))) return false;
     }
-    // While it wrote, another sweep may have found that nobody needs the pack any more.
-    if (this.compactedPacks > 0 && !(await this.#sweepBelow(this.#keys.packs))) return false;
+    if (this.compactedPacks > 0) {
+      // While it wrote, another sweep may have found that nobody needs the pack any more.
+      this.#forgetMark();
+      if (!(await this.#sweepBelow(packs, packs))) return false;
+    }
     await this.#closeDomain();
     if (this.#locked) throw this.#locked;
     return true;
   }
 
-  async #sweepBelow(prefix: string): Promise<boolean> {
-    let startAfter: string | undefined;
-    while (!this.#options.until()) {
+  async #sweepBelow(prefix: string, startAfter: string): Promise<boolean> {
+    let after = startAfter;
+    while (!this.#outOfTime()) {
       const dropped = await this.#droppedNotes();
-      const candidates = await this.#candidates(prefix, startAfter);
+      if ([...dropped].some((note) => !this.#notesOfMark.has(note))) this.#forgetMark();
+      this.#notesOfMark = dropped;
+      const candidates = await this.#candidates(prefix, after);
       if (candidates.length === 0) return true;
-      const needed = await this.#needed().catch((error: unknown) => {
-        if (error instanceof RepositoryDamaged) return error;
-        throw error;
-      });
+      const needed = await this.#needed();
+      if (this.#isLate) return false;
       const isUndisturbed = [...(await this.#droppedNotes())].every((note) => dropped.has(note));
       if (!isUndisturbed) continue;
-      if (needed instanceof RepositoryDamaged) throw needed;
+      if (this.#damages.size > 0) throw this.#damaged();
       let garbage = candidates.filter(({ key }) => !this.#isNeeded(key, needed));
       if (this.#options.compacts && prefix === this.#keys.packs) this.#noteForms(candidates);
       if (this.#options.compacts && prefix === this.#keys.pages) {
         const outcome = await this.#deleteBranches(garbage.filter(this.#isBranch), needed);
         if (outcome === "late") return false;
-        if (outcome === "disturbed") continue;
+        if (outcome === "disturbed") {
+          this.#forgetMark();
+          continue;
+        }
         garbage = garbage.filter((object) => !this.#isBranch(object));
       }
       if (!(await this.#delete(garbage))) return false;
-      startAfter = candidates.at(-1)!.key;
+      after = candidates.at(-1)!.key;
+      this.#reached = after;
     }
     return false;
+  }
+
+  #outOfTime(): boolean {
+    this.#isLate ||= this.#options.until();
+    return this.#isLate;
+  }
+
+  #forgetMark(): void {
+    this.#objects = new Fingerprints();
+    this.#marked.clear();
   }
 
   /** The listing has the forms of a pack one behind the other. */
@@ -198,7 +234,7 @@ class Sweep {
     for (;;) {
       const first = at;
       for (; at < branches.length && packs.size < packsAtOnce; at++) {
-        if (this.#options.until()) return "late";
+        if (this.#outOfTime()) return "late";
         for (const pack of await this.#packsOfDeadPages(branches[at]!, needed)) packs.add(pack);
       }
       const outcome = packs.size > 0 ? await this.#compaction.run(packs, mark) : "done";
@@ -234,71 +270,83 @@ class Sweep {
     return keys;
   }
 
-  async #candidates(prefix: string, startAfter: string | undefined): Promise<ListedObject[]> {
+  async #candidates(prefix: string, startAfter: string): Promise<ListedObject[]> {
     const candidates: ListedObject[] = [];
-    for await (const object of this.#store.list(prefix, startAfter === undefined ? {} : { startAfter })) {
+    for await (const object of this.#store.list(prefix, { startAfter })) {
       candidates.push(object);
       if (candidates.length === candidatesPerRound) break;
     }
     return candidates;
   }
 
-  /** Reads the roots, the pins, and the roots again. */
+  /** Reads the roots, the pins, and the roots again, as far as there is time. */
   async #needed(): Promise<Needed> {
-    const objects = new Fingerprints();
-    this.#marked.clear();
+    this.#damages = new Map();
     this.#chunkBytes = 0;
     this.#wrappedKey = new Uint8Array();
-    await this.#markRoots(objects);
-    const owners = await this.#markPins(objects);
-    await this.#markRoots(objects);
-    return { objects, owners, chunkBytes: this.#chunkBytes, wrappedKey: this.#wrappedKey };
+    await this.#markRoots();
+    const owners = await this.#markPins();
+    await this.#markRoots();
+    return { objects: this.#objects, owners, chunkBytes: this.#chunkBytes, wrappedKey: this.#wrappedKey };
   }
 
-  async #markRoots(objects: Fingerprints): Promise<void> {
-    for await (const { key } of this.#store.list(this.#keys.roots)) {
-      const object = await this.#store.get(key);
-      if (object) await this.#mark(decodeRoot(object, key), objects);
+  async #markRoots(): Promise<void> {
+    const read = async ({ key }: ListedObject) => ({ key, object: await this.#store.get(key) });
+    for await (const { key, object } of mapAhead(this.#store.list(this.#keys.roots), readsInFlight, read)) {
+      if (this.#outOfTime()) return;
+      const snapshotId = key.slice(this.#keys.roots.length);
+      // What is named like no snapshot is no root: somebody has put it there by hand.
+      if (!object || !isPlainName(snapshotId)) continue;
+      await this.#orNote(`the snapshot ${snapshotId}`, () => this.#mark(decodeRoot(object, key)));
     }
   }
 
-  async #markPins(objects: Fingerprints): Promise<Set<string>> {
-    const owners = new Set(this.#options.protectJobs);
-    for await (const jobId of this.#jobIds()) {
-      const pin = await readPin(this.#store, this.#domain, jobId);
-      if (!pin) continue;
-      owners.add(jobId);
-      if (pin.baseRoot.length > 0)
-        await this.#mark(decodeRoot(pin.baseRoot, jobKeys(this.#domain, jobId).pin), objects);
+  async #markPins(): Promise<Set<string>> {
+    const owners = new Set<string>();
+    for await (const jobId of jobsIn({ store: this.#store, domain: this.#domain })) {
+      if (this.#outOfTime()) break;
+      await this.#orNote(`the pin of the job ${jobId}`, async () => {
+        const pin = await readPin(this.#store, this.#domain, jobId);
+        if (!pin) return;
+        owners.add(jobId);
+        if (pin.baseRoot.length > 0) await this.#mark(decodeRoot(pin.baseRoot, jobKeys(this.#domain, jobId).pin));
+      });
     }
     return owners;
   }
 
-  /** Jobs with any object, one listing each, however many objects they have. */
-  async *#jobIds(): AsyncGenerator<string> {
-    let startAfter = "";
-    for (;;) {
-      const next = await firstOf(this.#store.list(this.#keys.jobs, startAfter === "" ? {} : { startAfter }));
-      if (!next) return;
-      const jobId = this.#ownerOf(next.key);
-      yield jobId;
-      startAfter = `${this.#keys.jobs}${jobId}${followsSlash}`;
+  /** All that is damaged is to be named, not only the first. */
+  async #orNote(what: string, mark: () => Promise<void>): Promise<void> {
+    try {
+      await mark();
+    } catch (error) {
+      if (!isDamage(error)) throw error;
+      this.#damages.set(what, error);
     }
   }
 
-  async #mark(root: Root, objects: Fingerprints): Promise<void> {
+  #damaged(): RepositoryDamaged {
+    const named = [...this.#damages].slice(0, namedDamages).map(([what, error]) => `${what} (${error.message})`);
+    const more = this.#damages.size > namedDamages ? ` and ${this.#damages.size - namedDamages} more` : "";
+    return new RepositoryDamaged(
+      `Nothing is swept in ${this.#domain} until these are deleted, as nobody can tell what they need: ${named.join(", ")}${more}.`,
+    );
+  }
+
+  async #mark(root: Root): Promise<void> {
     this.#chunkBytes = Math.max(this.#chunkBytes, root.chunkBytes);
     if (root.wrappedKey.length > 0) this.#wrappedKey = root.wrappedKey;
-    for (const reference of root.branches) {
-      if (this.#marked.has(reference.name)) continue;
-      objects.add(this.#keys.page(reference.name));
+    const unmarked = root.branches.filter(({ name }) => !this.#marked.has(name));
+    await forEachInFlight(unmarked, readsInFlight, async (reference) => {
+      if (this.#outOfTime()) return;
       const branch = await branchOf({ store: this.#store, domain: this.#domain }, reference);
+      this.#objects.add(this.#keys.page(reference.name));
       for (const page of branch.pages) {
-        objects.add(this.#keys.page(page.name));
-        for (const pack of page.packs) objects.add(this.#keys.pack(pack));
+        this.#objects.add(this.#keys.page(page.name));
+        for (const pack of page.packs) this.#objects.add(this.#keys.pack(pack));
       }
       this.#marked.set(reference.name, reference);
-    }
+    });
   }
 
   #isNeeded(key: string, needed: Needed): boolean {
@@ -307,14 +355,12 @@ class Sweep {
 
   /** The job in `domains/<domain>/<kind>/<job>/…`. */
   #ownerOf(key: string): string {
-    const owner = key.split("/")[3];
-    if (owner === undefined) throw new RepositoryDamaged(`The object ${key} does not belong into a repository.`);
-    return owner;
+    return key.split("/")[3]!;
   }
 
   async #delete(garbage: readonly ListedObject[]): Promise<boolean> {
     for (let at = 0; at < garbage.length; at += deletesPerCall) {
-      if (this.#options.until()) return false;
+      if (this.#outOfTime()) return false;
       const batch = garbage.slice(at, at + deletesPerCall);
       const { deleted, locked } = await this.#deleteBatch(batch);
       this.#count(deleted);
@@ -367,7 +413,7 @@ class Sweep {
   /** Jobs before roots: a backup's root is there before its pin goes. */
   async #isEmpty(): Promise<boolean> {
     for (const prefix of [this.#keys.packs, this.#keys.pages, this.#keys.jobs, this.#keys.roots]) {
-      if (await firstOf(this.#store.list(prefix))) return false;
+      if (await firstBelow(this.#store, prefix)) return false;
     }
     return true;
   }
@@ -379,12 +425,4 @@ class Sweep {
     await this.#store.deleteEveryVersion([this.#keys.record]);
     if (!(await this.#isEmpty())) await this.#store.put(this.#keys.record, record, { ifAbsent: true });
   }
-}
-
-/** The character after `/`: a key that sorts behind all keys below a folder and before the next folder. */
-const followsSlash = "0";
-
-async function firstOf<T>(items: AsyncIterable<T>): Promise<T | undefined> {
-  for await (const item of items) return item;
-  return undefined;
 }

@@ -110,6 +110,6 @@ export async function readReferencedPage(
   }
 }
 
-export function isDamage(error: unknown): boolean {
+export function isDamage(error: unknown): error is RepositoryDamaged | UnsupportedFormat {
   return error instanceof RepositoryDamaged || error instanceof UnsupportedFormat;
 }

@@ -14,10 +14,10 @@ import {
   useGeometry,
 } from "../../test/support/repository.ts";
 import { RepositoryDamaged, VerificationFailed } from "../domain/errors.ts";
+import { unpinJob } from "./pin.ts";
 import { publishRoot } from "./publish.ts";
 import { readRoot } from "./reader.ts";
 import { decodeResult, encodeResult } from "./shard-state.ts";
-import { collectJob } from "./sweep.ts";
 import { pagesOf } from "./tree.ts";
 import { verifyBackup } from "./verify.ts";
 
@@ -199,7 +199,7 @@ describe("publishing", () => {
     const { target, plan, verify } = await copied();
     await assert.rejects(publishRoot(target, plan), VerificationFailed);
     await verify();
-    await collectJob(target);
+    await unpinJob(target);
     await assert.rejects(publishRoot(target, plan), VerificationFailed);
   });
 

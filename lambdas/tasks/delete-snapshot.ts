@@ -53,21 +53,22 @@ async function removeCopies(services: Services, snapshot: Snapshot, options: Kee
   return (await keepAnchor(services, snapshot, options)) ?? removePrimary(services, snapshot, options);
 }
 
+/** Not finished: it is called again with the `position` that the sweep has come to. */
 async function DeleteBackup(
   services: Services,
-  { job: { tenant, jobId, snapshotId } }: TaskInput,
+  { job: { tenant, jobId, snapshotId }, from }: TaskInput & { from?: string | null },
   { until }: TaskContext,
-) {
+): Promise<{ finished: boolean; position: string }> {
   const { database } = services;
   const snapshot = await requireSnapshot(database, tenant, snapshotId);
   const reference = await getStoreReference(database, imageReference(snapshot));
-  if (!reference) return { finished: true };
+  if (!reference) return { finished: true, position: "" };
   const updatedAt = services.now().toISOString();
   await updateRunningJob(database, { tenant, id: jobId }, { updatedAt });
   await writeStoreReference(database, reference, "Destroying", { jobId, updatedAt });
   const backup = await backupOf(services, snapshot, jobId);
   await deleteBackup(backup);
-  return { finished: await sweepBackups(services, snapshot, { ...backup, until }) };
+  return sweepBackups(services, snapshot, { ...backup, until, from: from ?? "" });
 }
 
 async function Complete(services: Services, { job: { tenant, jobId } }: TaskInput) {
