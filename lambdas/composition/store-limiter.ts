@@ -4,7 +4,7 @@
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import type { StoreLimits } from "../domain/inventory.ts";
-import type { RequestCost } from "../repository/rate-limiter.ts";
+import type { RequestCost } from "../repository/rate-limited-store.ts";
 import type { Database } from "../tables/database.ts";
 import { farthestAheadMilliseconds, type Reservation, reserveSlice, type Slice } from "../tables/store-rates.ts";
 import { getStoreOptions } from "../tables/stores.ts";

@@ -2,8 +2,8 @@ import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { objectLockContract, objectStoreContract } from "../../test/contract/object-store.ts";
 import { MemoryObjectStore } from "../../test/support/memory-object-store.ts";
+import type { RequestCost } from "./rate-limited-store.ts";
 import { RateLimitedStore } from "./rate-limited-store.ts";
-import type { RequestCost } from "./rate-limiter.ts";
 
 const unlimited = { acquire: async () => {} };
 

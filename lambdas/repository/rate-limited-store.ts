@@ -1,6 +1,17 @@
 /** An object store that is used no faster than a limiter allows. */
 import type { ByteRange, ListedObject, ObjectHead, ObjectStore, PutOptions, Retention } from "./object-store.ts";
-import type { RateLimiter } from "./rate-limiter.ts";
+
+/** What a request costs. */
+export interface RequestCost {
+  /** Of bodies, both ways. */
+  readonly bytes: number;
+  readonly requests: number;
+}
+
+export interface RateLimiter {
+  /** Comes back when the cost may be spent; first come, first served. */
+  acquire(cost: RequestCost): Promise<void>;
+}
 
 /** S3's page of a listing, and of a deletion. */
 const keysPerRequest = 1000;
