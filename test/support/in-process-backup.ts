@@ -4,9 +4,10 @@
  */
 import { HintMismatch, summarizeError } from "../../lambdas/domain/errors.ts";
 import { newId } from "../../lambdas/domain/ids.ts";
-import { type BackupPolicy, executionInput, type Job, newJob } from "../../lambdas/domain/job.ts";
+import { type BackupPolicy, executionInput, type Job, mayLeaveUploads, newJob } from "../../lambdas/domain/job.ts";
 import { backupPool } from "../../lambdas/domain/pool.ts";
 import { changeId } from "../../lambdas/domain/snapshot.ts";
+import { cleanUpAfter } from "../../lambdas/endings/clean-up.ts";
 import type { Hypervisor } from "../../lambdas/hypervisors/port.ts";
 import type { Services } from "../../lambdas/services.ts";
 import { transact } from "../../lambdas/tables/database.ts";
@@ -48,7 +49,10 @@ export async function backUpInProcess(
   for (let attempt = 1; ; attempt++) {
     try {
       await run.attempt(attempt);
-      return { job: await requireJob(services.database, created.tenant, created.id), states: run.states };
+      const job = await requireJob(services.database, created.tenant, created.id);
+      // No round of garbage collection does it: see aheadMilliseconds.
+      if (mayLeaveUploads(job)) await cleanUpAfter(services, job, () => false);
+      return { job, states: run.states };
     } catch (error) {
       const { name, message } = summarizeError(error);
       const caught = { Error: name, Cause: JSON.stringify({ errorMessage: message }) };
