@@ -1,7 +1,7 @@
 /** What the KVM adapter finds on a host, and what it says of a host that cannot be used. */
 import assert from "node:assert/strict";
 import { chmodSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
-import { after, afterEach, beforeEach, describe, test } from "node:test";
+import { after, afterEach, before, beforeEach, describe, test } from "node:test";
 import {
   EndpointForbidden,
   HypervisorMisconfigured,
@@ -15,7 +15,7 @@ import type { VolumeDescription } from "../../lambdas/hypervisors/port.ts";
 import { choosePort } from "../../local/cloud/ports.ts";
 import { startLibvirtd } from "../../local/kvm-host/libvirtd.ts";
 import { run } from "../../local/kvm-host/processes.ts";
-import { type SshdOptions, startSshd } from "../../local/kvm-host/sshd.ts";
+import { type Sshd, type SshdOptions, startSshd } from "../../local/kvm-host/sshd.ts";
 import { AdapterHost, type KvmSubject } from "./adapter-host.ts";
 
 const host = await AdapterHost.start();
@@ -111,7 +111,7 @@ describe("a check of a host", () => {
   test("names the program that is missing, and warns of the one that is of use", async () => {
     const bin = host.folder.file("bin");
     mkdirSync(bin);
-    const programs = ["sh", "env", "timeout", "mkdir", "qemu-img", "qemu-nbd", "flock", "setsid", "stat", "cat", "rm"];
+    const programs = ["sh", "env", "timeout", "mkdir", "qemu-img", "qemu-nbd", "flock", "setsid", "stat", "id", "rm"];
     for (const name of programs) symlinkSync(run("sh", "-c", `command -v ${name}`).trim(), `${bin}/${name}`);
     assert.match((await checkWith({ searchPath: bin })).warnings.join(), /^The host has no virsh:/);
     run("rm", `${bin}/qemu-nbd`);
@@ -326,33 +326,71 @@ describe("volumes of a host", () => {
   });
 });
 
-test("a user who is not root is told what it may not do, and reads what it may", async (t) => {
+describe("a user who is not root", () => {
   const user = "backup";
-  const sshd = await startSshd(host.folder, { user });
-  t.after(() => sshd.stop());
-  const settings = host.settings(subject.owner, sshd);
-  const hypervisor = subject.newHypervisor({ ...settings, endpoint: { ...settings.endpoint, user } });
-  chmodSync(host.libvirtd.socket, 0o600);
-  await assert.rejects(hypervisor.check(), {
-    name: "HypervisorMisconfigured",
-    message: /no right to read and write libvirt's socket/,
+  let sshd: Sshd;
+  let hypervisor: KvmHypervisor;
+
+  before(async () => {
+    sshd = await startSshd(host.folder, { user });
   });
-  chmodSync(host.libvirtd.socket, 0o666);
-  await hypervisor.check();
-  const [closed, open] = [await subject.makeVolume("closed", 65_536), await subject.makeVolume("open", 65_536)];
-  await subject.writeVolume(open, Buffer.from("content"), 0);
-  chmodSync(closed, 0o600);
-  const found = await Array.fromAsync(hypervisor.listVolumes());
-  assert.deepEqual(found.map(({ externalId }) => externalId).includes(open), true);
-  assert.match(found.find(({ name }) => name === "vm-closed/vda")?.unsupported ?? "", /Permission denied/);
-  const [taken] = await hypervisor.takeSnapshots([{ externalId: open, snapshotId: "snap_1" }], { quiesce: false });
-  const descriptor = await hypervisor.openExport(taken!);
-  const reader = await hypervisor.openReader(descriptor);
-  const bytes = Buffer.alloc(7);
-  await reader.read(bytes, 0);
-  await reader[Symbol.asyncDispose]();
-  assert.equal(bytes.toString(), "content");
-  await hypervisor.closeExport(descriptor);
+  after(() => sshd.stop());
+  afterEach(() => run("chown", "root", host.libvirtd.socket));
+  beforeEach(() => {
+    const settings = host.settings(subject.owner, sshd);
+    hypervisor = subject.newHypervisor({ ...settings, endpoint: { ...settings.endpoint, user } });
+  });
+
+  const take = (externalId: string, snapshotId = "snap_1") =>
+    hypervisor.takeSnapshots([{ externalId, snapshotId }], { quiesce: false });
+
+  test("is refused: it sees what it may read, and leaves no overlay behind", async () => {
+    await assert.rejects(hypervisor.check(), {
+      name: "HypervisorMisconfigured",
+      message: /^backup could neither read nor merge what libvirt makes for snapshots: .* log in as root/,
+    });
+    const [closed, open] = [await subject.makeVolume("closed", 65_536), await subject.makeVolume("open", 65_536)];
+    chmodSync(closed, 0o600);
+    chmodSync(open, 0o666);
+    const found = await Array.fromAsync(hypervisor.listVolumes());
+    const reasonOf = new Map(found.map(({ externalId, unsupported }) => [externalId, unsupported]));
+    assert.match(reasonOf.get(closed) ?? "", /Permission denied/);
+    assert.deepEqual([reasonOf.has(open), reasonOf.get(open)], [true, undefined]);
+    await assert.rejects(take(closed), { name: "HypervisorMisconfigured", message: /Permission denied/ });
+    await assert.rejects(take(open), { name: "HypervisorMisconfigured", message: /^backup could neither/ });
+    await subject.start((await subject.diskOf(open)).domain);
+    await assert.rejects(take(open), { name: "HypervisorMisconfigured", message: /^backup could neither/ });
+    assert.equal(await subject.countSnapshots(), 0);
+    assert.equal((await subject.diskOf(open)).path, open);
+  });
+
+  test("whose own libvirt it is needs to read and write the disks' files, and their folders", async () => {
+    run("chown", user, host.libvirtd.socket);
+    const [closed, open] = [await subject.makeVolume("closed", 65_536), await subject.makeVolume("open", 65_536)];
+    await subject.writeVolume(open, Buffer.from("content"), 0);
+    const { warnings } = await hypervisor.check();
+    assert.deepEqual(warnings, [
+      `The user may not read and write ${[closed, subject.images, open].join(", ")}: there are no snapshots of what lies there.`,
+    ]);
+    chmodSync(subject.images, 0o777);
+    chmodSync(open, 0o666);
+    await assert.rejects(take(closed), {
+      name: "HypervisorMisconfigured",
+      message: /may not read and write .*closed\.$/,
+    });
+    const [taken] = await take(open);
+    const descriptor = await hypervisor.openExport(taken!);
+    const reader = await hypervisor.openReader(descriptor);
+    const bytes = Buffer.alloc(7);
+    await reader.read(bytes, 0);
+    await reader[Symbol.asyncDispose]();
+    assert.equal(bytes.toString(), "content");
+    await hypervisor.closeExport(descriptor);
+    chmodSync(subject.images, 0o700);
+    assert.deepEqual((await hypervisor.check()).warnings, [
+      `The user may not read and write ${[closed, subject.images, taken!.installPath].join(", ")}: there are no snapshots of what lies there.`,
+    ]);
+  });
 });
 
 test("a host whose libvirt was started anew is found again by the same adapter", async (t) => {

@@ -1,9 +1,10 @@
 /** Whether a host can be used as it is registered, in sentences. */
 import { HypervisorMisconfigured, HypervisorUnavailable } from "../../domain/errors.ts";
 import type { HypervisorReport } from "../port.ts";
-import { guestAgentOf, readVms } from "./discovery.ts";
+import { guestAgentOf, readVms, type Vm } from "./discovery.ts";
 import type { KvmHost } from "./host.ts";
-import { parseUri } from "./libvirt-uri.ts";
+import { isTimeOut } from "./host-errors.ts";
+import { assertUser, closedPaths } from "./rights.ts";
 
 /** libvirt 6.0 tells the chains of running VMs as they are; qemu-nbd tells since 5.2 which layer data lies in. As `major.minor`. */
 const oldest = { libvirt: "6.0", QEMU: "5.2" } as const;
@@ -36,7 +37,8 @@ export async function checkHost(host: KvmHost): Promise<HypervisorReport> {
   assertNotOlder("QEMU", versions.QEMU, oldest.QEMU);
   assertNotOlder("qemu-nbd", versions["qemu-nbd"], oldest.QEMU);
   await host.ownFolder();
-  return { versions, warnings: [...missingVirsh(programs), ...(await agentless(host))] };
+  const vms = await readVms(host);
+  return { versions, warnings: [...(await closed(host, vms)), ...missingVirsh(programs), ...agentless(vms)] };
 }
 
 function missingVirsh(programs: ReadonlySet<string>): string[] {
@@ -46,8 +48,23 @@ function missingVirsh(programs: ReadonlySet<string>): string[] {
   ];
 }
 
-async function agentless(host: KvmHost): Promise<string[]> {
-  const without = (await readVms(host)).filter((vm) => vm.isActive && guestAgentOf(vm) !== "connected");
+async function closed(host: KvmHost, vms: readonly Vm[]): Promise<string[]> {
+  const disks = vms.flatMap(({ definition }) => definition.disks.filter(({ device }) => device === "disk"));
+  try {
+    const paths = await closedPaths(
+      host,
+      disks.flatMap(({ file }) => file ?? []),
+    );
+    if (paths.length === 0) return [];
+    return [`The user may not read and write ${paths.join(", ")}: there are no snapshots of what lies there.`];
+  } catch (error) {
+    if (!isTimeOut(error)) throw error;
+    return ["Storage of the host does not answer: whether the disks' files may be read and written cannot be told."];
+  }
+}
+
+function agentless(vms: readonly Vm[]): string[] {
+  const without = vms.filter((vm) => vm.isActive && guestAgentOf(vm) !== "connected");
   if (without.length === 0) return [];
   const names = without.map(({ domain }) => domain.name).join(", ");
   return [`No guest agent answers in ${names}: their file systems cannot be held for a snapshot.`];
@@ -60,18 +77,7 @@ async function findPrograms(host: KvmHost, names: readonly string[]): Promise<Se
 
 /** Names what stands between the user and libvirt's socket: SSH's own answer is the same for all of it. */
 async function assertSocket(host: KvmHost): Promise<void> {
-  const { sockets } = parseUri(host.uri);
-  const text =
-    'for path; do [ -S "$path" ] && { [ -r "$path" ] && [ -w "$path" ] && echo usable || echo "closed $path"; }; done; true';
-  const found = (await host.script("find-socket", text, sockets)).trimEnd();
-  if (found === "") {
-    throw new HypervisorUnavailable(`libvirt is not there: ${host.name} has no socket ${sockets.join(" or ")}.`);
-  }
-  if (!found.includes("usable")) {
-    throw new HypervisorMisconfigured(
-      `The user has no right to read and write libvirt's socket (${found}): make it a member of the group libvirt.`,
-    );
-  }
+  await assertUser(host);
   try {
     await host.call("connectGetHostname", undefined);
   } catch (error) {

@@ -34,6 +34,13 @@ export interface AttachedVolume {
   readonly chain: readonly ImageLayer[];
 }
 
+/** Why a disk is no volume that can be backed up. */
+interface NoVolume {
+  readonly reason: string;
+  /** Where it could not be read, so that it may be one all the same. */
+  readonly error?: Error;
+}
+
 /** All VMs by name. */
 export async function readVms(host: KvmHost): Promise<Vm[]> {
   const { domains } = await host.call("connectListAllDomains", all);
@@ -55,41 +62,66 @@ export async function readVm(host: KvmHost, domain: Domain): Promise<Vm | undefi
   }
 }
 
-/** The volume as a disk of its VM, or of several that share it. Empty when no VM has it. */
+/**
+ * The volume as a disk of its VM, or of several that share it. Empty when no VM has it. Throws what keeps the user or the host from reading
+ * a disk that by its name is the volume.
+ */
 export async function findVolume(host: KvmHost, externalId: string, among?: readonly Vm[]): Promise<AttachedVolume[]> {
+  const { found, obstacle } = await lookFor(host, externalId, among);
+  if (obstacle) throw obstacle;
+  return found;
+}
+
+async function lookFor(
+  host: KvmHost,
+  externalId: string,
+  among?: readonly Vm[],
+): Promise<{ found: AttachedVolume[]; obstacle?: Error | undefined }> {
   const disks = (among ?? (await readVms(host))).flatMap((vm) => vm.definition.disks.map((disk) => ({ vm, disk })));
   const isLikely = ({ disk }: { disk: DomainDisk }) => disk.file !== undefined && mayBeTopOf(externalId, disk.file);
+  const read = ({ vm, disk }: { vm: Vm; disk: DomainDisk }) => readVolume(host, vm, disk);
+  const likely = await Promise.all(disks.filter(isLikely).map(read));
+  const found = volumesCalled(externalId, likely);
+  if (found.length > 0) return { found };
+  const [obstacle] = likely.flatMap((one) => ("reason" in one && one.error) || []);
+  if (obstacle) return { found, obstacle };
   // Where somebody else put a file on top, the name of the topmost tells nothing.
-  for (const candidates of [disks.filter(isLikely), disks.filter((one) => !isLikely(one))]) {
-    const volumes = await Promise.all(candidates.map(({ vm, disk }) => readVolume(host, vm, disk)));
-    const found = volumes.filter((volume) => typeof volume !== "string" && volume.externalId === externalId);
-    if (found.length > 0) return found as AttachedVolume[];
-  }
-  return [];
+  const others = await Promise.all(disks.filter((one) => !isLikely(one)).map(read));
+  return { found: volumesCalled(externalId, others) };
+}
+
+function volumesCalled(externalId: string, read: readonly (AttachedVolume | NoVolume)[]): AttachedVolume[] {
+  return read.filter((one) => "chain" in one && one.externalId === externalId) as AttachedVolume[];
 }
 
 /** The volume of a disk, or why it is none. */
-async function readVolume(host: KvmHost, vm: Vm, disk: DomainDisk): Promise<AttachedVolume | string> {
-  if (disk.device !== "disk") return `it is a ${disk.device}`;
-  if (disk.type !== "file") return `it is not a file on the host but of the type ${disk.type}`;
-  if (disk.file === undefined) return "it has no file";
+async function readVolume(host: KvmHost, vm: Vm, disk: DomainDisk): Promise<AttachedVolume | NoVolume> {
+  if (disk.device !== "disk") return { reason: `it is a ${disk.device}` };
+  if (disk.type !== "file") return { reason: `it is not a file on the host but of the type ${disk.type}` };
+  if (disk.file === undefined) return { reason: "it has no file" };
   // libvirt takes what is not said for raw.
   const format = imageFormats.find((one) => one === (disk.format ?? "raw"));
-  if (!format) return `its format is ${disk.format}, and only ${imageFormats.join(" and ")} are supported`;
+  if (!format) {
+    return { reason: `its format is ${disk.format}, and only ${imageFormats.join(" and ")} are supported` };
+  }
   try {
     const chain = await host.imageChain(disk.file, format);
-    if (!chain) return `there is no file ${disk.file}`;
+    if (!chain) return { reason: `there is no file ${disk.file}` };
     return { externalId: ownFileOf(chain.map(({ path }) => path)), vm, disk, chain };
   } catch (error) {
-    const isOfFile = error instanceof HypervisorFailed || isClosed(error);
-    if (isOfFile) return (error as Error).message.replace(/\.$/, "");
-    throw error;
+    if (!(error instanceof HypervisorFailed || isClosed(error))) throw error;
+    return { reason: error.message.replace(/\.$/, ""), error };
   }
 }
 
 /** The user of the host may not read the file, while it may others. */
-function isClosed(error: unknown): boolean {
+function isClosed(error: unknown): error is HypervisorMisconfigured {
   return error instanceof HypervisorMisconfigured && error.message.includes("Permission denied");
+}
+
+/** Its own file and what lies above that. */
+export function ownLayers({ externalId, chain }: AttachedVolume): readonly ImageLayer[] {
+  return chain.slice(0, chain.findIndex(({ path }) => path === externalId) + 1);
 }
 
 /** Why the volume cannot be backed up; undefined when it can. */
@@ -109,7 +141,7 @@ export async function* listVolumes(host: KvmHost): AsyncGenerator<VolumeDescript
   const others: VolumeDescription[] = [];
   for (const [index, volume] of volumes.entries()) {
     const { vm, disk } = disks[index]!;
-    if (typeof volume === "string") others.push(unsupportedDisk(vm, disk, volume));
+    if ("reason" in volume) others.push(unsupportedDisk(vm, disk, volume.reason));
     else attached.push(volume);
   }
   const ofVolumes = Map.groupBy(attached, (volume) => volume.externalId);
@@ -122,8 +154,8 @@ export async function* listVolumes(host: KvmHost): AsyncGenerator<VolumeDescript
 
 /** Throws VolumeNotFound. */
 export async function describeVolume(host: KvmHost, externalId: string): Promise<VolumeDescription> {
-  const volumes = await findVolume(host, externalId);
-  if (volumes.length > 0) return describe(externalId, volumes);
+  const { found } = await lookFor(host, externalId);
+  if (found.length > 0) return describe(externalId, found);
   for await (const volume of listVolumes(host)) if (volume.externalId === externalId) return volume;
   throw new VolumeNotFound(`There is no volume ${externalId} on ${host.name}.`);
 }
@@ -144,7 +176,7 @@ async function describeVm(host: KvmHost, vm: Vm): Promise<VmDescription> {
       const volume = volumes[index]!;
       return {
         target: disk.target,
-        volumeExternalId: typeof volume === "string" ? diskId(vm, disk) : volume.externalId,
+        volumeExternalId: "reason" in volume ? diskId(vm, disk) : volume.externalId,
       };
     }),
   };
@@ -177,12 +209,11 @@ function describe(externalId: string, volumes: readonly AttachedVolume[]): Volum
   const [first] = volumes as [AttachedVolume];
   const names = volumes.map(({ vm }) => vm.domain.name);
   const unsupported = volumes.length > 1 ? `it is a disk of ${names.join(" and ")}` : unsupportedReason(first);
-  const own = first.chain.findIndex(({ path }) => path === externalId);
   return {
     externalId,
     name: diskName(first.vm, first.disk),
     sizeBytes: first.chain[0]!.sizeBytes,
-    allocatedBytes: first.chain.slice(0, own + 1).reduce((sum, layer) => sum + layer.allocatedBytes, 0),
+    allocatedBytes: ownLayers(first).reduce((sum, layer) => sum + layer.allocatedBytes, 0),
     inUse: volumes.some(({ vm }) => vm.isActive),
     ...(unsupported !== undefined && { unsupported }),
   };

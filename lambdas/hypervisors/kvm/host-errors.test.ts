@@ -10,7 +10,7 @@ import {
 } from "../../protocols/libvirt/errors.ts";
 import { NbdConnectionLost, NbdRequestFailed } from "../../protocols/nbd/errors.ts";
 import { SshHostKeyMismatch, SshKeyUnusable, SshRefused, SshUnreachable } from "../../protocols/ssh/errors.ts";
-import { commandError, hostError, libvirtCode, onHost } from "./host-errors.ts";
+import { commandError, hostError, isTimeOut, libvirtCode, onHost } from "./host-errors.ts";
 
 function libvirtError(code: keyof typeof errorCodes, text = "why"): LibvirtCallFailed {
   return new LibvirtCallFailed("domainCreate", errorCodes[code], 10, text);
@@ -83,6 +83,7 @@ describe("a program of a host that failed", () => {
     assert.equal(shown(ended(126)), "HypervisorMisconfigured: The user may not run qemu-img on the host.");
     assert.match(shown(ended(124)), /^HypervisorUnavailable: .* took too long/);
     assert.match(shown(ended(undefined, "", "SIGKILL")), /^HypervisorUnavailable/);
+    assert.ok(isTimeOut(commandError("qemu-img info", ended(124))));
     assert.match(shown(ended(1, "write: Disk quota exceeded")), /^PrimaryStorageFull/);
     assert.match(shown(ended(1, "open: Read-only file system")), /^HypervisorMisconfigured/);
   });

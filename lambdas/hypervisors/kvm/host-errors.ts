@@ -120,6 +120,11 @@ export function commandError(shown: string, { code, signal, stderr }: ExecResult
   return wordsOf(words) ?? new HypervisorFailed(`${shown} failed on the host: ${words}`);
 }
 
+/** Whether a program was not done in its time, be it that it could not even be ended: what waits for storage that is gone. */
+export function isTimeOut(error: unknown): error is HypervisorUnavailable {
+  return error instanceof HypervisorUnavailable && /took too long|did not end within/.test(error.message);
+}
+
 function wordsOf(message: string, options?: ErrorOptions): SnapferryError | undefined {
   if (noRoom.test(message)) return new PrimaryStorageFull(`The host has no room left: ${message}`, options);
   if (noRights.test(message)) return new HypervisorMisconfigured(`The host does not allow it: ${message}`, options);

@@ -2,6 +2,7 @@
 import { setTimeout as pause } from "node:timers/promises";
 import {
   HypervisorFailed,
+  HypervisorMisconfigured,
   HypervisorUnavailable,
   OperationRefused,
   QuiesceFailed,
@@ -11,10 +12,11 @@ import { domainXml, snapshotCreate } from "../../protocols/libvirt/flags.ts";
 import type { Domain } from "../../protocols/libvirt/procedures.ts";
 import type { Quiesce, SnapshotRequest, TakenSnapshot } from "../port.ts";
 import { plannedOverlay } from "./chain.ts";
-import { type AttachedVolume, findVolume, readVms, unsupportedReason } from "./discovery.ts";
+import { type AttachedVolume, findVolume, ownLayers, readVms, unsupportedReason } from "./discovery.ts";
 import { DomainXml } from "./domain-xml.ts";
 import type { KvmHost } from "./host.ts";
 import { whileHeld } from "./quiesce.ts";
+import { assertUser, closedPaths } from "./rights.ts";
 import { removeLeftover } from "./take-leftover.ts";
 import { noteAchieved, noteLeast, readConsistency } from "./take-notes.ts";
 import { snapshotXml } from "./take-xml.ts";
@@ -37,7 +39,7 @@ const mergePollMs = 500;
  * All or none for each VM, one VM after another. Snapshots that are there already are returned as they are. At most one call at a time
  * for a host.
  *
- * @throws VolumeNotFound, OperationRefused, QuiesceFailed: before anything is created
+ * @throws VolumeNotFound, OperationRefused, QuiesceFailed, HypervisorMisconfigured: before anything is created
  */
 export async function takeSnapshots(
   host: KvmHost,
@@ -45,6 +47,10 @@ export async function takeSnapshots(
   options: { readonly quiesce: Quiesce },
 ): Promise<TakenSnapshot[]> {
   const wanted = await find(host, requests);
+  await assertRights(
+    host,
+    wanted.filter((one) => frozenLayer(one) === undefined),
+  );
   for (const ofVm of Map.groupBy(wanted, ({ volume }) => volume.vm.domain.uuid).values()) {
     const missing = ofVm.filter((one) => frozenLayer(one) === undefined);
     if (missing.length > 0) await takeOfVm(host, missing, options.quiesce);
@@ -76,6 +82,16 @@ async function find(host: KvmHost, requests: readonly SnapshotRequest[]): Promis
       return { snapshotId, overlay: plannedOverlay({ externalId, snapshotId }), volume };
     }),
   );
+}
+
+/** An overlay that the user cannot read or merge would be the VM's for ever. Throws HypervisorMisconfigured. */
+async function assertRights(host: KvmHost, wanted: readonly Wanted[]): Promise<void> {
+  if (wanted.length === 0) return;
+  await assertUser(host);
+  const files = wanted.flatMap(({ volume }) => ownLayers(volume).map(({ path }) => path));
+  const closed = await closedPaths(host, files);
+  if (closed.length === 0) return;
+  throw new HypervisorMisconfigured(`No snapshot was taken: the user may not read and write ${closed.join(", ")}.`);
 }
 
 /** What lies right below the overlay; undefined while that is not in the chain. */
