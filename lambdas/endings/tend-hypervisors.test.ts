@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { MemoryDatabase } from "../../test/support/memory-database.ts";
-import { HypervisorUnavailable } from "../domain/errors.ts";
+import { HypervisorFailed, HypervisorUnavailable } from "../domain/errors.ts";
 import type { HypervisorSettings } from "../domain/inventory.ts";
 import type { Hypervisor } from "../hypervisors/port.ts";
 import type { Services } from "../services.ts";
@@ -66,6 +66,21 @@ describe("what dead workers left on hypervisors", () => {
     assert.deepEqual(registered.logged, [
       'guests were found frozen and were thawed {"tenant":"acme","hypervisorId":"hyp_1","vms":["vm-uuid"]}',
       'exports were left open and were closed {"tenant":"acme","hypervisorId":"hyp_1","snapshots":["snap_2"]}',
+    ]);
+  });
+
+  it("is ended as far as it can be: an agent that does not answer keeps no export open", async () => {
+    const calls: string[] = [];
+    const registered = await new Registered().add("hyp_1", kvm, {
+      thaw: () => Promise.reject(new HypervisorFailed("the agent does not answer")),
+      closeStaleExports: async () => ["snap_1"],
+      close: async () => void calls.push("close"),
+    });
+    assert.deepEqual(await registered.tend(), { tended: 0, waiting: 1, failed: 0 });
+    assert.deepEqual(calls, ["close"]);
+    assert.deepEqual(registered.logged, [
+      'exports were left open and were closed {"tenant":"acme","hypervisorId":"hyp_1","snapshots":["snap_1"]}',
+      'a hypervisor cannot be looked after now {"tenant":"acme","hypervisorId":"hyp_1"}',
     ]);
   });
 

@@ -34,10 +34,7 @@ type Row = Pick<HypervisorRow, "tenant" | "id">;
 async function tendOrLog(services: Services, { tenant, id }: Row): Promise<keyof Tended> {
   const about = { tenant, hypervisorId: id };
   try {
-    const { thawed, closed } = await tend(services, { tenant, id });
-    if (thawed.length > 0) services.logger.warn("guests were found frozen and were thawed", { ...about, vms: thawed });
-    if (closed.length > 0)
-      services.logger.warn("exports were left open and were closed", { ...about, snapshots: closed });
+    await tend(services, { tenant, id });
     return "tended";
   } catch (error) {
     if (isOutside(error)) {
@@ -49,21 +46,27 @@ async function tendOrLog(services: Services, { tenant, id }: Row): Promise<keyof
   }
 }
 
-/** Guests first: they stand still. Connections are not kept for the next round. */
-async function tend(services: Services, { tenant, id }: Row) {
+/** Guests first: they stand still. One that does not answer keeps no export open. Connections are not kept for the next round. */
+async function tend(services: Services, { tenant, id }: Row): Promise<void> {
+  const { logger } = services;
+  const about = { tenant, hypervisorId: id };
   const hypervisor = await services.hypervisor(tenant, id);
   let needed: Promise<ReadonlySet<string>> | undefined;
   const isNeeded = async (snapshotId: string) => {
     needed ??= snapshotsBeingBackedUp(services);
     return (await needed).has(snapshotId);
   };
-  try {
-    const thawed = (await hypervisor.thaw?.()) ?? [];
-    const closed = (await hypervisor.closeStaleExports?.(isNeeded)) ?? [];
-    return { thawed, closed };
-  } finally {
-    await hypervisor.close?.();
-  }
+  const thawGuests = async () => {
+    const vms = (await hypervisor.thaw?.()) ?? [];
+    if (vms.length > 0) logger.warn("guests were found frozen and were thawed", { ...about, vms });
+  };
+  const closeExports = async () => {
+    const snapshots = (await hypervisor.closeStaleExports?.(isNeeded)) ?? [];
+    if (snapshots.length > 0) logger.warn("exports were left open and were closed", { ...about, snapshots });
+  };
+  await thawGuests()
+    .finally(closeExports)
+    .finally(() => hypervisor.close?.());
 }
 
 /** Also those whose backups have ended and are not cleaned up yet: that closes their exports. */
