@@ -5,6 +5,7 @@
  */
 import { setTimeout as pause } from "node:timers/promises";
 import { HypervisorFailed, QuiesceFailed } from "../../domain/errors.ts";
+import { domainState } from "../../protocols/libvirt/flags.ts";
 import type { Domain } from "../../protocols/libvirt/procedures.ts";
 import type { KvmHost } from "./host.ts";
 import { libvirtCode } from "./host-errors.ts";
@@ -31,27 +32,36 @@ export interface Held<T> {
   readonly throughout: boolean;
 }
 
-/** Throws QuiesceFailed before `work` begins when the guest cannot hold its file systems; HypervisorFailed when it does not let go. */
+/**
+ * Throws QuiesceFailed before `work` begins when the guest cannot hold its file systems, what `work` throws, and HypervisorFailed when only the
+ * guest does not let go. Whatever it throws, what is not let go then has its note.
+ */
 export async function whileHeld<T>(host: KvmHost, domain: Domain, work: () => Promise<T>): Promise<Held<T>> {
   await untilThawed(host, domain);
   const note = await leaveNote(host, domain);
   // From here on every path lets go.
   const deadline = Date.now() + longestHoldMs;
-  let letGo: Promise<number> | undefined;
+  let lettingGo: Promise<number> | undefined;
+  const letGo = (): Promise<number> => {
+    lettingGo ??= thaw(host, domain);
+    return lettingGo;
+  };
+  const forget = () => host.run(["rm", "-f", note]);
   try {
     await freeze(host, domain);
-    const timer = setTimeout(() => {
-      letGo = thaw(host, domain);
-      letGo.catch(() => {});
-    }, deadline - Date.now());
+    const timer = setTimeout(() => letGo().catch(() => {}), deadline - Date.now());
     const result = await work().finally(() => clearTimeout(timer));
-    const inTime = letGo === undefined;
-    letGo ??= thaw(host, domain);
+    const inTime = lettingGo === undefined;
     // Who finds nothing to let go was too late: somebody else has done it.
-    return { result, throughout: (await letGo) > 0 && inTime };
-  } finally {
-    await (letGo ?? thaw(host, domain));
-    await host.run(["rm", "-f", note]);
+    const throughout = (await letGo()) > 0 && inTime;
+    await forget();
+    return { result, throughout };
+  } catch (error) {
+    // The note stays if the guest does not let go, for the host itself: why it came to that is what the caller has to know.
+    await letGo()
+      .then(forget)
+      .catch(() => {});
+    throw error;
   }
 }
 
@@ -75,16 +85,33 @@ async function thawNoted(host: KvmHost, folder: string, note: string): Promise<s
   return wasHeld ? [uuid] : [];
 }
 
-/** False for a VM that is gone, does not run or is not frozen. */
+/** False for a VM that has ended or is not frozen. */
 async function thawIfFrozen(host: KvmHost, uuid: string): Promise<boolean> {
   try {
     const { domain } = await host.call("domainLookupByUuid", { uuid });
     if ((await askAgent(host, domain, "guest-fsfreeze-status", statusSeconds)) !== "frozen") return false;
     return (await thaw(host, domain)) > 0;
   } catch (error) {
-    const code = libvirtCode(error);
-    if (code === "NO_DOMAIN" || code === "OPERATION_INVALID") return false;
+    if (await hasEnded(host, uuid, error)) return false;
     throw error;
+  }
+}
+
+/**
+ * Whether an agent did not answer because its VM holds nothing any more. To libvirt no VM runs that is not running at the moment: one that was
+ * paused, by somebody or by QEMU when there was no room left, goes on later, and as frozen as it was.
+ */
+async function hasEnded(host: KvmHost, uuid: string, error: unknown): Promise<boolean> {
+  const code = libvirtCode(error);
+  if (code === "NO_DOMAIN") return true;
+  if (code !== "OPERATION_INVALID") return false;
+  try {
+    const { domain } = await host.call("domainLookupByUuid", { uuid });
+    const { state } = await host.call("domainGetState", { domain, flags: 0 });
+    return state === domainState.shutoff || state === domainState.crashed;
+  } catch (failure) {
+    if (libvirtCode(failure) === "NO_DOMAIN") return true;
+    throw failure;
   }
 }
 
@@ -116,8 +143,7 @@ async function thaw(host: KvmHost, domain: Domain): Promise<number> {
     try {
       return Number(await askAgent(host, domain, "guest-fsfreeze-thaw", thawSeconds)) || 0;
     } catch (error) {
-      // A VM that was ended holds nothing.
-      if (libvirtCode(error) === "OPERATION_INVALID" || libvirtCode(error) === "NO_DOMAIN") return 0;
+      if (await hasEnded(host, domain.uuid, error)) return 0;
       if (attempt < thawAttempts) continue;
       const words = error instanceof Error ? error.message : String(error);
       throw new HypervisorFailed(`The file systems of ${domain.name} were held and are not let go yet: ${words}`, {
