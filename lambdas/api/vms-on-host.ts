@@ -48,7 +48,8 @@ export async function operateOnHost(
 
 /** Throws VmNotFound. */
 async function lookAt(adapter: Hypervisor, vm: Vm): Promise<VmDescription> {
-  for await (const found of adapter.listVms?.() ?? []) if (found.externalId === vm.externalId) return found;
+  const found = await adapter.describeVm?.(vm.externalId);
+  if (found) return found;
   throw new VmNotFound(`${vm.id} (${vm.name}) is not on its hypervisor any more.`);
 }
 

@@ -210,8 +210,10 @@ export interface Hypervisor {
   /** Deletes what a published volume has replaced. Gone is success. */
   forgetReplaced(volume: NewVolume): Promise<void>;
 
-  /** Absent, with the four below, where the hypervisor has no virtual machines. */
+  /** Absent, with the five below, where the hypervisor has no virtual machines. */
   listVms?(): AsyncIterable<VmDescription>;
+  /** One of them, whatever state the disks of others are in. Undefined when it is gone. */
+  describeVm?(externalId: string): Promise<VmDescription | undefined>;
   /** Throws OperationRefused with the hypervisor's reason. */
   operateVm?(vmExternalId: string, operation: VmOperationRequest): Promise<void>;
   /**

@@ -89,7 +89,8 @@ async function define(services: Services, restore: ForVm, name: string): Promise
 }
 
 async function findVm(hypervisor: Hypervisor, externalId: string): Promise<VmDescription> {
-  for await (const vm of hypervisor.listVms?.() ?? []) if (vm.externalId === externalId) return vm;
+  const found = await hypervisor.describeVm?.(externalId);
+  if (found) return found;
   throw new VmNotFound(`There is no VM ${externalId} on the hypervisor any more.`);
 }
 

@@ -376,6 +376,19 @@ export function hypervisorContract(
       });
     });
 
+    describe("a VM", () => {
+      test("is described by itself as it is listed; gone is undefined", async (t) => {
+        const { hypervisor } = subject;
+        assert.equal(hypervisor.describeVm !== undefined, hypervisor.listVms !== undefined);
+        if (!hypervisor.listVms || !hypervisor.describeVm) return t.skip("there are no VMs");
+        for (const name of ["disk-a", "disk-b"]) await subject.makeVolume(name, rounded(4096));
+        const listed = await collect(hypervisor.listVms());
+        assert.equal(listed.length, 2);
+        for (const vm of listed) assert.deepEqual(await hypervisor.describeVm(vm.externalId), vm);
+        assert.equal(await hypervisor.describeVm("00000000-0000-4000-8000-000000000000"), undefined);
+      });
+    });
+
     describe("a VM's definition", () => {
       const restored: NewVolume = { restoreId: "job_2", name: "restored-disk", sizeBytes: rounded(4096) };
 

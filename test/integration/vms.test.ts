@@ -44,6 +44,7 @@ describe("a virtual machine", () => {
       listVms: async function* () {
         yield vm;
       },
+      describeVm: async () => vm,
       operateVm: () => meanwhile(),
     });
   }

@@ -1,6 +1,6 @@
 /** What the KVM adapter finds on a host, and what it says of a host that cannot be used. */
 import assert from "node:assert/strict";
-import { chmodSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { after, afterEach, before, beforeEach, describe, test } from "node:test";
 import {
   EndpointForbidden,
@@ -278,6 +278,37 @@ describe("volumes of a host", () => {
       run("mv", `${file}.away`, file);
     }
     assert.deepEqual(reasons(await volumes()), [["vm-disk.qcow2/vda", undefined]]);
+  });
+
+  test("on storage that does not answer are listed with the reason, and nobody else's wait for them", async (t) => {
+    const bin = host.folder.file("hanging-bin");
+    const looks = host.folder.file("looks");
+    mkdirSync(bin);
+    const hanging = `#!/bin/sh\ncase "$*" in */gone*) echo >>${looks}; exec sleep 600;; esac\nexec /usr/bin/qemu-img "$@"\n`;
+    writeFileSync(`${bin}/qemu-img`, hanging, { mode: 0o755 });
+    const sshd = await startSshd(host.folder, { searchPath: `${bin}:/usr/bin:/bin` });
+    t.after(() => sshd.stop());
+    const hypervisor = subject.newHypervisor(host.settings(subject.owner, sshd));
+    const [gone, there] = [
+      await subject.makeVolume("gone.qcow2", 65_536),
+      await subject.makeVolume("there.qcow2", 65_536),
+    ];
+    const take = (externalId: string) =>
+      hypervisor.takeSnapshots([{ externalId, snapshotId: "snap_1" }], { quiesce: false });
+    const { domain } = await subject.diskOf(there);
+    assert.deepEqual((await hypervisor.describeVm(domain.uuid))?.disks, [{ target: "vda", volumeExternalId: there }]);
+    assert.equal((await hypervisor.describeVolume(there)).unsupported, undefined);
+    await take(there);
+    assert.ok(!existsSync(looks));
+    // Another one may be what the disk stands on that cannot be looked at.
+    const others = [gone, subject.image("other.qcow2")];
+    const [found] = await Promise.all([
+      Array.fromAsync(hypervisor.listVolumes()),
+      ...others.map((one) => assert.rejects(take(one), HypervisorUnavailable)),
+    ]);
+    const reasonOf = new Map(found.map(({ externalId, unsupported }) => [externalId, unsupported]));
+    assert.match(reasonOf.get(gone) ?? "", /took too long/);
+    assert.deepEqual([reasonOf.has(there), reasonOf.get(there)], [true, undefined]);
   });
 
   test("of which a file does not say the format of the one below are not touched", async () => {

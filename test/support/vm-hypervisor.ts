@@ -58,6 +58,10 @@ export class VmHypervisor {
     yield* this.vms;
   }
 
+  async describeVm(externalId: string): Promise<VmDescription | undefined> {
+    return this.vms.find((vm) => vm.externalId === externalId);
+  }
+
   async operateVm(vm: string, request: VmOperationRequest): Promise<void> {
     await this.meanwhile();
     this.done.push({ vm, request });

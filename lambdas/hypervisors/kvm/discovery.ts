@@ -7,12 +7,14 @@ import type { GuestAgentState, VmDescription, VolumeDescription } from "../port.
 import { mayBeTopOf, ownFileOf, unfitOwnFile } from "./chain.ts";
 import { type DomainDisk, DomainXml } from "./domain-xml.ts";
 import type { KvmHost } from "./host.ts";
-import { libvirtCode } from "./host-errors.ts";
+import { isTimeOut, libvirtCode } from "./host-errors.ts";
 import { type ImageLayer, imageFormats } from "./image-chain.ts";
 import { parseOverlayPath } from "./overlay-path.ts";
 
 const all = { needResults: 1, flags: 0 } as const;
 const none = { flags: 0 } as const;
+/** A look at a disk takes milliseconds. One on storage that is gone would take for ever, and a caller of the API waits for half a minute. */
+const lookSeconds = 10;
 
 /** A VM at the moment when it was looked at. */
 export interface Vm {
@@ -63,12 +65,12 @@ export async function readVm(host: KvmHost, domain: Domain): Promise<Vm | undefi
 }
 
 /**
- * The volume as a disk of its VM, or of several that share it. Empty when no VM has it. Throws what keeps the user or the host from reading
- * a disk that by its name is the volume.
+ * The volume as a disk of its VM, or of several that share it. Empty when no VM has it. Throws why a disk cannot be read that by its name is
+ * the volume, or that may be it as storage does not answer.
  */
 export async function findVolume(host: KvmHost, externalId: string, among?: readonly Vm[]): Promise<AttachedVolume[]> {
   const { found, obstacle } = await lookFor(host, externalId, among);
-  if (obstacle) throw obstacle;
+  if (found.length === 0 && obstacle) throw obstacle;
   return found;
 }
 
@@ -87,7 +89,8 @@ async function lookFor(
   if (obstacle) return { found, obstacle };
   // Where somebody else put a file on top, the name of the topmost tells nothing.
   const others = await Promise.all(disks.filter((one) => !isLikely(one)).map(read));
-  return { found: volumesCalled(externalId, others) };
+  const [unknown] = others.flatMap((one) => ("reason" in one && isTimeOut(one.error) && one.error) || []);
+  return { found: volumesCalled(externalId, others), obstacle: unknown };
 }
 
 function volumesCalled(externalId: string, read: readonly (AttachedVolume | NoVolume)[]): AttachedVolume[] {
@@ -105,11 +108,11 @@ async function readVolume(host: KvmHost, vm: Vm, disk: DomainDisk): Promise<Atta
     return { reason: `its format is ${disk.format}, and only ${imageFormats.join(" and ")} are supported` };
   }
   try {
-    const chain = await host.imageChain(disk.file, format);
+    const chain = await host.imageChain(disk.file, format, { timeoutSeconds: lookSeconds });
     if (!chain) return { reason: `there is no file ${disk.file}` };
     return { externalId: ownFileOf(chain.map(({ path }) => path)), vm, disk, chain };
   } catch (error) {
-    if (!(error instanceof HypervisorFailed || isClosed(error))) throw error;
+    if (!(error instanceof HypervisorFailed || isClosed(error) || isTimeOut(error))) throw error;
     return { reason: error.message.replace(/\.$/, ""), error };
   }
 }
@@ -162,6 +165,18 @@ export async function describeVolume(host: KvmHost, externalId: string): Promise
 
 export async function* listVms(host: KvmHost): AsyncGenerator<VmDescription> {
   yield* await Promise.all((await readVms(host)).map((vm) => describeVm(host, vm)));
+}
+
+/** Undefined for a VM that is gone. */
+export async function describeVmByUuid(host: KvmHost, uuid: string): Promise<VmDescription | undefined> {
+  try {
+    const { domain } = await host.call("domainLookupByUuid", { uuid });
+    const vm = await readVm(host, domain);
+    return vm && (await describeVm(host, vm));
+  } catch (error) {
+    if (libvirtCode(error) === "NO_DOMAIN") return undefined;
+    throw error;
+  }
 }
 
 async function describeVm(host: KvmHost, vm: Vm): Promise<VmDescription> {

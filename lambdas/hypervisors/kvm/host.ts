@@ -141,9 +141,13 @@ export class KvmHost {
    * The chain of an image, the file itself first; undefined when there is no such file. Takes no lock, so that it also looks at images that
    * a VM or a merge writes. `format` is that of the file itself: it is never guessed from bytes that a guest may have written.
    */
-  async imageChain(path: string, format: ImageFormat = "qcow2"): Promise<readonly ImageLayer[] | undefined> {
+  async imageChain(
+    path: string,
+    format: ImageFormat = "qcow2",
+    options: CommandOptions = {},
+  ): Promise<readonly ImageLayer[] | undefined> {
     const argv = ["qemu-img", "info", "--backing-chain", "--output=json", "-U", "-f", format, path];
-    const result = await this.exec(argv);
+    const result = await this.exec(argv, options);
     if (result.code === 0) return parseImageChain(result.stdout);
     if (result.stderr.includes(`Could not open '${path}': No such file or directory`)) return undefined;
     throw commandError("qemu-img info", result);

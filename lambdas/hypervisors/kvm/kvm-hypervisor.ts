@@ -19,7 +19,7 @@ import type {
 } from "../port.ts";
 import { plannedBy, plannedOverlay } from "./chain.ts";
 import { checkHost } from "./check.ts";
-import { describeVolume, listVms, listVolumes } from "./discovery.ts";
+import { describeVmByUuid, describeVolume, listVms, listVolumes } from "./discovery.ts";
 import {
   closeExport,
   closeStaleExports,
@@ -68,6 +68,10 @@ export class KvmHypervisor implements Hypervisor {
 
   listVms(): AsyncGenerator<VmDescription> {
     return listVms(this.#host);
+  }
+
+  describeVm(externalId: string): Promise<VmDescription | undefined> {
+    return describeVmByUuid(this.#host, externalId);
   }
 
   plannedInstallPath(request: SnapshotRequest): string {
