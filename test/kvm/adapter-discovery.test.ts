@@ -180,7 +180,10 @@ describe("volumes of a host", () => {
     const both = image("both.qcow2", "-f", "qcow2");
     const iso = image("disc.iso", "-f", "raw");
     const long = image(`${"x".repeat(230)}.raw`, "-f", "raw");
-    const others = `<disk type='file' device='cdrom'><source file='${iso}'/><target dev='sda' bus='sata'/><readonly/></disk>
+    image("pooled.qcow2", "-f", "qcow2");
+    run("virsh", "-q", "-c", host.uri, "pool-refresh", "default");
+    const others = `<disk type='volume' device='disk'><driver name='qemu' type='qcow2'/><source pool='default' volume='pooled.qcow2'/><target dev='vdw' bus='virtio'/></disk>
+<disk type='file' device='cdrom'><source file='${iso}'/><target dev='sda' bus='sata'/><readonly/></disk>
 <disk type='file' device='floppy'><target dev='fda' bus='fdc'/></disk>
 <disk type='block' device='disk'><driver name='qemu' type='raw'/><source dev='/dev/null'/><target dev='vdx' bus='virtio'/></disk>
 <disk type='network' device='disk'><driver name='qemu' type='raw'/><source protocol='nbd' name='e'><host name='localhost' port='1'/></source><target dev='vdy' bus='virtio'/></disk>
@@ -203,6 +206,7 @@ describe("volumes of a host", () => {
     assert.match(found.get("web/vdd") ?? "", /too long/);
     assert.equal(found.get("web/sda"), "it is a cdrom");
     assert.equal(found.get("web/fda"), "it is a floppy");
+    assert.match(found.get("web/vdw") ?? "", /by pool and volume/);
     assert.match(found.get("web/vdx") ?? "", /of the type block/);
     assert.match(found.get("web/vdy") ?? "", /of the type network/);
     assert.equal(found.get("web/vdz"), "several VMs may write to it");
@@ -224,6 +228,7 @@ describe("volumes of a host", () => {
       "vdb",
       "vdc",
       "vdd",
+      "vdw",
       "vdx",
       "vdy",
       "vdz",

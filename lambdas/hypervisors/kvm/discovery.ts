@@ -100,6 +100,8 @@ function volumesCalled(externalId: string, read: readonly (AttachedVolume | NoVo
 /** The volume of a disk, or why it is none. */
 async function readVolume(host: KvmHost, vm: Vm, disk: DomainDisk): Promise<AttachedVolume | NoVolume> {
   if (disk.device !== "disk") return { reason: `it is a ${disk.device}` };
+  if (disk.type === "volume")
+    return { reason: "its VM names it by pool and volume, not by its file (<disk type='file'>)" };
   if (disk.type !== "file") return { reason: `it is not a file on the host but of the type ${disk.type}` };
   if (disk.file === undefined) return { reason: "it has no file" };
   // libvirt takes what is not said for raw.
