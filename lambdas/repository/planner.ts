@@ -139,12 +139,15 @@ async function* noPages(): AsyncGenerator<PageReference> {}
  * hint was ruled out.
  */
 export async function openPlan(target: BackupTarget, planHash?: string): Promise<ShardTable> {
-  const table = await readShardTable(target, jobKeys(target.domain, target.jobId).plan);
+  const [table, isRuledOut] = await Promise.all([
+    readShardTable(target, jobKeys(target.domain, target.jobId).plan),
+    hintIsRuledOut(target),
+  ]);
   if (!table) throw new VerificationFailed(`The job ${target.jobId} has no plan, or was collected.`);
   if (planHash !== undefined && table.hash !== planHash) {
     throw new VerificationFailed(`The plan of the job ${target.jobId} is not ${planHash}.`);
   }
-  if (table.shape.hinted && (await hintIsRuledOut(target)))
+  if (table.shape.hinted && isRuledOut)
     throw new VerificationFailed(
       `The hint that the plan of the job ${target.jobId} follows was ruled out. The next attempt reads the whole volume.`,
     );

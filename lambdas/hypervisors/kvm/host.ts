@@ -207,7 +207,7 @@ export class KvmHost {
       }
     }
     throw new HypervisorUnavailable(
-      `libvirt cannot be reached on ${this.name}: none of ${sockets.join(", ")} can be opened by the user ${this.#settings.endpoint.user}. Is libvirt running, is the user a member of the group libvirt, and does the SSH server have AllowStreamLocalForwarding local?`,
+      `libvirt cannot be reached on ${this.name}: none of ${sockets.join(", ")} can be opened by the user ${this.#settings.endpoint.user}. Is libvirt running, is the user root or the one as whom libvirt runs, and does the SSH server have AllowStreamLocalForwarding local?`,
       { cause: refused[0] },
     );
   }
