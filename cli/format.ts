@@ -1,6 +1,6 @@
 /** Numbers and times for people. */
 
-const units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"] as const;
+const units: readonly string[] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
 
 /** `512 B`, `6.2 GiB`, `40 GiB`. */
 export function bytes(count: number | undefined): string {
@@ -14,6 +14,16 @@ export function bytes(count: number | undefined): string {
   const digits = unit > 0 && value < 10 ? 1 : 0;
   return `${Number(value.toFixed(digits))} ${units[unit]}`;
 }
+
+/** Bytes of `1073741824`, `50MiB`, `4 GiB`. Undefined for anything else. */
+export function parseBytes(text: string): number | undefined {
+  const [, number, unit] = /^(\d{1,12})\s?(|KiB|MiB|GiB)$/.exec(text) ?? [];
+  if (number === undefined) return undefined;
+  return Number(number) * 1024 ** (unit === "" ? 0 : units.indexOf(unit ?? ""));
+}
+
+/** What is said to who wrote what {@link parseBytes} does not take. */
+export const bytesWanted = "a number of bytes, or one with KiB, MiB or GiB";
 
 const spans = [
   { seconds: 86_400, unit: "d" },

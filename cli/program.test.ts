@@ -896,9 +896,10 @@ describe("vms", () => {
     [["detach-disk", "web", "web-root"], { operation: "detach-disk", volumeId: ids.volume }],
     [["change-cpu", "web", "4"], { operation: "change-cpu", cpus: 4 }],
     [["change-memory", "web", "1073741824"], { operation: "change-memory", memoryBytes: gib }],
+    [["change-memory", "web", "512MiB"], { operation: "change-memory", memoryBytes: gib / 2 }],
     [["reinstall", "web", "/srv/b.qcow2"], { operation: "reinstall", imagePath: "/srv/b.qcow2" }],
   ] as const)
-    test(`${args[0]} asks for just that`, async () => {
+    test(`${args.filter((arg) => arg !== "web").join(" ")} asks for just that`, async () => {
       const { code, out, requests } = await run(
         ["vms", ...args],
         answers({ ...vms, ...volumes, [`POST /vms/${ids.vm}/operations`]: vm }),
@@ -910,6 +911,15 @@ describe("vms", () => {
 
   test("a count that is none is a usage error", async () => {
     assert.equal((await run(["vms", "change-cpu", "web", "four"], answers(vms))).code, 2);
+    const { code, err } = await run(["vms", "change-memory", "web", "4GB"], answers(vms));
+    assert.deepEqual([code, /a number of bytes, or one with KiB, MiB or GiB/.test(err)], [2, true]);
+  });
+
+  test("that a guest has not stopped yet is said, and how to go on", async () => {
+    const stopping = { [`POST /vms/${ids.vm}/operations`]: { ...vm, state: "stopping" } };
+    const { code, out } = await run(["vms", "stop", "web"], answers({ ...vms, ...stopping }));
+    assert.equal(code, 0);
+    assert.match(out, /^web was asked to stop and has not yet\. "vms stop" again waits on/);
   });
 });
 

@@ -1,7 +1,7 @@
 /** Limits and retention of a store, as they are written on the command line and shown there. */
 import { type Command, InvalidArgumentError } from "commander";
 import type { Store } from "./api-client.ts";
-import { bytes } from "./format.ts";
+import { bytes, bytesWanted, parseBytes } from "./format.ts";
 
 const none = "none";
 
@@ -13,8 +13,6 @@ export interface StoreOptionFlags<None extends typeof none> {
 }
 
 type ObjectLock = NonNullable<Store["objectLock"]>;
-
-const units: Readonly<Record<string, number>> = { "": 1, KiB: 2 ** 10, MiB: 2 ** 20, GiB: 2 ** 30 };
 
 /** Adds the flags to a command. `removable`: each also takes `none`. */
 export function withStoreOptions(to: Command, { removable }: { removable: boolean }): Command {
@@ -67,9 +65,9 @@ export function optionDetails({ encryption, limits, objectLock }: Store): [strin
 }
 
 function parseSize(text: string): number {
-  const [, number = "", unit = ""] = /^(\d{1,12})\s?(|KiB|MiB|GiB)$/.exec(text) ?? [];
-  if (number === "") throw new InvalidArgumentError("A size is a number of bytes, or one with KiB, MiB or GiB.");
-  return Number(number) * (units[unit] ?? 1);
+  const size = parseBytes(text);
+  if (size === undefined) throw new InvalidArgumentError(`A size is ${bytesWanted}.`);
+  return size;
 }
 
 function parseNumber(text: string): number {

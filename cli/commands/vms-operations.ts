@@ -1,10 +1,10 @@
 /** What is done to virtual machines: one command for each operation of the API. */
 import type { Command } from "commander";
 import type { OperateVmInput } from "../../lambdas/api/request-schemas.ts";
-import type { Client, VmOperations } from "../api-client.ts";
+import type { Client, Vm, VmOperations } from "../api-client.ts";
 import { type Context, command, findVm, findVolume, type JsonOption, print } from "../context.ts";
 import { CliError, exitCodes } from "../exit-codes.ts";
-import { printable, table } from "../format.ts";
+import { bytesWanted, parseBytes, printable, table } from "../format.ts";
 
 type Operation = OperateVmInput["operation"];
 
@@ -52,10 +52,10 @@ const operations: Readonly<Record<Operation, { readonly summary: string; readonl
   "change-memory": {
     summary: "Change how much memory it has",
     parameter: {
-      name: "bytes",
-      description: "how many",
-      example: "4294967296",
-      field: (_client, text) => ({ memoryBytes: wholeNumber(text) }),
+      name: "size",
+      description: "how much, such as 512MiB",
+      example: "4GiB",
+      field: (_client, text) => ({ memoryBytes: size(text) }),
     },
   },
   reinstall: {
@@ -68,6 +68,12 @@ const operations: Readonly<Record<Operation, { readonly summary: string; readonl
     },
   },
 };
+
+function size(text: string): number {
+  const size = parseBytes(text);
+  if (size === undefined) throw new CliError(exitCodes.usage, `${JSON.stringify(text)} is not ${bytesWanted}.`);
+  return size;
+}
 
 function wholeNumber(text: string): number {
   if (!/^\d{1,15}$/.test(text)) throw new CliError(exitCodes.usage, `${JSON.stringify(text)} is not a whole number.`);
@@ -86,9 +92,15 @@ export function operationCommands(context: Context): Command[] {
       const vmId = await findVm(client, text);
       const field = (await parameter?.field(client, given)) ?? {};
       const vm = await client.vms.operate(vmId, { operation: name as Operation, ...field });
-      print(context, options, vm, () => `${name} of ${printable(vm.name)} is done. It is ${vm.state}.\n`);
+      print(context, options, vm, () => doneText(name, vm));
     });
   });
+}
+
+function doneText(operation: string, { name, state }: Vm): string {
+  if (operation === "stop" && state === "stopping")
+    return `${printable(name)} was asked to stop and has not yet. "vms stop" again waits on, "vms destroy" ends it at once.\n`;
+  return `${operation} of ${printable(name)} is done. It is ${state}.\n`;
 }
 
 export function operationsCommand(context: Context): Command {
