@@ -113,7 +113,7 @@ export const operations = {
     tag: "snapshots",
     summary: "Restore a backup to a new volume, or in place",
     description:
-      "A new volume overwrites nothing: one of that name is a 409. It may become a disk of a VM that is there, or of one that is made for it, when it is complete. Where that fails the job fails, says why, and the volume stays. `inPlace` gives the snapshot's own volume the bytes and the size that it had. That is a 409 while a VM that has it as a disk is not stopped, and while snapshots of it have no backup; its copies on primary storage are merged away first. What the volume held is kept until the restore has succeeded. VMs that have the disk are not started until the volume is not `restoring` any more.",
+      "A new volume overwrites nothing: one of that name is a 409. It may become a disk of a VM that is there, or of one that is made for it, when it is complete. Where that fails the job fails, says why, and the volume stays. `inPlace` gives the snapshot's own volume the bytes and the size that it had. That is a 409 while a VM that has it as a disk is not stopped (one that is `stopping` is looked at by the job, which fails if it still runs), and while snapshots of it have no backup; its copies on primary storage are merged away first. What the volume held is kept until the restore has succeeded. VMs that have the disk are not started until the volume is not `restoring` any more.",
     access: "operator",
     id: "snapshot",
     query: requests.noQuery,
@@ -287,7 +287,7 @@ export const operations = {
     tag: "vms",
     summary: "What may be done to a virtual machine now",
     description:
-      "Most is allowed while snapshots of its disks are BackingUp. What is not names the jobs that it has to wait for.",
+      "By the VM's state at the last discovery or operation. Most is allowed while snapshots of its disks are BackingUp; what is not names the jobs that it has to wait for.",
     access: "reader",
     id: "vm",
     query: requests.noQuery,
@@ -300,7 +300,7 @@ export const operations = {
     tag: "vms",
     summary: "Do something to a virtual machine",
     description:
-      "Done on the hypervisor before the answer comes; a stop or reboot may go on in the guest after it. What is not allowed now is a 409 with the reason. One operation of a VM at a time. What takes too long for an answer is a 503 that says so: ask for the same again. What names files on the hypervisor is for administrators of the tenant that registered it.",
+      "Done on the hypervisor before the answer comes; a guest that has been asked to stop for 12 s and has not is answered as `stopping`, and may stop after that or not: ask for the same again to wait on. A reboot goes on in the guest. What is not allowed now is a 409 with the reason. One operation of a VM at a time. All else that takes too long for an answer is a 503 that says so: ask for the same again. What names files on the hypervisor is for administrators of the tenant that registered it.",
     access: "operator",
     id: "vm",
     query: requests.noQuery,

@@ -220,7 +220,10 @@ export const vmSchema = z
     hypervisorId: z.string(),
     name: z.string(),
     externalId: z.string().meta({ description: "The hypervisor's own id of the VM." }),
-    state: z.enum([...vmStates, "missing"]).meta({ description: "As the last discovery or operation found it." }),
+    state: z.enum([...vmStates, "missing"]).meta({
+      description:
+        "As the last discovery or operation found it. `stopping`: asked to stop, it had not yet when it was looked at last; it may have by now.",
+    }),
     guestAgent: z
       .enum(guestAgentStates)
       .meta({ description: "Whether the agent answers that holds the guest's file systems." }),

@@ -14,6 +14,8 @@ import type { NewVolume } from "../hypervisors/port.ts";
 import type { Services } from "../services.ts";
 import type { TransactionItem } from "../tables/database.ts";
 import { getJob } from "../tables/jobs.ts";
+import { restoreVolumeStates } from "../tasks/restore-volume.ts";
+import { callState } from "../tasks/state-function.ts";
 import { beginRestore, restored, restoreFailed } from "../transactions/restore-volume.ts";
 import type { Caller } from "./http.ts";
 import { Problem } from "./problem.ts";
@@ -161,6 +163,25 @@ describe("a restore in place", () => {
       assert.deepEqual(extras.members, { volumeId: data, vmId });
     });
 
+  it("of a VM that was asked to stop is for the job to judge, which looks at it first", async () => {
+    const lab = await Lab.discovered("running");
+    lab.host.guestsObey = false;
+    await lab.operate({ operation: "stop" });
+    const { job } = await lab.restore();
+    await beginRestore(lab.memory.database, { tenant: "acme", id: job.id }, "");
+    const clear = () =>
+      callState(
+        restoreVolumeStates,
+        "ClearPrimary",
+        lab.services,
+        { job: { tenant: "acme", jobId: job.id, snapshotId } },
+        { until: () => false },
+      );
+    await assert.rejects(clear(), { name: "OperationRefused", message: /is in use: its VM is not stopped/ });
+    lab.host.setState("uuid-web", "stopped");
+    assert.deepEqual(await clear(), { finished: true });
+  });
+
   it("does not tell of another tenant's VM", async () => {
     const lab = await Lab.discovered("running", "globex");
     const { kind, message, extras } = await refusalOf(lab.restore());
@@ -236,10 +257,11 @@ describe("a restore in place", () => {
       refused.map(({ operation, volumeId }) => [operation, volumeId]),
       [
         ["start", undefined],
+        ["reboot", undefined],
         ["detach-disk", data],
       ],
     );
-    for (const { reason, jobs } of refused) {
+    for (const { reason, jobs } of refused.filter(({ operation }) => operation !== "reboot")) {
       assert.match(reason ?? "", /restored in place\. vdb \(vol_\w+\) is being restored\. Wait for it/);
       assert.deepEqual(jobs, [job.id]);
     }

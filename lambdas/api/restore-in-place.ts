@@ -7,7 +7,7 @@ import { newId } from "../domain/ids.ts";
 import type { Volume } from "../domain/inventory.ts";
 import { type Job, newJob } from "../domain/job.ts";
 import type { Snapshot } from "../domain/snapshot.ts";
-import type { Vm } from "../domain/vm.ts";
+import { isPerhapsStopped, type Vm } from "../domain/vm.ts";
 import type { Services } from "../services.ts";
 import { transact, WriteRefused } from "../tables/database.ts";
 import { snapshotsOnPrimary } from "../tables/primary-copies.ts";
@@ -22,7 +22,7 @@ import { accepted, frozenPolicy, startOrLeave } from "./new-jobs.ts";
 import type { operations } from "./operations.ts";
 import { Problem } from "./problem.ts";
 import { diskRefusal, readableState, unsavedRefusal } from "./refusals.ts";
-import { jobRepresentation, volumeRepresentation } from "./representations.ts";
+import { jobRepresentation, pathOf, volumeRepresentation } from "./representations.ts";
 
 type Request = ApiRequest<(typeof operations)["restoreSnapshot"]>;
 
@@ -96,14 +96,14 @@ async function vmsWith({ database }: Services, volume: Volume): Promise<Vm[]> {
   return found;
 }
 
-/** A VM of another tenant is not named. */
+/** By the rows: the job looks at the VM itself, and changes nothing while that runs. A VM of another tenant is not named. */
 function runningRefusal(caller: Caller, volume: Volume, vms: readonly Vm[]): Problem | undefined {
-  const vm = vms.find(({ state }) => state !== "stopped");
+  const vm = vms.find((one) => !isPerhapsStopped(one));
   if (!vm) return undefined;
   const isOwn = vm.tenant === caller.tenant;
   return new Problem(
     "vm-is-running",
-    `${volume.id} is a disk of ${isOwn ? `${vm.id} (${vm.name})` : "a VM"} that is not stopped but ${vm.state}: a disk is restored in place only while its VM is stopped. Stop it, or restore to a new volume.`,
+    `${volume.id} is a disk of ${isOwn ? `${vm.id} (${vm.name})` : "a VM"} that is not stopped but ${vm.state}: a disk is restored in place only while its VM is stopped. Stop it, or restore to a new volume. If it was stopped by other means, discover again (POST ${pathOf("hypervisors", volume.hypervisorId)}/discover).`,
     { members: { volumeId: volume.id, ...(isOwn ? { vmId: vm.id } : {}) } },
   );
 }

@@ -8,6 +8,7 @@ import { type DiskBackingUp, permissionWhile, type VmOperation, vmOperations } f
 import { backupPool } from "../domain/pool.ts";
 import { changeId } from "../domain/snapshot.ts";
 import { vmIdFor } from "../domain/vm.ts";
+import type { VmDescription } from "../hypervisors/port.ts";
 import type { Services } from "../services.ts";
 import { type TransactionItem, WriteRefused } from "../tables/database.ts";
 import { startBackup } from "../transactions/backup-snapshot.ts";
@@ -50,6 +51,10 @@ const bodies: Readonly<Record<VmOperation, object>> = {
   "change-memory": { memoryBytes: 2 ** 30 },
   reinstall: { imagePath: "/srv/b.qcow2" },
 };
+
+function stateFor(operation: VmOperation): "running" | "stopped" {
+  return operation === "reinstall" ? "stopped" : "running";
+}
 
 /** A hypervisor with one VM of three disks and a volume that is nobody's, discovered. */
 class Lab {
@@ -136,6 +141,16 @@ class Lab {
     assert.equal(await this.startBackup(jobId), "written");
   }
 
+  /** On the host, and in the row. */
+  beIn(state: VmDescription["state"]): void {
+    this.host.setState("uuid-web", state);
+    this.memory.put("vms", { ...this.row(), state });
+  }
+
+  row() {
+    return this.memory.get("vms", { tenant: "acme", id: vmId }) ?? assert.fail();
+  }
+
   backingUp(volumeId: string): unknown {
     return this.memory.get("volumes", { tenant: "acme", id: volumeId })?.backingUp;
   }
@@ -167,6 +182,7 @@ beforeEach(async () => {
 describe("an operation on a VM", () => {
   for (const operation of vmOperations)
     it(`${operation} is done on the hypervisor, in its words`, async () => {
+      lab.beIn(stateFor(operation));
       assert.equal((await lab.operate(operation)).status, 200);
       const { volumeId, ...same } = bodies[operation] as { volumeId?: string };
       const disk = volumeId === undefined ? {} : { volumeExternalId: volumeId === free ? "free" : "web-data" };
@@ -183,6 +199,7 @@ describe("an operation on a VM", () => {
       const names = operation === "detach-disk";
       const allowed = permissionWhile(operation, disk === "namedDisk" && !names ? "dataDisk" : disk) === true;
       it(`${operation} is ${allowed ? "done" : "refused"} while the ${disk} is BackingUp, and the list says so`, async () => {
+        lab.beIn(stateFor(operation));
         await lab.backUp(volumeId);
         const verdict = (await lab.verdicts()).find(
           (one) => one.operation === operation && (!names || one.volumeId === data),
@@ -207,6 +224,47 @@ describe("an operation on a VM", () => {
     assert.equal(body.state, "stopped");
   });
 
+  for (const [operation, state, message] of [
+    ["reboot", "stopped", /^reboot is refused: it needs a VM that is running\. vm_\w+ \(web\) is stopped\.$/],
+    ["reinstall", "running", /^reinstall is refused: it needs a VM that is stopped\. vm_\w+ \(web\) is running\.$/],
+  ] as const) {
+    it(`${operation} is refused of a VM that is ${state}, in the words of the list`, async () => {
+      lab.beIn(state);
+      const verdict = (await lab.verdicts()).find((one) => one.operation === operation);
+      const answer = (await lab.operate(operation)) as Problem;
+      assert.deepEqual([answer.kind, answer.message, verdict?.allowed], ["operation-refused", verdict?.reason, false]);
+      assert.match(answer.message, message);
+      assert.deepEqual(lab.host.done, []);
+    });
+
+    it(`${operation} of a VM that is said to be ${state} is judged by how it is, and that is recorded`, async () => {
+      lab.beIn(state);
+      lab.host.setState("uuid-web", stateFor(operation));
+      assert.equal((await lab.operate(operation)).status, 200);
+      assert.equal(lab.row().state, stateFor(operation));
+      lab.host.setState("uuid-web", state);
+      assert.equal((await lab.operate(operation)).status, 409);
+      assert.equal(lab.row().state, state);
+    });
+  }
+
+  it("that asks a guest to stop, which takes its time, is answered with that; asked again it waits on", async () => {
+    lab.host.guestsObey = false;
+    const stop = async () => ((await lab.operate("stop")) as { body: { state: string } }).body.state;
+    assert.deepEqual([await stop(), lab.row().state], ["stopping", "stopping"]);
+    lab.host.guestsObey = true;
+    assert.deepEqual([await stop(), lab.row().state], ["stopped", "stopped"]);
+  });
+
+  it("that fails leaves the VM as it is then in the books", async () => {
+    lab.host.meanwhile = async () => {
+      lab.host.setState("uuid-web", "paused");
+      throw new HypervisorUnavailable("the VM is still being started");
+    };
+    assert.equal(((await lab.operate("start")) as Problem).status, 503);
+    assert.equal(lab.row().state, "paused");
+  });
+
   it("that the hypervisor refuses is a 409 in its words, and another may follow", async () => {
     lab.host.meanwhile = async () => {
       throw new OperationRefused("It is running already.");
@@ -218,7 +276,7 @@ describe("an operation on a VM", () => {
   });
 
   it("is refused of a VM that is missing", async () => {
-    lab.memory.put("vms", { ...lab.memory.get("vms", { tenant: "acme", id: vmId }), missing: true });
+    lab.memory.put("vms", { ...lab.row(), missing: true });
     assert.equal(((await lab.operate("start")) as Problem).kind, "vm-is-missing");
     assert.ok((await lab.verdicts()).every(({ allowed }) => !allowed));
   });
@@ -235,10 +293,11 @@ describe("an operation on a VM", () => {
       [admin, true],
       [{ tenant: "acme", role: "operator" }, false],
     ];
+    lab.beIn("stopped");
     for (const operation of ["attach-iso", "reinstall"] as const)
       for (const [caller, allowed] of callers)
         assert.equal((await lab.operate(operation, bodies[operation], caller)).status, allowed ? 200 : 403);
-    lab.memory.put("vms", { ...lab.memory.get("vms", { tenant: "acme", id: vmId }), hypervisorTenant: "provider" });
+    lab.memory.put("vms", { ...lab.row(), hypervisorTenant: "provider" });
     assert.equal((await lab.operate("reinstall")).status, 403);
   });
 
@@ -251,7 +310,7 @@ describe("an operation on a VM", () => {
       assert.ok(answer instanceof StateConflict);
       assert.match(answer.message, /Discover hyp_\w+ again/);
       assert.deepEqual(lab.host.done, []);
-      assert.equal(lab.memory.get("vms", { tenant: "acme", id: vmId })?.heldFor, undefined);
+      assert.equal(lab.row().heldFor, undefined);
     });
 
   it("that attaches a disk leaves a volume that can be backed up", async () => {
@@ -347,6 +406,7 @@ describe("a backup and an operation that its disk is not to lose", () => {
     });
 
     it(`no backup begins while ${operation} is done, and one does after it`, async () => {
+      lab.beIn(stateFor(operation));
       lab.queueBackup(volumeId);
       lab.host.meanwhile = () => assert.rejects(lab.startBackup(), WriteRefused);
       assert.equal((await lab.operate(operation)).status, 200);
@@ -391,6 +451,7 @@ describe("a backup and an operation that its disk is not to lose", () => {
   });
 
   it("what may still be carried out may be asked for again, and the VM is free for all else", async () => {
+    lab.beIn("stopped");
     lab.host.meanwhile = async () => {
       lab.host.meanwhile = async () => {};
       throw new HypervisorUnavailable("the image is still being copied: ask for the same again");

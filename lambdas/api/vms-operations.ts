@@ -30,6 +30,7 @@ import {
   operationRefusal,
   type Situation,
   situationOf,
+  stateRefusal,
   threatens,
 } from "./vms-refusals.ts";
 
@@ -63,7 +64,7 @@ export async function listVmOperations(
 }
 
 function verdict(situation: Situation, operation: VmOperation, named?: string): Omit<Verdict, "operation"> {
-  const refusal = operationRefusal(situation, operation, named);
+  const refusal = operationRefusal(situation, operation, named) ?? stateRefusal(situation.vm, operation);
   if (!refusal) return { allowed: true };
   const jobs = refusal.extras.members?.jobs as string[] | undefined;
   return { allowed: false, reason: refusal.message, ...(jobs === undefined ? {} : { jobs }) };

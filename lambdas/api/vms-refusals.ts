@@ -1,6 +1,7 @@
 /** Why an operation on a VM is refused, in words: what stands in the way, and until when. */
 import {
   namesFiles,
+  permissionIn,
   permissionWhile,
   permissionWhileRestored,
   roleOf,
@@ -46,7 +47,7 @@ function isBackingUp({ volume }: DiskOfVm): boolean {
   return (volume?.backingUp ?? 0) > 0;
 }
 
-/** Why the operation is refused now, in words; undefined when it is allowed. `named` is the volume that it names. */
+/** Why the operation is refused now, whatever state the VM is in; undefined when it is allowed. `named` is the volume that it names. */
 export function operationRefusal(situation: Situation, operation: VmOperation, named?: string): Problem | undefined {
   const { caller, vm } = situation;
   const missing = vmRefusal(vm);
@@ -61,6 +62,15 @@ export function operationRefusal(situation: Situation, operation: VmOperation, n
     refusalByRestores(situation, operation, named) ??
     refusalByHolds(situation, operation, named)
   );
+}
+
+/** Why the operation is refused of a VM in that state. A row may be out of date: an operation is judged by a look at the VM. */
+export function stateRefusal({ id, name, state }: Vm, operation: VmOperation): Problem | undefined {
+  const permission = permissionIn(operation, state);
+  if (permission === true) return undefined;
+  return new Problem("operation-refused", `${operation} is refused: ${permission}. ${id} (${name}) is ${state}.`, {
+    members: { vmId: id },
+  });
 }
 
 /** Whether a backup of that disk would forbid the operation: then none may begin while it is done. */

@@ -5,6 +5,7 @@ import {
   disksBackingUp,
   fieldsOf,
   namesFiles,
+  permissionIn,
   permissionWhile,
   permissionWhileRestored,
   roleOf,
@@ -12,6 +13,7 @@ import {
   vmOperations,
   volumeOperationRules,
 } from "./operations.ts";
+import { type VmState, vmStates } from "./vm.ts";
 
 const yes = true;
 const no = false;
@@ -24,7 +26,7 @@ const allowed: Record<VmOperation, Record<DiskBackingUp, boolean>> = {
   destroy: { namedDisk: yes, rootDisk: no, dataDisk: yes },
   reinstall: { namedDisk: yes, rootDisk: no, dataDisk: yes },
   "attach-iso": { namedDisk: yes, rootDisk: yes, dataDisk: yes },
-  "detach-iso": { namedDisk: yes, rootDisk: yes, dataDisk: yes },
+  "detach-iso": { namedDisk: yes, rootDisk: no, dataDisk: no },
   "attach-disk": { namedDisk: yes, rootDisk: yes, dataDisk: yes },
   "detach-disk": { namedDisk: no, rootDisk: yes, dataDisk: yes },
   "change-cpu": { namedDisk: yes, rootDisk: yes, dataDisk: yes },
@@ -44,6 +46,24 @@ describe("while a snapshot is BackingUp", () => {
     }
 
   it("a snapshot of the same volume is allowed", () => assert.equal(volumeOperationRules.snapshot, true));
+});
+
+const statesOf: Partial<Record<VmOperation, readonly VmState[]>> = {
+  reboot: ["running", "stopping", "paused", "other"],
+  reinstall: ["stopped"],
+};
+
+describe("in a state", () => {
+  for (const operation of vmOperations)
+    for (const state of vmStates) {
+      const expected = (statesOf[operation] ?? vmStates).includes(state);
+      it(`${operation} is ${expected ? "allowed" : "refused"} of a VM that is ${state}`, () => {
+        const permission = permissionIn(operation, state);
+        assert.ok(
+          expected ? permission === true : /^it needs a VM that is (running|stopped)$/.test(String(permission)),
+        );
+      });
+    }
 });
 
 describe("while a disk is restored in place", () => {

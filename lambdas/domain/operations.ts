@@ -1,7 +1,8 @@
 /**
- * What may be done to VMs and volumes while snapshots of them are BackingUp. A frozen disk is read apart from the VM, so that most of it is
- * allowed; refused is what takes the disk away that a backup is of. Pure.
+ * What may be done to VMs and volumes, and what while snapshots of them are BackingUp. A frozen disk is read apart from the VM, so that most of
+ * it is allowed; refused is what takes the disk away that a backup is of, and to detach discs (docs/decisions/024-operations-hold-disks.md). Pure.
  */
+import type { VmState } from "./vm.ts";
 
 /** Allowed, or why not, as a part of a sentence. */
 export type Permission = true | string;
@@ -19,6 +20,8 @@ type RestoringRule = Readonly<Partial<Record<DiskBackingUp, string>>>;
 interface VmOperationRule {
   /** All of them must be given, and no others. */
   readonly fields: readonly VmOperationField[];
+  /** Absent: in whatever state the VM is. */
+  readonly needs?: "running" | "stopped";
   /** An operation that names no disk has no `namedDisk`. */
   readonly while: Readonly<Record<"rootDisk" | "dataDisk", Permission> & Partial<Record<"namedDisk", Permission>>>;
   /** Absent: all are allowed. */
@@ -26,19 +29,20 @@ interface VmOperationRule {
 }
 
 const always = { rootDisk: true, dataDisk: true } as const;
+const discStays = "a disc stays in its drive while a disk of the VM is being backed up";
 const notStarted = "a VM is not started while a disk of it is restored in place";
 
 /** The only operations on a VM that there are. */
 export const vmOperationRules = {
   start: { fields: [], while: always, whileRestored: { rootDisk: notStarted, dataDisk: notStarted } },
   stop: { fields: [], while: always },
-  reboot: { fields: [], while: always },
+  reboot: { fields: [], needs: "running", while: always },
   destroy: {
     fields: [],
     while: { rootDisk: "a VM is not destroyed while its root disk is being backed up", dataDisk: true },
   },
   "attach-iso": { fields: ["path"], while: always },
-  "detach-iso": { fields: [], while: always },
+  "detach-iso": { fields: [], while: { rootDisk: discStays, dataDisk: discStays } },
   "attach-disk": { fields: ["volumeId"], while: { ...always, namedDisk: true } },
   "detach-disk": {
     fields: ["volumeId"],
@@ -49,6 +53,7 @@ export const vmOperationRules = {
   "change-memory": { fields: ["memoryBytes"], while: always },
   reinstall: {
     fields: ["imagePath"],
+    needs: "stopped",
     while: { rootDisk: "a root disk is not replaced while it is being backed up", dataDisk: true },
     whileRestored: { rootDisk: "a root disk is not replaced while it is restored in place" },
   },
@@ -64,6 +69,12 @@ export function namesFiles(operation: VmOperation): boolean {
 
 export function fieldsOf(operation: VmOperation): readonly VmOperationField[] {
   return vmOperationRules[operation].fields;
+}
+
+/** Whether `operation` may be done to a VM in that state. One that is paused, or on its way down, is there and not stopped. */
+export function permissionIn(operation: VmOperation, state: VmState): Permission {
+  const { needs }: VmOperationRule = vmOperationRules[operation];
+  return needs === undefined || (needs === "stopped") === (state === "stopped") || `it needs a VM that is ${needs}`;
 }
 
 /** Whether `operation` may be done while that disk is BackingUp. */

@@ -2,8 +2,16 @@
 import { derivedId } from "./ids.ts";
 import { type HypervisorRow, type Volume, volumeIdFor } from "./inventory.ts";
 
-export const vmStates = ["running", "stopped", "paused", "other"] as const;
+/** `stopping`: it was asked to stop, and had not done so when it was looked at last. Only what asked can tell; a discovery finds it `running`. */
+export const vmStates = ["running", "stopping", "stopped", "paused", "other"] as const;
 export type VmState = (typeof vmStates)[number];
+
+/** States of a row with which a VM may be stopped by now. One that is not is found out by who looks at it. */
+export const perhapsStopped = ["stopped", "stopping"] as const satisfies readonly VmState[];
+
+export function isPerhapsStopped({ state }: Pick<Vm, "state">): boolean {
+  return perhapsStopped.some((one) => one === state);
+}
 
 /** Whether the agent inside the guest answers, which flushes and holds its file systems. */
 export const guestAgentStates = ["connected", "absent", "unknown"] as const;

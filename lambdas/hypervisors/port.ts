@@ -66,6 +66,10 @@ export type VmOperationRequest =
   | { readonly operation: "change-memory"; readonly memoryBytes: number }
   | { readonly operation: "reinstall"; readonly imagePath: string };
 
+export interface OperatedVm {
+  readonly finished: boolean;
+}
+
 /**
  * Whether a VM's file systems are flushed and held around the snapshot: not at all; held, or QuiesceFailed before anything is created;
  * held where it can be, else not.
@@ -214,8 +218,15 @@ export interface Hypervisor {
   listVms?(): AsyncIterable<VmDescription>;
   /** One of them, whatever state the disks of others are in. Undefined when it is gone. */
   describeVm?(externalId: string): Promise<VmDescription | undefined>;
-  /** Throws OperationRefused with the hypervisor's reason. */
-  operateVm?(vmExternalId: string, operation: VmOperationRequest): Promise<void>;
+  /**
+   * Throws OperationRefused with the hypervisor's reason. A guest that was asked to stop and has not at about `until` (of `Date.now()`) is
+   * answered with `finished: false`: it may go on, and asking again waits on. Other operations that take longer fail.
+   */
+  operateVm?(
+    vmExternalId: string,
+    operation: VmOperationRequest,
+    options?: { readonly until?: number },
+  ): Promise<OperatedVm>;
   /**
    * Makes a VM that does not run, with the volume as its only disk, and returns its externalId. A VM of that name that has the volume was made
    * by an earlier call. Throws OperationRefused for a name that another VM has, a volume that is a disk of one, and what it cannot define.

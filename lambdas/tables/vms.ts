@@ -1,7 +1,7 @@
 /** Rows of virtual machines. */
 import { UpdateCommand } from "@aws-sdk/lib-dynamodb";
 import type { HypervisorRow } from "../domain/inventory.ts";
-import type { Vm } from "../domain/vm.ts";
+import { perhapsStopped, type Vm } from "../domain/vm.ts";
 import {
   type Database,
   getRow,
@@ -75,15 +75,16 @@ export function requireVm(database: Database, vm: Key): TransactionItem {
   };
 }
 
-/** Condition of another write: the VM is said to be stopped, and no operation holds it that might start it. */
-export function requireStoppedVm(database: Database, vm: Key, now: string): TransactionItem {
+/** Condition of another write: the VM is {@link perhapsStopped}, and no operation holds it that might start it. */
+export function requirePerhapsStoppedVm(database: Database, vm: Key, now: string): TransactionItem {
+  const [stopped, stopping] = perhapsStopped;
   return {
     ConditionCheck: {
       TableName: database.tables.vms,
       Key: keyOf(vm),
-      ConditionExpression: "#state = :stopped AND (attribute_not_exists(heldUntil) OR heldUntil <= :now)",
+      ConditionExpression: "#state IN (:stopped, :stopping) AND (attribute_not_exists(heldUntil) OR heldUntil <= :now)",
       ExpressionAttributeNames: { "#state": "state" },
-      ExpressionAttributeValues: { ":stopped": "stopped", ":now": now },
+      ExpressionAttributeValues: { ":stopped": stopped, ":stopping": stopping, ":now": now },
     },
   };
 }

@@ -1,5 +1,5 @@
 /** The states of `statemachines/restore-volume.asl.json`, but for the writing of shards (copy-shards.ts). */
-import { type ErrorSummary, StateConflict, summarizeError } from "../domain/errors.ts";
+import { type ErrorSummary, OperationRefused, StateConflict, summarizeError } from "../domain/errors.ts";
 import { hasEnded, isForVm } from "../domain/job.ts";
 import { backupOf, cleanUpAfter, closeRestore, newVolumeOf } from "../endings/clean-up.ts";
 import { endJob } from "../endings/end-job.ts";
@@ -36,12 +36,17 @@ async function Begin(services: Services, { job: { tenant, jobId } }: TaskInput) 
   return { proceed: true, inPlace: job.target?.replaces !== undefined };
 }
 
-/** Of a restore in place: copies are layers of what is to be replaced. Not finished: it is asked again after a while. */
+/**
+ * Of a restore in place: copies are layers of what is to be replaced. They stay where the volume is in use, since it is not replaced then. Not
+ * finished: it is asked again after a while.
+ */
 async function ClearPrimary(services: Services, { job: { tenant, jobId } }: TaskInput) {
   const { database } = services;
-  const { job } = await targetOf(services, tenant, jobId);
+  const { job, hypervisor } = await targetOf(services, tenant, jobId);
   const volume = await getVolume(database, tenant, job.target?.volumeId ?? "");
   if (volume?.restoringJobId !== jobId) throw new StateConflict(`${job.target?.volumeId} is not restored by ${jobId}`);
+  if ((await hypervisor.describeVolume(volume.externalId)).inUse)
+    throw new OperationRefused(`${volume.id} (${volume.name}) is in use: its VM is not stopped.`);
   const removal = await clearPrimary(services, volume, { jobId, waitSeconds: mergeWaitSeconds });
   const phase = removal === "in-use" ? "WaitingForExport" : "Planning";
   await updateRunningJob(database, job, { phase, updatedAt: services.now().toISOString() });

@@ -7,7 +7,7 @@ import type { Vm } from "../domain/vm.ts";
 import type { Database, TransactionItem } from "../tables/database.ts";
 import { changeRunningJob, insertJob, moveJob } from "../tables/jobs.ts";
 import { addReader, getSnapshot, removeReader } from "../tables/snapshots.ts";
-import { requireStoppedVm } from "../tables/vms.ts";
+import { requirePerhapsStoppedVm } from "../tables/vms.ts";
 import {
   claimForRestore,
   dropRestoringVolume,
@@ -45,7 +45,7 @@ export function requestRestoreInPlace(
     addReader(database, snapshot, job.id),
     claimForRestore(database, { tenant: snapshot.tenant, id: snapshot.volumeId }, job.id, now),
     insertJob(database, job),
-    ...vms.map((vm) => requireStoppedVm(database, vm, now)),
+    ...vms.map((vm) => requirePerhapsStoppedVm(database, vm, now)),
   ];
 }
 

@@ -45,7 +45,7 @@ describe("a virtual machine", () => {
         yield vm;
       },
       describeVm: async () => vm,
-      operateVm: () => meanwhile(),
+      operateVm: () => meanwhile().then(() => ({ finished: true })),
     });
   }
 

@@ -4,7 +4,7 @@ import { randomBytes } from "node:crypto";
 import { existsSync, readdirSync, readFileSync, statSync, utimesSync, writeFileSync } from "node:fs";
 import { after, describe, test } from "node:test";
 import { setTimeout as pause } from "node:timers/promises";
-import { HypervisorFailed, OperationRefused, VmNotFound, VolumeNotFound } from "../../lambdas/domain/errors.ts";
+import { OperationRefused, VmNotFound, VolumeNotFound } from "../../lambdas/domain/errors.ts";
 import { readVm } from "../../lambdas/hypervisors/kvm/discovery.ts";
 import { DomainXml } from "../../lambdas/hypervisors/kvm/domain-xml.ts";
 import { mergeSnapshot } from "../../lambdas/hypervisors/kvm/merge.ts";
@@ -17,6 +17,7 @@ import { domainState, domainXml } from "../../lambdas/protocols/libvirt/flags.ts
 import type { Domain } from "../../lambdas/protocols/libvirt/procedures.ts";
 import { guestFiles, domainXml as guestXml, makeDisk } from "../../local/kvm-host/guest.ts";
 import { run } from "../../local/kvm-host/processes.ts";
+import { makeAcpiDisk, withSleepAndPanic } from "./acpi-guests.ts";
 import { Lab } from "./merge-lab.ts";
 import { assertNothingLost, diskBytes, makeWritingDisk, untilWritten } from "./writing-guest.ts";
 
@@ -36,6 +37,17 @@ async function vm(): Promise<{ domain: Domain; volume: string; name: string }> {
 }
 
 const operate = (domain: Domain, request: VmOperationRequest) => operateVm(lab.host, domain.uuid, request);
+
+const stop = (domain: Domain, milliseconds: number) =>
+  operateVm(lab.host, domain.uuid, { operation: "stop" }, { until: Date.now() + milliseconds });
+
+async function acpiGuest(guest: Parameters<typeof makeAcpiDisk>[1]): Promise<Domain> {
+  const disk = lab.image(`${guest}.raw`);
+  makeAcpiDisk(disk, guest);
+  const domain = await lab.define(guest, disk, "raw");
+  const { xml } = await lab.libvirt.call("domainGetXml", { domain, flags: domainXml.inactive });
+  return (await lab.libvirt.call("domainDefineXml", { xml: withSleepAndPanic(xml), ...none })).domain;
+}
 
 async function state(domain: Domain): Promise<number> {
   return (await lab.libvirt.call("domainGetState", { domain, ...none })).state;
@@ -69,13 +81,53 @@ describe("a VM", () => {
 
   test("without a system that hears it is not stopped, and that is said", async () => {
     const { domain } = await vm();
-    await operate(domain, { operation: "stop" });
+    assert.deepEqual(await operate(domain, { operation: "stop" }), { finished: true });
     await operate(domain, { operation: "start" });
-    await assert.rejects(operate(domain, { operation: "stop" }), HypervisorFailed);
+    assert.deepEqual(await stop(domain, 1_000), { finished: false });
+    assert.equal(await state(domain), domainState.running);
     const stopped = operate(domain, { operation: "stop" });
-    await pause(1_000);
     await lab.stop(domain);
-    await stopped;
+    assert.deepEqual(await stopped, { finished: true });
+  });
+
+  test("whose system takes its time to stop is waited for when it is asked again", async () => {
+    const domain = await acpiGuest("stopsWhenAsked");
+    await operate(domain, { operation: "start" });
+    // Until the guest hears, nothing is left of what it was asked.
+    const asked = async () => (await stop(domain, 1_000)).finished;
+    assert.equal(await asked(), false);
+    assert.deepEqual(await operate(domain, { operation: "stop" }), { finished: true });
+    assert.equal(await state(domain), domainState.shutoff);
+  });
+
+  test("that has suspended itself wakes up when it is started", async () => {
+    const domain = await acpiGuest("suspends");
+    await operate(domain, { operation: "start" });
+    await until(async () => (await state(domain)) === domainState.suspended);
+    await operate(domain, { operation: "start" });
+    assert.equal(await state(domain), domainState.running);
+  });
+
+  test("that has crashed is not started before it was ended", async () => {
+    const domain = await acpiGuest("crashes");
+    await operate(domain, { operation: "start" });
+    await until(async () => (await state(domain)) === domainState.crashed);
+    await assert.rejects(operate(domain, { operation: "start" }), {
+      name: "OperationRefused",
+      message: /has crashed: "destroy" ends it/,
+    });
+    await operate(domain, { operation: "destroy" });
+    await operate(domain, { operation: "start" });
+  });
+
+  test("that is started twice at once is started; one that takes too long is asked for again", async () => {
+    const { domain } = await vm();
+    await assert.rejects(operateVm(lab.host, domain.uuid, { operation: "start" }, { until: Date.now() }), {
+      name: "HypervisorUnavailable",
+      message: /is still being started: ask for the same again/,
+    });
+    await Promise.all([1, 2].map(() => operate(domain, { operation: "start" })));
+    assert.equal(await state(domain), domainState.running);
   });
 
   test("that is gone is VmNotFound; what its state does not allow is refused in libvirt's words", async () => {

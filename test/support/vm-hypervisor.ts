@@ -6,6 +6,7 @@ import type {
   Hypervisor,
   NewVm,
   NewVolume,
+  OperatedVm,
   Quiesce,
   SnapshotRequest,
   TakenSnapshot,
@@ -31,6 +32,8 @@ export class VmHypervisor {
   broken: string | undefined;
   /** Runs while an operation is done. What it throws, the operation throws. */
   meanwhile: () => Promise<void> = async () => {};
+  /** Whether guests that are asked to stop do so at once. */
+  guestsObey = true;
 
   /** For what takes a {@link Hypervisor}. */
   get adapter(): Hypervisor {
@@ -62,13 +65,18 @@ export class VmHypervisor {
     return this.vms.find((vm) => vm.externalId === externalId);
   }
 
-  async operateVm(vm: string, request: VmOperationRequest): Promise<void> {
+  async operateVm(vm: string, request: VmOperationRequest): Promise<OperatedVm> {
     await this.meanwhile();
     this.done.push({ vm, request });
+    if (request.operation === "stop" && !this.guestsObey) return { finished: false };
     if (request.operation === "attach-disk") this.#attach(vm, request.volumeExternalId);
     const state = { stop: "stopped", destroy: "stopped", start: "running" }[request.operation as string];
-    if (state === undefined) return;
-    this.vms = this.vms.map((one) => (one.externalId === vm ? ({ ...one, state } as VmDescription) : one));
+    if (state !== undefined) this.setState(vm, state as VmDescription["state"]);
+    return { finished: true };
+  }
+
+  setState(vm: string, state: VmDescription["state"]): void {
+    this.vms = this.vms.map((one) => (one.externalId === vm ? { ...one, state } : one));
   }
 
   #attach(vm: string, volumeExternalId: string): void {

@@ -8,6 +8,7 @@ import type {
   HypervisorReport,
   NewVm,
   NewVolume,
+  OperatedVm,
   Quiesce,
   SnapshotRequest,
   TakenSnapshot,
@@ -91,8 +92,8 @@ export class KvmHypervisor implements Hypervisor {
     return mergeAll(this.#host, externalId, { exports: this.#openExports, ...options });
   }
 
-  operateVm(vmExternalId: string, operation: VmOperationRequest): Promise<void> {
-    return operateVm(this.#host, vmExternalId, operation);
+  operateVm(vmExternalId: string, operation: VmOperationRequest, options?: { until?: number }): Promise<OperatedVm> {
+    return operateVm(this.#host, vmExternalId, operation, options);
   }
 
   defineVm(vm: NewVm): Promise<string> {

@@ -9,18 +9,17 @@ import { readDefinition } from "./vm-operations-disks.ts";
 
 /** As QEMU words it. */
 const trayClosed = /Tray of (?:the )?device.* is not open/;
-/** Firmware and system reset the drives within seconds of each other. */
-const trayAttempts = 10;
 const trayPauseMs = 500;
 
 /** Puts the disc into the first empty drive. A stopped VM without a drive gets one. Throws OperationRefused. */
-export async function attachIso(host: KvmHost, vm: Vm, path: string): Promise<void> {
+export async function attachIso(host: KvmHost, vm: Vm, path: string, until: number): Promise<void> {
   if ((await host.exec(["test", "-f", path])).code !== 0) throw new OperationRefused(`There is no file ${path}.`);
   const { domain, definition, isActive } = vm;
   const drives = drivesOf(definition);
   if (drives.some(({ file }) => file === path)) return;
   const empty = drives.find(({ file }) => file === undefined);
-  if (empty) return changeDisc(host, vm, empty.target, (change) => change.setDiskFile(empty.target, path, "raw"));
+  if (empty)
+    return changeDisc(host, vm, empty.target, until, (change) => change.setDiskFile(empty.target, path, "raw"));
   if (drives.length > 0) throw new OperationRefused(`The drive of ${definition.name} has a disc: detach that first.`);
   if (isActive)
     throw new OperationRefused(`${definition.name} has no drive for discs, and gets one only while it is stopped.`);
@@ -29,9 +28,9 @@ export async function attachIso(host: KvmHost, vm: Vm, path: string): Promise<vo
 }
 
 /** Empties all drives. Empty already is success. */
-export async function detachIsos(host: KvmHost, vm: Vm): Promise<void> {
+export async function detachIsos(host: KvmHost, vm: Vm, until: number): Promise<void> {
   for (const { target, file } of drivesOf(vm.definition)) {
-    if (file !== undefined) await changeDisc(host, vm, target, (definition) => definition.eject(target));
+    if (file !== undefined) await changeDisc(host, vm, target, until, (definition) => definition.eject(target));
   }
 }
 
@@ -40,13 +39,13 @@ function drivesOf(definition: DomainXml): DomainDisk[] {
 }
 
 /** libvirt opens the drive and then changes the disc. A guest that starts resets its drives, which closes them in between. */
-async function whileTrayStays(update: () => Promise<unknown>): Promise<void> {
-  for (let attempt = 1; ; attempt++) {
+async function whileTrayStays(until: number, update: () => Promise<unknown>): Promise<void> {
+  for (;;) {
     try {
       await update();
       return;
     } catch (error) {
-      if (attempt === trayAttempts || !(error instanceof Error && trayClosed.test(error.message))) throw error;
+      if (Date.now() > until || !(error instanceof Error && trayClosed.test(error.message))) throw error;
       await pause(trayPauseMs);
     }
   }
@@ -57,11 +56,12 @@ async function changeDisc(
   host: KvmHost,
   { domain, definition, isActive }: Vm,
   target: string,
+  until: number,
   change: (definition: DomainXml) => void,
 ): Promise<void> {
   if (isActive) {
     change(definition);
-    await whileTrayStays(() =>
+    await whileTrayStays(until, () =>
       host.call("domainUpdateDevice", { domain, xml: definition.diskXml(target), flags: affect.live }),
     );
   }

@@ -67,6 +67,7 @@ export const procedures = {
   domainShutdown: remote(258, ofDomain, nothing),
   domainReboot: remote(27, ofDomain, nothing),
   domainResume: remote(28, struct({ domain }), nothing),
+  domainPmWakeup: remote(267, ofDomain, nothing),
   domainDestroy: remote(234, ofDomain, nothing),
   domainUndefine: remote(231, ofDomain, nothing),
   domainAttachDevice: remote(160, device, nothing),
