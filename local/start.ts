@@ -93,8 +93,9 @@ function finish(code: number): Promise<never> {
 
 async function end(code: number): Promise<never> {
   await returnBorrowed();
-  await kvm?.[Symbol.asyncDispose]();
+  // Workers first: they would open again what goes with the host.
   await cloud?.stop();
+  await kvm?.[Symbol.asyncDispose]();
   process.exit(code);
 }
 

@@ -1,9 +1,10 @@
 /** A private OpenSSH server on the loopback interface, with keys of its own. */
-import { chmodSync, chownSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { chmodSync, chownSync, globSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
 import { choosePort } from "../cloud/ports.ts";
 import { accepts, run, type Server, startServer, type WorkFolder } from "./processes.ts";
 
+/** Its `stop` also ends the processes that its users have left to serve volumes. */
 export interface Sshd extends Server {
   readonly port: number;
   /** As ssh-keygen shows it. */
@@ -60,7 +61,24 @@ export async function startSshd(folder: WorkFolder, options: SshdOptions = {}): 
     accepts({ port, host: "127.0.0.1" }),
   );
   const fingerprint = run("ssh-keygen", "-l", "-f", `${own}/host.pub`).split(" ")[1]!;
-  return { ...server, port, fingerprint, userKey: readFileSync(`${own}/user`, "utf8"), home: own };
+  const stop = async (signal?: NodeJS.Signals) => {
+    await server.stop(signal);
+    endLeftovers(own);
+  };
+  return { ...server, stop, port, fingerprint, userKey: readFileSync(`${own}/user`, "utf8"), home: own };
+}
+
+/** Ends what whoever logged in has left serving volumes, as a worker that was ended does: it belongs to no session. */
+function endLeftovers(home: string): void {
+  for (const file of globSync(`${home}/.snapferry/*/{exports,restores,guards}/*/pid`)) {
+    const pid = Number(readFileSync(file, "utf8"));
+    try {
+      // Numbers of processes are used again.
+      if (readFileSync(`/proc/${pid}/cmdline`).includes(`${dirname(file)}/sock`)) process.kill(pid, "SIGKILL");
+    } catch {
+      // It has ended.
+    }
+  }
 }
 
 /** Runs what follows where /etc/passwd has a shell and this home for the user. */

@@ -1,5 +1,5 @@
 /** A host with small VMs whose disks have snapshots, to try out what changes a host. */
-import { globSync, mkdirSync, readFileSync } from "node:fs";
+import { mkdirSync } from "node:fs";
 import { connect } from "node:net";
 import { DomainXml } from "../../lambdas/hypervisors/kvm/domain-xml.ts";
 import { KvmHost, type KvmHostSettings } from "../../lambdas/hypervisors/kvm/host.ts";
@@ -112,10 +112,6 @@ export class Lab implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     for (const host of this.#hosts) await host.close();
-    // What a test that failed has left: these servers belong to no connection.
-    for (const file of globSync(`${this.#sshd.home}/.snapferry/*/restores/*/pid`)) {
-      process.kill(Number(readFileSync(file, "utf8")));
-    }
     await this.libvirt.close();
     await this.#sshd.stop();
     await this.#libvirtd.stop();

@@ -1,6 +1,8 @@
 import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
-import { readFileSync, writeFileSync } from "node:fs";
+import { once } from "node:events";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, describe, test } from "node:test";
 import { Reconnecting } from "../../lambdas/hypervisors/kvm/reconnecting.ts";
@@ -203,4 +205,26 @@ describe("NBD through SSH", () => {
     });
     await nbd.stop();
   });
+});
+
+test("what users leave to serve volumes ends with the server, and nothing else that its files name", async () => {
+  const server = await startSshd(folder);
+  const left = (kind: string, name: string, socket = "sock") => {
+    const own = join(server.home, ".snapferry", "0123456789ab", kind, name);
+    mkdirSync(own, { recursive: true });
+    const child = spawn("sh", ["-c", "read forever", "serves", join(own, socket)], {
+      stdio: ["pipe", "ignore", "ignore"],
+    });
+    writeFileSync(join(own, "pid"), `${child.pid}\n`);
+    return child;
+  };
+  const servers = ["exports", "restores", "guards"].map((kind) => left(kind, "serves"));
+  const others = [left("notes", "serves"), left("exports", "reused", "another")];
+  const ended = Promise.all(servers.map((child) => once(child, "exit")));
+  await server.stop();
+  for (const [, signal] of await ended) assert.equal(signal, "SIGKILL");
+  for (const child of others) {
+    assert.equal(child.signalCode, null);
+    child.kill();
+  }
 });
