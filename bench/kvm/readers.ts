@@ -34,10 +34,15 @@ const snapferry: Reader = {
 };
 
 /** `script` reads from `$socket`, which OpenSSH's client forwards. */
-function throughSsh(name: string, program: string, script: (sizeBytes: number) => string): Reader {
+function throughSsh(
+  name: string,
+  program: string,
+  debianPackage: string,
+  script: (sizeBytes: number) => string,
+): Reader {
   return {
     name,
-    ...(!existsSync(program) && { missing: `there is no ${program}` }),
+    ...(!existsSync(program) && { missing: `there is no ${program}; Debian has it in ${debianPackage}` }),
     command({ directory, request, knownHosts }) {
       const { endpoint, keyFile, descriptor } = request;
       const socket = join(directory, `${name}.sock`);
@@ -61,10 +66,11 @@ function throughSsh(name: string, program: string, script: (sizeBytes: number) =
 
 export const readers: readonly Reader[] = [
   snapferry,
-  throughSsh("nbdcopy", "/usr/bin/nbdcopy", () => '/usr/bin/nbdcopy "nbd+unix:///?socket=$socket" null:'),
+  throughSsh("nbdcopy", "/usr/bin/nbdcopy", "libnbd-bin", () => '/usr/bin/nbdcopy "nbd+unix:///?socket=$socket" null:'),
   throughSsh(
     "qemu-img",
     "/usr/bin/qemu-img",
+    "qemu-utils",
     (sizeBytes) =>
       `/usr/bin/qemu-img convert -n -W -m 16 --image-opts driver=nbd,server.type=unix,server.path="$socket" --target-image-opts driver=null-co,size=${sizeBytes}`,
   ),

@@ -11,7 +11,6 @@ const programs: Readonly<Record<string, string>> = {
   "/usr/lib/x86_64-linux-gnu/libvirt/connection-driver/libvirt_driver_qemu.so": "libvirt-daemon-driver-qemu",
   "/usr/bin/virsh": "libvirt-clients",
   "/usr/sbin/nbdkit": "nbdkit",
-  "/usr/bin/certtool": "gnutls-bin",
   "/usr/sbin/sshd": "openssh-server",
   "/usr/bin/ssh-keygen": "openssh-client",
   "/bin/busybox": "busybox-static",
