@@ -18,13 +18,16 @@ after(() => lab[Symbol.asyncDispose]());
 const vms = new MergeVms(lab);
 
 describe("a merge that was found half done", () => {
+  /** Of what is {@link heavy}: longer than the first worker lives, which is a second at most. */
+  const bytesPerSecond = 24 * mib;
+
   /** Runs workers that are killed after a random time, until one ends by itself; returns how many were killed. */
   async function killWorkers(installPath: string): Promise<number> {
     const task: WorkerTask = {
       settings: lab.settings,
       privateKey: lab.privateKey,
       installPath,
-      bytesPerSecond: 64 * mib,
+      bytesPerSecond,
     };
     for (let killed = 0; ; killed++) {
       const file = join(import.meta.dirname, "merge-worker.ts");
@@ -43,12 +46,17 @@ describe("a merge that was found half done", () => {
 
   test("by workers that were killed is gone on with, whether the VM runs or not", async (t) => {
     const made = await vms.stopped(3, 0);
-    t.diagnostic(`stopped, a lower file: ${await killWorkers(made.overlays[0]!)} workers were killed`);
+    const goneOnWith = async (what: string, overlay: string) => {
+      const killed = await killWorkers(overlay);
+      t.diagnostic(`${what}: ${killed} workers were killed`);
+      assert.ok(killed > 0, `no worker was killed: ${what}`);
+    };
+    await goneOnWith("stopped, a lower file", made.overlays[0]!);
     heavy(made.top);
-    t.diagnostic(`stopped, the top: ${await killWorkers(made.top)} workers were killed`);
+    await goneOnWith("stopped, the top", made.top);
     await lab.start(made.domain);
     await vms.writesOn(made.domain);
-    t.diagnostic(`running, the top: ${await killWorkers(made.overlays[1]!)} workers were killed`);
+    await goneOnWith("running, the top", made.overlays[1]!);
     await vms.assertOneGoodFile(made, 2);
   });
 

@@ -377,7 +377,7 @@ describe("a saved definition", () => {
 });
 
 describe("a guest with a system", () => {
-  test("lets go of a disk when it is asked to", async () => {
+  test("lets go of a disk, reboots and stops when it is asked to", async () => {
     const disk = lab.image("guest.qcow2");
     makeDisk(disk);
     const agentSocket = lab.folder.file("agent.sock");
@@ -391,6 +391,11 @@ describe("a guest with a system", () => {
     await operate(domain, { operation: "detach-disk", volumeExternalId: extra });
     for (const which of ["running", "defined"] as const)
       assert.equal((await definition(domain, which)).disk("vdb"), undefined);
-    await operate(domain, { operation: "destroy" });
+    const agent = async () => (await definition(domain, "running")).guestAgent;
+    await operate(domain, { operation: "reboot" });
+    await until(async () => (await agent()) !== "connected");
+    await until(async () => (await agent()) === "connected");
+    assert.deepEqual(await operate(domain, { operation: "stop" }), { finished: true });
+    assert.equal(await state(domain), domainState.shutoff);
   });
 });

@@ -61,10 +61,19 @@ async function killServers(): Promise<void> {
   for (const folder of ["restores", "guards"]) {
     const pid = subject.own(folder, "job_1", "pid");
     if (!existsSync(pid)) continue;
-    process.kill(Number(readFileSync(pid, "utf8")), "SIGKILL");
+    const number = Number(readFileSync(pid, "utf8"));
+    process.kill(number, "SIGKILL");
+    while (!hasEnded(number)) await pause(10);
   }
-  // A lock goes with its process.
-  await pause(200);
+}
+
+/** A lock goes with its process, before somebody takes notice of the end. */
+function hasEnded(pid: number): boolean {
+  try {
+    return /\) [ZX] /.test(readFileSync(`/proc/${pid}/stat`, "utf8"));
+  } catch {
+    return true;
+  }
 }
 
 const isLocked = () => assert.rejects(subject.start(domain), /lock/);

@@ -173,13 +173,46 @@ describe("a VM on a KVM host", () => {
       assert.deepEqual(await files(), disks);
     });
 
-    it("runs on while its root disk is being backed up", async () => {
-      const key = volume(disks[0] ?? "");
-      memory.put("volumes", { ...memory.get("volumes", key), backingUp: 1 });
-      await assert.rejects(operate({ operation: "destroy" }), { kind: "vm-is-backing-up" });
-      assert.equal((await vm()).state, "running");
-      memory.put("volumes", { ...memory.get("volumes", key), backingUp: 0 });
+    /** Whether that disk is BackingUp. */
+    function backUp(disk: string | undefined, backingUp: 0 | 1): void {
+      const key = volume(disk ?? "");
+      memory.put("volumes", { ...memory.get("volumes", key), backingUp });
+    }
+
+    const refused = (body: object) => assert.rejects(operate(body), { kind: "vm-is-backing-up" });
+
+    it("runs on while its root disk is being backed up, and most is done to it", async () => {
+      const [root, data] = disks;
+      const { id: volumeId } = volume(root ?? "");
+      backUp(root, 1);
+      await refused({ operation: "destroy" });
+      await refused({ operation: "detach-disk", volumeId });
+      await refused({ operation: "detach-iso" });
+      await operate({ operation: "reboot" });
+      await operate({ operation: "change-cpu", cpus: 2 });
+      await operate({ operation: "change-memory", memoryBytes: 96 * MiB });
+      assert.equal((await operate({ operation: "start" })).state, "running");
+      // Nobody hears it in this guest.
+      assert.equal((await operate({ operation: "stop" })).state, "stopping");
+      assert.deepEqual(await files(), disks);
+      await subject.destroy(domain);
+      await refused({ operation: "reinstall", imagePath: data });
+      assert.equal((await operate({ operation: "start" })).state, "running");
+      backUp(root, 0);
       assert.equal((await operate({ operation: "destroy" })).state, "stopped");
+    });
+
+    it("is ended and reinstalled while only its data disk is being backed up, which stays", async () => {
+      const [root, data] = disks;
+      const image = subject.image("image.qcow2");
+      run("qemu-img", "create", "-q", "-f", "qcow2", image, `${MiB}`);
+      backUp(data, 1);
+      await refused({ operation: "detach-disk", volumeId: volume(data ?? "").id });
+      assert.equal((await operate({ operation: "destroy" })).state, "stopped");
+      await operate({ operation: "reinstall", imagePath: image });
+      const [fresh, other] = await files();
+      assert.notEqual(fresh, root);
+      assert.equal(other, data);
     });
 
     it("refuses in the hypervisor's words what cannot be done as it stands", async () => {
