@@ -12,7 +12,7 @@ import { undefine } from "../../lambdas/protocols/libvirt/flags.ts";
 import type { Domain, Pool } from "../../lambdas/protocols/libvirt/procedures.ts";
 import { type Libvirtd, startLibvirtd } from "../../local/kvm-host/libvirtd.ts";
 import { run, type WorkFolder, workFolder } from "../../local/kvm-host/processes.ts";
-import { type Sshd, startSshd } from "../../local/kvm-host/sshd.ts";
+import { type Sshd, type SshdOptions, startSshd } from "../../local/kvm-host/sshd.ts";
 import type { HypervisorSubject } from "../contract/hypervisor.ts";
 
 const none = { flags: 0 };
@@ -41,9 +41,10 @@ export class AdapterHost implements AsyncDisposable {
     this.libvirt = libvirt;
   }
 
-  static async start(): Promise<AdapterHost> {
+  /** `searchPath` as {@link startSshd} takes it. */
+  static async start(options: Pick<SshdOptions, "searchPath"> = {}): Promise<AdapterHost> {
     const folder = workFolder();
-    const [libvirtd, sshd] = await Promise.all([startLibvirtd(folder), startSshd(folder)]);
+    const [libvirtd, sshd] = await Promise.all([startLibvirtd(folder), startSshd(folder, options)]);
     return new AdapterHost(folder, libvirtd, sshd, await openLibvirt(connect(libvirtd.socket), { callTimeoutMs }));
   }
 

@@ -1,9 +1,10 @@
 /** What stays on a KVM host after backups and deletions, through API, Step Functions and functions. */
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
+import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { CreateSecretCommand } from "@aws-sdk/client-secrets-manager";
+import { workFolder } from "../../local/kvm-host/processes.ts";
 import { cloud, eventually } from "../support/cloud.ts";
 import { endedJob, noise, snapshotIn, TestHypervisor } from "../support/volumes.ts";
 import { changeSettings } from "../support/workflows.ts";
@@ -14,7 +15,8 @@ const diskBytes = 48 * MiB;
 const secretId = "snapferry/acme/kvm-retention";
 
 const api = await cloud();
-const host = await AdapterHost.start();
+const programs = workFolder();
+const host = await AdapterHost.start({ searchPath: `${programs.path}:/usr/local/bin:/usr/bin:/usr/sbin:/bin:/sbin` });
 const subject = await host.makeSubject({ running: true });
 const copies = await TestHypervisor.register(api);
 after(async () => {
@@ -23,10 +25,23 @@ after(async () => {
   await copies.remove();
   await subject[Symbol.asyncDispose]();
   await host[Symbol.asyncDispose]();
+  programs.remove();
 });
+
+/** While this file is there, merges of stopped VMs are slow. */
+const slowly = programs.file("slowly");
+writeFileSync(
+  programs.file("qemu-img"),
+  `#!/bin/sh
+if [ "$1" = commit ] && [ -e ${slowly} ]; then shift; exec /usr/bin/qemu-img commit -r ${MiB} "$@"; fi
+exec /usr/bin/qemu-img "$@"
+`,
+  { mode: 0o755 },
+);
 
 let disk: string;
 let volumeId: string;
+let vmId: string;
 
 function asAdministrator(method: string, path: string, body?: object) {
   return api.call(method, path, { role: "admin", ...(body && { body }) });
@@ -48,6 +63,8 @@ before(async () => {
   assert.equal((await asAdministrator("POST", `/hypervisors/${id}/discover`)).status, 200);
   const { body } = await api.call("GET", `/volumes?hypervisorId=${id}`);
   [{ id: volumeId }] = body.items;
+  const { body: vms } = await api.call("GET", `/vms?hypervisorId=${id}`);
+  [{ id: vmId }] = vms.items;
 });
 
 /** Slow enough that something can happen in the middle. */
@@ -80,6 +97,11 @@ async function deleted(id: string): Promise<string> {
   const { status, body } = await api.call("DELETE", `/snapshots/${id}`);
   assert.equal(status, 202, JSON.stringify(body));
   return body.job.id;
+}
+
+async function operate(operation: string, state: string): Promise<void> {
+  const { status, body } = await asAdministrator("POST", `/vms/${vmId}/operations`, { operation });
+  assert.deepEqual([status, body.state], [200, state], JSON.stringify(body));
 }
 
 describe("snapshots of a VM that runs", () => {
@@ -150,7 +172,7 @@ describe("snapshots of a VM that runs", () => {
     next = following.id;
   });
 
-  test("leave nothing on the host when all are deleted, and come back from the store until then", async () => {
+  test("leave nothing on the host when all are deleted, although the VM is started in the middle of a merge", async () => {
     const bytes = await subject.readVolume(disk);
     const { status, body } = await api.call("POST", `/snapshots/${next}/restore`, {
       body: { target: { hypervisorId: copies.id, name: "copy" } },
@@ -161,10 +183,28 @@ describe("snapshots of a VM that runs", () => {
 
     const { body: left } = await api.call("GET", `/snapshots?volumeId=${volumeId}`);
     assert.equal(left.items[0].id, next);
-    for (const { id } of left.items)
-      assert.equal((await endedJob(api, await deleted(id), { seconds: 120 })).state, "Succeeded");
+    const succeeded = async (jobId: string) =>
+      assert.equal((await endedJob(api, jobId, { seconds: 120 })).state, "Succeeded");
+    const [last, ...others] = left.items.map(({ id }: { id: string }) => id).reverse();
+    for (const id of others.reverse()) await succeeded(await deleted(id));
+    assert.equal(await subject.countSnapshots(), 1);
+    await operate("destroy", "stopped");
+    await subject.writeVolume(disk, noise(32 * MiB), 8 * MiB);
+    const changed = await subject.readVolume(disk);
+    writeFileSync(slowly, "");
+    const jobId = await deleted(last);
+    const mergesStopped = async () => readdirSync(subject.images).some((name) => /^\.snapferry-.*\.pid$/.test(name));
+    await eventually("the stopped disk is being merged", mergesStopped);
+    await assert.rejects(subject.start((await subject.diskOf(disk)).domain), /lock/);
+    await operate("start", "running");
+    await succeeded(jobId);
     assert.equal(await subject.countSnapshots(), 0);
-    assert.equal((await subject.diskOf(disk)).path, disk);
-    assert.ok((await subject.readVolume(disk)).equals(bytes));
+    const { path, running } = await subject.diskOf(disk);
+    assert.deepEqual([path, running], [disk, true]);
+    assert.ok((await subject.readVolume(disk)).equals(changed));
+    assert.deepEqual(
+      readdirSync(subject.images).filter((name) => name.startsWith(".")),
+      [],
+    );
   });
 });
