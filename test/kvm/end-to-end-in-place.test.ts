@@ -3,7 +3,6 @@ import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
-import { setTimeout as pause } from "node:timers/promises";
 import { DeleteObjectsCommand, ListObjectsV2Command } from "@aws-sdk/client-s3";
 import { CreateSecretCommand } from "@aws-sdk/client-secrets-manager";
 import { StopExecutionCommand } from "@aws-sdk/client-sfn";
@@ -14,7 +13,7 @@ import { cloud, eventually } from "../support/cloud.ts";
 import { endedJob, noise, snapshotIn, TestHypervisor } from "../support/volumes.ts";
 import { collectUntil, servicesOf } from "../support/workflows.ts";
 import { AdapterHost } from "./adapter-host.ts";
-import { assertNothingLost, makeWritingDisk } from "./writing-guest.ts";
+import { assertNothingLost, makeWritingDisk, untilWritten } from "./writing-guest.ts";
 
 const MiB = 2 ** 20;
 const diskBytes = 64 * MiB;
@@ -91,6 +90,11 @@ function copying(jobId: string) {
   });
 }
 
+/** The guest has started, and written on. */
+async function written(): Promise<void> {
+  await untilWritten(host.uri, (await subject.diskOf(disk)).domain);
+}
+
 const hidden = () => readdirSync(subject.images).filter((name) => name.startsWith("."));
 
 /** Nothing but the volume's own file is there, and nobody has it open. */
@@ -116,7 +120,7 @@ async function changed(): Promise<Buffer> {
 
 describe("a restore in place", () => {
   test("is refused while the VM runs", async () => {
-    await pause(2_000);
+    await written();
     const { snapshot } = await asked("POST", `/volumes/${volumeId}/snapshots`, 202, {});
     snapshotId = snapshot.id;
     await snapshotIn(api, snapshotId, ["BackedUp"], { seconds: 120 });
@@ -134,11 +138,14 @@ describe("a restore in place", () => {
     await operate("destroy");
     const { domain } = await subject.diskOf(disk);
     await subject.start(domain);
+    await written();
     const job = await ended(await restoreInPlace());
     assert.deepEqual([job.state, job.error?.name], ["Failed", "OperationRefused"], JSON.stringify(job));
     assert.deepEqual(hidden(), []);
+    // The snapshot's copy on primary is there, too.
+    assert.equal(await subject.countSnapshots(), 1);
     await operate("destroy");
-    assertNothingLost(subject.readImage(disk, "qcow2"), 2);
+    assertNothingLost(await subject.readVolume(disk), 2);
   });
 
   test("of a stopped VM gives it the bytes that it had, and it boots with them", async () => {
@@ -147,7 +154,7 @@ describe("a restore in place", () => {
     assert.equal(job.target.volumeId, volumeId);
     await assertAlone(frozen);
     await operate("start");
-    await pause(2_000);
+    await written();
     await operate("destroy");
     assertNothingLost(subject.readImage(disk, "qcow2"), 2);
   });

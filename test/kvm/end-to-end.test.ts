@@ -1,18 +1,25 @@
 /** The whole way: VMs of a host with libvirt, QEMU and SSH, through API, Step Functions and functions, into a store and back. */
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
-import { createReadStream, existsSync, readdirSync, readFileSync } from "node:fs";
+import { createReadStream, existsSync, globSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
-import { setTimeout as pause } from "node:timers/promises";
+import { ListObjectsV2Command } from "@aws-sdk/client-s3";
 import { CreateSecretCommand } from "@aws-sdk/client-secrets-manager";
+import { dedupDomain } from "../../lambdas/domain/inventory.ts";
+import { jobKinds } from "../../lambdas/domain/job.ts";
+import { backupPool } from "../../lambdas/domain/pool.ts";
 import { parseOverlayPath } from "../../lambdas/hypervisors/kvm/overlay-path.ts";
 import type { Domain } from "../../lambdas/protocols/libvirt/procedures.ts";
+import { domainKeys } from "../../lambdas/repository/layout.ts";
+import { openJobs } from "../../lambdas/tables/jobs.ts";
+import { getPool } from "../../lambdas/tables/pools.ts";
 import { domainXml, guestFiles, makeDisk } from "../../local/kvm-host/guest.ts";
 import { run } from "../../local/kvm-host/processes.ts";
 import { cloud, eventually } from "../support/cloud.ts";
 import { endedJob, noise, snapshotIn, TestHypervisor } from "../support/volumes.ts";
 import { workersOf } from "../support/workers.ts";
+import { collectUntil, servicesOf } from "../support/workflows.ts";
 import { AdapterHost } from "./adapter-host.ts";
 import { assertNothingLost, makeWritingDisk, untilWritten } from "./writing-guest.ts";
 
@@ -39,10 +46,11 @@ const registration = {
   secretId,
   uri: host.uri,
 };
-const writer = { disk: subject.image("writer.qcow2"), domain: undefined as unknown as Domain, volumeId: "" };
+const writer = { disk: subject.image("writer.qcow2"), domain: undefined as unknown as Domain, vmId: "", volumeId: "" };
 const guestDisks = ["first.qcow2", "second.qcow2"].map((name) => subject.image(name)) as [string, string];
 const guestConsole = host.folder.file("console");
 let hypervisorId: string;
+let guestId: string;
 let restores = 0;
 
 function asAdministrator(method: string, path: string, body?: object) {
@@ -120,13 +128,47 @@ async function limitStore(bytesPerSecond: number | null): Promise<void> {
   assert.equal(status, 200, JSON.stringify(body));
 }
 
-/** Exports are closed after the job has said that it is done. */
-function nothingIsOpen() {
-  const home = join(host.sshd.home, ".snapferry");
-  const folders = () => readdirSync(home).map((owner) => join(home, owner, "exports"));
-  const open = () =>
-    folders().flatMap((folder) => (existsSync(folder) ? readdirSync(folder, { withFileTypes: true }) : []));
-  return eventually("all exports are closed", async () => open().every((entry) => !entry.isDirectory()));
+/** What lasts no longer than a job: exports and what is held of guests on the host, slots, the writer's pins, and what is left to be done. */
+async function leftovers(): Promise<string[]> {
+  const left = globSync([".snapferry/*/exports/*/", ".snapferry/*/held/*"], { cwd: host.sshd.home });
+  const { database } = await servicesOf(api);
+  for (const kind of jobKinds) for await (const job of openJobs(database, kind)) left.push(`${job.id} is open`);
+  const { running = 0 } = (await getPool(database, backupPool)) ?? {};
+  if (running > 0) left.push(`${running} slots are taken`);
+  const Prefix = domainKeys(dedupDomain("acme", writer.volumeId)).jobs;
+  const pins = await api.clients.s3.send(new ListObjectsV2Command({ Bucket: api.outputs.BackupBucketName, Prefix }));
+  return [...left, ...(pins.Contents ?? []).map(({ Key = "" }) => Key)];
+}
+
+/** Jobs clean up after they have said that they are done. What a dead one leaves is collected. */
+async function nothingIsLeft(): Promise<void> {
+  let left: string[] = [];
+  const isNothing = async () => {
+    left = await leftovers();
+    return left.length === 0;
+  };
+  await collectUntil(api, "nothing is left", isNothing).catch((error: Error) => {
+    throw new Error(`${error.message}: ${left.join(", ")}`);
+  });
+}
+
+/** By means of the operating system. Answers how many were still there. */
+function kill(pids: readonly number[]): number {
+  const killed = pids.filter((pid) => {
+    try {
+      return process.kill(pid, "SIGKILL");
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === "ESRCH") return false;
+      throw error;
+    }
+  });
+  return killed.length;
+}
+
+async function operate(vmId: string, operation: string, status: number, more: object = {}) {
+  const answer = await asAdministrator("POST", `/vms/${vmId}/operations`, { operation, ...more });
+  assert.equal(answer.status, status, `${operation}: ${JSON.stringify(answer.body)}`);
+  return answer.body;
 }
 
 /** Processes of this test by what they run. */
@@ -171,24 +213,39 @@ describe("a KVM host", () => {
       ["writer", "running"],
     ]);
     const vm = body.items.find(({ name }: { name: string }) => name === "writer");
-    writer.volumeId = vm.disks[0].volumeId;
+    [writer.vmId, writer.volumeId] = [vm.id, vm.disks[0].volumeId];
+    guestId = body.items.find(({ name }: { name: string }) => name === "guest").id;
   });
 });
 
 describe("a volume of a running VM that writes all the time", () => {
   let first: string;
 
-  test("is backed up while the VM is stopped and started, and comes back as it was frozen", async () => {
+  test("is backed up while the VM is operated, stopped and started, and comes back as it was frozen", async () => {
     await untilWritten(host.uri, writer.domain);
-    await limitStore(12 * MiB);
+    await limitStore(MiB);
     const { id, backupJobId } = await snapshotOf(writer.volumeId);
     await copying(backupJobId);
+    const { vmId, volumeId } = writer;
+    const refused = { destroy: {}, "detach-iso": {}, "detach-disk": { volumeId } };
+    for (const [operation, more] of Object.entries(refused)) {
+      const { type, jobs } = await operate(vmId, operation, 409, more);
+      assert.deepEqual([type, jobs], ["/problems/vm-is-backing-up", [backupJobId]]);
+    }
+    const { body: listed } = await asAdministrator("GET", `/vms/${vmId}/operations`);
+    const forbidden = listed.operations.filter(({ jobs }: { jobs?: string[] }) => jobs?.includes(backupJobId));
+    const names = forbidden.map(({ operation }: { operation: string }) => operation);
+    assert.deepEqual(names, ["destroy", "detach-iso", "detach-disk", "reinstall"]);
+    await operate(vmId, "change-cpu", 200, { cpus: 1 });
+    await operate(vmId, "reboot", 200);
     await subject.destroy(writer.domain);
-    await pause(1_000);
+    assert.equal((await operate(vmId, "start", 200)).state, "running");
     writer.domain = await domainNamed("writer");
-    await subject.start(writer.domain);
-    const snapshot = await snapshotIn(api, id, ["BackedUp", "Error"], { seconds: 120 });
+    await untilWritten(host.uri, writer.domain);
+    const { body: meanwhile } = await api.call("GET", `/snapshots/${id}`);
+    assert.equal(meanwhile.state, "BackingUp", JSON.stringify(meanwhile));
     await limitStore(null);
+    const snapshot = await snapshotIn(api, id, ["BackedUp", "Error"], { seconds: 120 });
     assert.equal(snapshot.state, "BackedUp", JSON.stringify(snapshot));
     assert.equal(snapshot.consistency, "crash");
     const { body: job } = await api.call("GET", `/jobs/${backupJobId}`);
@@ -212,7 +269,7 @@ describe("a volume of a running VM that writes all the time", () => {
       assertNothingLost(readFileSync(file), 2);
       base = id;
     }
-    await nothingIsOpen();
+    await nothingIsLeft();
   });
 
   const deaths: Record<string, () => Promise<number[]>> = {
@@ -226,19 +283,17 @@ describe("a volume of a running VM that writes all the time", () => {
   };
   for (const [what, find] of Object.entries(deaths)) {
     test(`is backed up although ${what} is killed in the middle`, async () => {
-      await limitStore(12 * MiB);
+      await limitStore(2 * MiB);
       const { id, backupJobId } = await snapshotOf(writer.volumeId, { full: true });
       await copying(backupJobId);
-      const found = await find();
-      assert.ok(found.length > 0);
-      for (const pid of found) process.kill(pid, "SIGKILL");
-      const snapshot = await snapshotIn(api, id, ["BackedUp", "Error"], { seconds: 150 });
+      assert.ok(kill(await find()) > 0);
       await limitStore(null);
+      const snapshot = await snapshotIn(api, id, ["BackedUp", "Error"], { seconds: 150 });
       assert.equal(snapshot.state, "BackedUp", JSON.stringify(snapshot));
       const { body: job } = await api.call("GET", `/jobs/${backupJobId}`);
       assert.equal(job.attempt, 2, JSON.stringify(job.attempts));
       assert.equal(await digestOfFile(await restored(id)), frozenDigest(id));
-      await nothingIsOpen();
+      await nothingIsLeft();
     });
   }
 });
@@ -250,16 +305,29 @@ async function domainNamed(name: string): Promise<Domain> {
   return domain;
 }
 
+/** How often the guest has begun to write, and how long it did not between two writes: seconds, and when that was since its start. */
+function writesOfGuest() {
+  const said = existsSync(guestConsole) ? readFileSync(guestConsole, "utf8") : "";
+  const gaps = [...said.matchAll(/^gap (\d+) at (\d+)/gm)];
+  return {
+    begins: said.split("begins").length - 1,
+    hasWritten: said.includes("longest gap"),
+    gaps: gaps.map(([, gap, at]) => [Number(gap) / 100, Number(at) / 100]),
+  };
+}
+
 describe("two disks of a guest with an agent", () => {
   test("are frozen together, clean, for a short time", async (t) => {
-    const longestGap = () =>
-      Number([...readFileSync(guestConsole, "utf8").matchAll(/longest gap (\d+)/g)].at(-1)?.[1] ?? 0) / 100;
-    const before = await eventually("the guest writes", async () => longestGap() || undefined, { seconds: 120 });
+    await eventually("the guest writes", async () => writesOfGuest().hasWritten, { seconds: 120 });
     await asAdministrator("POST", `/hypervisors/${hypervisorId}/discover`);
-    const { body } = await api.call("GET", `/vms?hypervisorId=${hypervisorId}`);
-    const vm = body.items.find(({ name }: { name: string }) => name === "guest");
-    const answer = await api.call("POST", `/vms/${vm.id}/snapshots`, { body: { quiesce: true } });
+    const before = writesOfGuest().gaps.length;
+    const body = { quiesce: true, asyncBackup: true };
+    const answer = await api.call("POST", `/vms/${guestId}/snapshots`, { body });
     assert.equal(answer.status, 202, JSON.stringify(answer.body));
+    for (const { job } of answer.body.snapshots) assert.equal((await endedJob(api, job.id)).state, "Succeeded");
+    const gaps = writesOfGuest().gaps.slice(before);
+    const told = gaps.map(([gap, at]) => `${gap} s at ${at} s`).join(", ");
+    t.diagnostic(`while its disks were frozen the guest did not write for ${told || "no 0.1 s"}`);
     const counters: number[] = [];
     for (const { id } of answer.body.snapshots) {
       const snapshot = await snapshotIn(api, id, ["BackedUp", "Error"], { seconds: 120 });
@@ -270,8 +338,15 @@ describe("two disks of a guest with an agent", () => {
     }
     const [one = 0, two = 0] = counters;
     assert.ok(one > 0 && Math.abs(one - two) <= 1, `one moment for both disks, not ${one} and ${two}`);
-    t.diagnostic(
-      `longest gap between two writes of the guest: ${before} s before, ${longestGap()} s with the snapshot`,
-    );
+  });
+
+  test("are of a guest that reboots and stops when it is asked to", async () => {
+    const { begins } = writesOfGuest();
+    assert.equal((await operate(guestId, "reboot", 200)).state, "running");
+    await eventually("it has rebooted", async () => writesOfGuest().begins > begins, { seconds: 120 });
+    // Its agent, which hears it, comes a moment later.
+    const isStopped = async () => (await operate(guestId, "stop", 200)).state === "stopped";
+    await eventually("it has stopped", isStopped, { seconds: 120 });
+    assert.equal((await api.call("GET", `/vms/${guestId}`)).body.state, "stopped");
   });
 });
