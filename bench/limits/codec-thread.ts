@@ -1,7 +1,7 @@
 /** A thread that compresses or unpacks its share of the chunks, over and over, until it has had enough bytes. */
 import { parentPort, workerData } from "node:worker_threads";
 import { encodeChunk, encodings } from "../../lambdas/repository/chunk.ts";
-import { decompressInto } from "../../lambdas/repository/zstd.ts";
+import { decompressInto, mostFrameBytes } from "../../lambdas/repository/zstd.ts";
 
 export interface CodecWork {
   readonly kind: "compress" | "decompress";
@@ -10,12 +10,14 @@ export interface CodecWork {
 }
 
 const { kind, chunks, passes } = workerData as CodecWork;
-const encoded = chunks.map(encodeChunk);
+const encoded = chunks.map((chunk) => encodeChunk(chunk));
 const storedBytes = encoded.reduce((sum, { bytes }) => sum + bytes.length, 0);
-const target = new Uint8Array(Math.max(0, ...chunks.map(({ length }) => length)));
+const mostBytes = Math.max(0, ...chunks.map(({ length }) => length));
+const target = new Uint8Array(mostBytes);
+const room = new Uint8Array(mostFrameBytes(mostBytes));
 
 function compress(): void {
-  for (const chunk of chunks) encodeChunk(chunk);
+  for (const chunk of chunks) encodeChunk(chunk, room);
 }
 
 function decompress(): void {

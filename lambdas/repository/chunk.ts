@@ -31,9 +31,9 @@ export interface EncodedChunk {
   readonly bytes: Uint8Array;
 }
 
-/** What does not get smaller is kept as it is (and then shares memory with `bytes`). */
-export function encodeChunk(bytes: Uint8Array): EncodedChunk {
-  const compressed = compress(bytes);
+/** What does not get smaller is kept as it is (and then shares memory with `bytes`). What does is in `room`, if there is any, until that is used again. */
+export function encodeChunk(bytes: Uint8Array, room?: Uint8Array): EncodedChunk {
+  const compressed = compress(bytes, room);
   return compressed.length < bytes.length
     ? { encoding: encodings.zstd, bytes: compressed }
     : { encoding: encodings.raw, bytes };

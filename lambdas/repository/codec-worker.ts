@@ -5,11 +5,11 @@
 import { parentPort } from "node:worker_threads";
 import { chunkHash, decodeChunk, type Encoding, encodeChunk, encodings, isZero } from "./chunk.ts";
 import { decryptAt } from "./domain-cipher.ts";
-import { ownMemory } from "./memory.ts";
+import { mostFrameBytes } from "./zstd.ts";
 
 export interface EncodeRequest {
   readonly kind: "encode";
-  /** Chunks one behind the other, in shared memory. */
+  /** Chunks one behind the other, in shared memory. Those that get smaller are that afterwards, at the beginning of their places. */
   readonly bytes: Uint8Array<SharedArrayBuffer>;
   readonly chunkBytes: number;
   /** For each chunk the hash that the base has at its place: such a chunk is not compressed. */
@@ -17,10 +17,14 @@ export interface EncodeRequest {
   readonly chunkIdKey: Uint8Array | undefined;
 }
 
-/** Undefined for zeros. `compressed` is missing where the base has the chunk, and where it did not get smaller (`encoding` raw). */
-export type NamedChunk =
-  | { readonly hash: string; readonly encoding?: Encoding; readonly compressed?: Uint8Array }
-  | undefined;
+/** How a chunk is to be stored, and how many bytes it has then. */
+interface StoredForm {
+  readonly encoding: Encoding;
+  readonly length: number;
+}
+
+/** Undefined for zeros. `form` is missing where the base has the chunk. */
+export type NamedChunk = { readonly hash: string; readonly form?: StoredForm } | undefined;
 
 export interface StoredPiece {
   /** Where it lies in the request's `stored`. */
@@ -49,15 +53,25 @@ export type CodecRequest = EncodeRequest | DecodeRequest;
 
 function encode(request: EncodeRequest): NamedChunk[] {
   const { bytes, chunkBytes, expected, chunkIdKey } = request;
+  const room = roomFor(Math.min(chunkBytes, bytes.length));
   return expected.map((ofBase, at) => {
     const chunk = bytes.subarray(at * chunkBytes, Math.min((at + 1) * chunkBytes, bytes.length));
     if (isZero(chunk)) return undefined;
     const hash = chunkHash(chunk, chunkIdKey);
     if (hash === ofBase) return { hash };
-    const { encoding, bytes: compressed } = encodeChunk(chunk);
-    return encoding === encodings.raw ? { hash, encoding } : { hash, encoding, compressed };
+    const { encoding, bytes: encoded } = encodeChunk(chunk, room);
+    if (encoding === encodings.zstd) chunk.set(encoded);
+    return { hash, form: { encoding, length: encoded.length } };
   });
 }
+
+/** Of this thread, for one chunk after another. */
+function roomFor(chunkBytes: number): Uint8Array {
+  const wanted = mostFrameBytes(chunkBytes);
+  if (frameRoom.length < wanted) frameRoom = new Uint8Array(wanted);
+  return frameRoom;
+}
+let frameRoom = new Uint8Array();
 
 /** For each piece whether its chunk is in the output now. */
 function decode(request: DecodeRequest): boolean[] {
@@ -71,18 +85,9 @@ function decode(request: DecodeRequest): boolean[] {
   });
 }
 
-/** The memory that goes over to the main thread with the answer. */
-function buffersOf(chunks: readonly NamedChunk[]): ArrayBuffer[] {
-  return chunks.flatMap((chunk) => (chunk?.compressed ? ownMemory(chunk.compressed) : []));
-}
-
 parentPort?.on("message", ({ id, request }: { id: number; request: CodecRequest }) => {
   try {
-    if (request.kind === "decode") parentPort?.postMessage({ id, answer: decode(request) });
-    else {
-      const answer = encode(request);
-      parentPort?.postMessage({ id, answer }, buffersOf(answer));
-    }
+    parentPort?.postMessage({ id, answer: request.kind === "decode" ? decode(request) : encode(request) });
   } catch (error) {
     parentPort?.postMessage({ id, error });
   }

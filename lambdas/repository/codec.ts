@@ -92,7 +92,7 @@ export function startCodec(): void {
   while (threads.length < mostThreads()) threads.push(new CodecThread());
 }
 
-/** Names the chunks of a batch and compresses those that the base does not have. */
+/** Names the chunks of a batch and compresses those that the base does not have, in their places. */
 export function encodeChunks(request: Omit<EncodeRequest, "kind">): Promise<NamedChunk[]> {
   return idlest().run({ kind: "encode", ...request });
 }

@@ -93,9 +93,9 @@ export async function ensureDomain(
   location: DomainLocation,
   before: { readonly geometry: Geometry; readonly wrappedKey?: Uint8Array },
 ): Promise<Domain> {
+  const known = await readDomain(location);
+  if (known) return known;
   const key = domainKeys(location.domain).record;
-  const found = await location.store.get(key);
-  if (found) return openRecord(location, decodeRecord(domainSchema, found, key));
   const wrappedKey = before.wrappedKey ?? (await location.keys?.generate({ domain: location.domain }))?.wrapped;
   const record = {
     format: repositoryFormat,
@@ -110,6 +110,13 @@ export async function ensureDomain(
   const domain = await openRecord(location, record);
   const outcome = await location.store.put(key, encodeRecord(record), { ifAbsent: true });
   return outcome === "written" ? domain : ensureDomain(location, before);
+}
+
+/** The domain as its record says, if it has one. Throws as {@link ensureDomain}. */
+export async function readDomain(location: DomainLocation): Promise<Domain | undefined> {
+  const key = domainKeys(location.domain).record;
+  const found = await location.store.get(key);
+  return found && openRecord(location, decodeRecord(domainSchema, found, key));
 }
 
 async function openRecord(

@@ -1,6 +1,5 @@
 /**
- * Large buffers are used again, or change threads and are let go at once, so that a copy of any size stays within its memory. It is
- * also a matter of time: the first touch of memory costs more than filling it (in a small virtual machine many times more).
+ * Large buffers are used again, so that a copy of any size stays within its memory. It is also a matter of time: the first touch of memory costs more than filling it (in a small virtual machine many times more).
  */
 
 /** Free memory beyond this is left to the collector: what one copy after another of the same kind needs. */
@@ -53,15 +52,4 @@ export function borrowBuffer(byteLength: number): Buffer {
 /** Nothing may use `buffer` any more. */
 export function returnBuffer(buffer: Buffer): void {
   ownBuffers.giveBack(buffer);
-}
-
-/** The memory of `bytes`, to be transferred, unless it is small or shared with others (as Node's pool for small buffers is). */
-export function ownMemory(bytes: Uint8Array): ArrayBuffer[] {
-  const { buffer } = bytes;
-  return buffer instanceof ArrayBuffer && bytes.byteOffset === 0 && buffer.byteLength > Buffer.poolSize ? [buffer] : [];
-}
-
-/** Gives memory back now, not when the collector finds it. `bytes` is empty afterwards. */
-export function releaseMemory(bytes: Uint8Array): void {
-  for (const buffer of ownMemory(bytes)) buffer.transfer(0);
 }

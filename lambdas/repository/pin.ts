@@ -14,7 +14,14 @@ import {
 } from "../domain/errors.ts";
 import { ByteWriter, repositoryFormat, seal, sha256, unseal } from "./binary.ts";
 import { type DomainCipher, openCipher } from "./domain-cipher.ts";
-import { type Domain, type DomainLocation, ensureDomain, type Geometry, geometryFor } from "./domain-record.ts";
+import {
+  type Domain,
+  type DomainLocation,
+  ensureDomain,
+  type Geometry,
+  geometryFor,
+  readDomain,
+} from "./domain-record.ts";
 import { domainKeys, isPlainName, jobKeys } from "./layout.ts";
 import { decodeRoot, type Root } from "./manifest.ts";
 import { firstBelow, type ObjectStore } from "./object-store.ts";
@@ -47,8 +54,7 @@ export async function pinBase(
   volume: { readonly sizeBytes: number },
 ): Promise<{ baseSnapshotId?: string }> {
   const pin = await writePin(target, candidates);
-  const { encryption } = await ensureDomain(target, lastKnown(volume.sizeBytes, baseRootOf(pin, target)));
-  return decideBase(target, pin, encryption?.cipher);
+  return decideBase(target, pin, ensureDomain(target, lastKnown(volume.sizeBytes, baseRootOf(pin, target))));
 }
 
 async function writePin(target: BackupTarget, candidates: readonly string[]): Promise<Pin> {
@@ -92,15 +98,16 @@ const unreadable = [RepositoryDamaged, UnsupportedFormat, EncryptionKeyUnavailab
 async function decideBase(
   target: BackupTarget,
   pin: Pin,
-  cipher: DomainCipher | undefined,
+  domain: Promise<Domain>,
 ): Promise<{ baseSnapshotId?: string }> {
-  const object = { key: jobKeys(target.domain, target.jobId).base, cipher };
-  const [known, base] = await Promise.all([target.store.get(object.key), publishedBase(target, pin)]);
+  const { base: key } = jobKeys(target.domain, target.jobId);
+  const [known, base, { encryption }] = await Promise.all([target.store.get(key), publishedBase(target, pin), domain]);
+  const object = { key, cipher: encryption?.cipher };
   if (known) return decisionOf(known, object);
   const decision = { format: repositoryFormat, ...(base && { baseSnapshotId: base.snapshotId }) };
   const record = encodeJobRecord(decision, object);
-  const outcome = await target.store.put(object.key, record, { ifAbsent: true });
-  return outcome === "written" ? decisionOf(record, object) : decideBase(target, pin, cipher);
+  const outcome = await target.store.put(key, record, { ifAbsent: true });
+  return outcome === "written" ? decisionOf(record, object) : decideBase(target, pin, domain);
 }
 
 function decisionOf(bytes: Uint8Array, object: JobObject): { baseSnapshotId?: string } {
@@ -136,14 +143,16 @@ export async function readPinnedBase(
   volume: { readonly sizeBytes: number } | VolumeShape,
 ): Promise<{ domain: Domain; base?: Root }> {
   const keys = jobKeys(target.domain, target.jobId);
-  const [pin, decision] = await Promise.all([
+  const [pin, decision, known] = await Promise.all([
     readPin(target.store, target.domain, target.jobId),
     target.store.get(keys.base),
+    readDomain(target),
   ]);
   if (!pin || !decision)
     throw new VerificationFailed(`The job ${target.jobId} has not pinned its base, or was collected.`);
   const pinned = baseRootOf(pin, target);
-  const domain = await ensureDomain(target, "geometry" in volume ? volume : lastKnown(volume.sizeBytes, pinned));
+  const domain =
+    known ?? (await ensureDomain(target, "geometry" in volume ? volume : lastKnown(volume.sizeBytes, pinned)));
   const { geometry, encryption } = domain;
   const { baseSnapshotId } = decisionOf(decision, { key: keys.base, cipher: encryption?.cipher });
   const base = baseSnapshotId === undefined ? undefined : pinned;

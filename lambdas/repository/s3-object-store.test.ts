@@ -240,12 +240,9 @@ describe("a deletion", () => {
   });
 
   test("works in stores without versions", async () => {
-    const answers = [
-      fail(501, "NotImplemented"),
-      objects,
-      send("<DeleteResult></DeleteResult>"),
-      fail(501, "NotImplemented"),
-    ];
+    // Versions and uploads, in whatever order.
+    const notImplemented = fail(501, "NotImplemented");
+    const answers = [notImplemented, notImplemented, objects, send("<DeleteResult></DeleteResult>")];
     await withServer(answers, async (store) => {
       assert.deepEqual(await store.deleteEveryVersionBelow(""), { deleted: 1, finished: true });
     });

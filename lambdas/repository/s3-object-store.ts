@@ -265,6 +265,17 @@ export class S3ObjectStore implements ObjectStore {
     prefix: string,
     options?: { until?: () => boolean; except?: string },
   ): Promise<{ deleted: number; finished: boolean }> {
+    const [outcome] = await Promise.all([
+      this.#deleteVersionsBelow(prefix, options),
+      this.#abortUploads(this.fullKey(prefix)),
+    ]);
+    return outcome;
+  }
+
+  async #deleteVersionsBelow(
+    prefix: string,
+    options?: { until?: () => boolean; except?: string },
+  ): Promise<{ deleted: number; finished: boolean }> {
     const except = options?.except === undefined ? undefined : this.fullKey(options.except);
     let deleted = 0;
     for (;;) {
@@ -273,10 +284,8 @@ export class S3ObjectStore implements ObjectStore {
       const unwanted = versions.filter(({ Key }) => Key !== except);
       await this.#delete(unwanted);
       deleted += unwanted.length;
-      if (!next || unwanted.length === 0) break;
+      if (!next || unwanted.length === 0) return { deleted, finished: true };
     }
-    await this.#abortUploads(this.fullKey(prefix));
-    return { deleted, finished: true };
   }
 
   /** Stores without versions answer NotImplemented: then the current objects are all there are. */

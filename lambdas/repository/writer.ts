@@ -7,7 +7,6 @@ import { readDistrusted } from "./distrust.ts";
 import type { DomainCipher } from "./domain-cipher.ts";
 import { ruleOutHint } from "./hint.ts";
 import { attemptOfKey, jobKeys } from "./layout.ts";
-import { releaseMemory } from "./memory.ts";
 import type { ChunkLocation, Page } from "./page.ts";
 import type { BackupTarget } from "./pin.ts";
 import { openPlan, type PlannedPage, readPlannedPages } from "./planner.ts";
@@ -257,11 +256,11 @@ class ShardCopy {
 
   /** Where the chunk lies already, or where it is put now. */
   #place(page: OpenPage, index: number, chunk: NonNullable<NamedChunk>, bytes: Uint8Array): ChunkLocation {
-    const { hash, encoding, compressed } = chunk;
+    const { hash, form } = chunk;
     const before = this.#trusted(page.base?.chunks[index]);
     const known = before?.hash === hash ? before : this.#known.get(hash);
-    const location = known ?? this.#output.store(hash, { encoding: encoding!, bytes: compressed ?? bytes });
-    if (compressed) releaseMemory(compressed);
+    const location =
+      known ?? this.#output.store(hash, { encoding: form!.encoding, bytes: bytes.subarray(0, form!.length) });
     this.#known.set(hash, location);
     return location;
   }

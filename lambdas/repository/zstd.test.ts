@@ -3,7 +3,7 @@ import { createHook } from "node:async_hooks";
 import { randomBytes } from "node:crypto";
 import { describe, test } from "node:test";
 import { zstdCompressSync, zstdDecompressSync } from "node:zlib";
-import { compress, decompress, decompressInto } from "./zstd.ts";
+import { compress, decompress, decompressInto, mostFrameBytes } from "./zstd.ts";
 
 const text = (bytes: number) => Buffer.alloc(bytes, "Text that repeats itself. ");
 
@@ -23,6 +23,8 @@ describe("frames of zstd", () => {
     for (const bytes of contents) {
       const frame = compress(bytes);
       assert.deepEqual(zstdDecompressSync(frame), bytes);
+      const room = new Uint8Array(mostFrameBytes(bytes.length));
+      assert.deepEqual(Buffer.from(compress(bytes, room)), Buffer.from(frame));
       assert.deepEqual(unpacked(frame, bytes.length), bytes);
       assert.deepEqual(decompress(frame, bytes.length), bytes);
       assert.deepEqual(unpacked(zstdCompressSync(bytes), bytes.length), bytes);

@@ -12,15 +12,15 @@ const level = { [constants.ZSTD_c_compressionLevel]: 2 };
 /** Frames may ask a reader for a window of at most 8 MiB, so that a damaged or hostile frame costs no more. */
 const mostWindow = { [constants.ZSTD_d_windowLogMax]: 23 };
 
-/** The largest output that zstd can make of `length` bytes (ZSTD_COMPRESSBOUND). */
-function compressBound(length: number): number {
+/** The largest frame that zstd can make of `length` bytes (ZSTD_COMPRESSBOUND). */
+export function mostFrameBytes(length: number): number {
   const small = 128 * 1024;
   return Math.max(64, length + (length >> 8) + (length < small ? (small - length) >> 11 : 0));
 }
 
-/** A frame of these bytes, in memory of its own. */
-export function compress(bytes: Uint8Array): Uint8Array {
-  const frame = Buffer.allocUnsafeSlow(compressBound(bytes.length));
+/** A frame of these bytes: in `room`, which has {@link mostFrameBytes}, or in memory of its own. */
+export function compress(bytes: Uint8Array, room?: Uint8Array): Uint8Array {
+  const frame = room ?? Buffer.allocUnsafeSlow(mostFrameBytes(bytes.length));
   const left = compressor.run(bytes, frame);
   if (left?.input === 0 && left.output > 0) return frame.subarray(0, frame.length - left.output);
   compressor.drop();
@@ -119,7 +119,7 @@ const sample = Buffer.from("What is known, and known, and known.");
 const compressor = new KeptContext(
   () => createZstdCompress({ params: level }),
   (context) => {
-    const frame = Buffer.alloc(compressBound(sample.length));
+    const frame = Buffer.alloc(mostFrameBytes(sample.length));
     return [1, 2].every(() => {
       const left = context.run(sample, frame);
       return (
