@@ -48,8 +48,8 @@ export interface VolumeWriter {
 }
 
 const shardBytes = 256 * 1024 * 1024;
-/** Ranges of packs on their way, each with 8 MiB of memory. */
-const rangesInFlight = 4;
+/** Ranges of packs on their way, each with 8 MiB of memory. Of 1.3 MiB each, with 20 ms a request, they bring 500 MB/s. */
+const rangesInFlight = 8;
 /** Pages read ahead of the one whose chunks are being fetched. */
 const pagesAhead = 2;
 
