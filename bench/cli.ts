@@ -47,7 +47,7 @@ const options = new Command("npm run bench --")
   .option("--latency <time>", "also with so many ms more for each S3 request, e.g. 20ms", milliseconds)
   .option("--sparse <size>", "also a volume of that size with little in it, e.g. 64GiB", parseSize)
   .option("--no-limits", "leave out what this machine could do at best")
-  .option("--shards-at-once <number>", "shards that the engine copies in parallel", wholeNumber, availableParallelism())
+  .option("--shards-at-once <number>", "shards that the engine copies in parallel", wholeNumber, shardsAtOnce())
   .option("--work <directory>", "volumes, installed peers, logs", join(".snapferry", "bench"))
   .option("--memory <directory>", "a tmpfs, for the store and what is restored", "/dev/shm")
   .option("--cpu-prof", "write CPU profiles of the engine", false)
@@ -78,6 +78,11 @@ async function main(): Promise<Report> {
     process.once(signal, () => process.exit(128 + constants.signals[signal]));
   }
   return benchmark(directory, memory);
+}
+
+/** One for each core, and one that works while another begins or ends. */
+function shardsAtOnce(): number {
+  return availableParallelism() + 1;
 }
 
 /** The store and what is restored from it take less than the volume, half of which is allocated. */

@@ -13,6 +13,8 @@ export interface Sshd extends Server {
   readonly userKey: string;
   /** Path of the user's home, for whoever logs in. */
   readonly home: string;
+  /** Ends what whoever logged in has left serving volumes. {@link stop} does so, too. */
+  endLeftovers(): void;
 }
 
 export interface SshdOptions {
@@ -65,7 +67,15 @@ export async function startSshd(folder: WorkFolder, options: SshdOptions = {}): 
     await server.stop(signal);
     endLeftovers(own);
   };
-  return { ...server, stop, port, fingerprint, userKey: readFileSync(`${own}/user`, "utf8"), home: own };
+  return {
+    ...server,
+    stop,
+    endLeftovers: () => endLeftovers(own),
+    port,
+    fingerprint,
+    userKey: readFileSync(`${own}/user`, "utf8"),
+    home: own,
+  };
 }
 
 /** Ends what whoever logged in has left serving volumes, as a worker that was ended does: it belongs to no session. */

@@ -221,7 +221,8 @@ export class KvmSubject implements HypervisorSubject {
       await this.hypervisor.closeExport({ kind: "kvm", snapshotId, installPath, sizeBytes: 0 });
     }
     for (const hypervisor of this.#hypervisors) await hypervisor.close();
-    const { libvirt } = this.host;
+    const { libvirt, sshd } = this.host;
+    sshd.endLeftovers();
     for (const domain of (await libvirt.call("connectListAllDomains", all)).domains) {
       if (domain.id >= 0) await this.destroy(domain);
       await libvirt.call("domainUndefine", { domain, flags: undefine.snapshotsMetadata | undefine.managedSave });
