@@ -1,6 +1,9 @@
 import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
 import { randomBytes } from "node:crypto";
-import { availableParallelism } from "node:os";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { availableParallelism, tmpdir } from "node:os";
+import { join } from "node:path";
 import { describe, it } from "node:test";
 import type { Worker } from "node:worker_threads";
 import { isRetryable } from "../domain/errors.ts";
@@ -41,6 +44,21 @@ describe("the codec", () => {
     const failing = { ...request, expected: 1 as unknown as undefined[] };
     for (const wrong of [notToBeSent, failing, notToBeSent, failing]) await assert.rejects(encodeChunks(wrong));
     assert.equal((await encodeChunks(request)).length, 1);
+  });
+
+  it("keeps no process that has nothing more to do, also where a thread never had any work", () => {
+    const folder = mkdtempSync(join(tmpdir(), "snapferry-codec-"));
+    try {
+      const program = join(folder, "program.mjs");
+      writeFileSync(
+        program,
+        `import { startCodec } from ${JSON.stringify(import.meta.resolve("./codec.ts"))};\nstartCodec();`,
+      );
+      const { status, signal } = spawnSync(process.execPath, [program], { timeout: 60_000 });
+      assert.deepEqual([status, signal], [0, null]);
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
   });
 
   it("says at once that a thread has ended in the middle of its work, which is worth another attempt, and goes on", async () => {

@@ -26,7 +26,6 @@ class CodecThread {
   hasFailed = false;
 
   constructor() {
-    this.#worker.unref();
     this.#worker.on("message", ({ id, answer, error }: { id: number; answer?: unknown; error?: unknown }) => {
       const pending = this.#settle(id);
       if (error === undefined) pending?.resolve(answer);
@@ -34,6 +33,8 @@ class CodecThread {
     });
     this.#worker.on("error", (error) => this.#fail(error));
     this.#worker.on("exit", (code) => this.#fail(new Error(`A thread of the codec has ended (${code}).`)));
+    // Behind the listeners: the first one for messages makes Node wait for the thread.
+    this.#worker.unref();
   }
 
   get load(): number {
