@@ -22,12 +22,12 @@ export interface Server {
 }
 
 /**
- * Starts a server, which ends with this process, and waits until `ready`. Throws LocalCloudError with the end of its output when that does
- * not come about.
+ * Starts a server, which ends with this process, and waits until it is `ready`, which is asked with the end of its output so far. Throws LocalCloudError
+ * with that when it does not come about.
  */
 export async function startServer(
   command: readonly string[],
-  ready: () => boolean | Promise<boolean>,
+  ready: (output: string) => boolean | Promise<boolean>,
 ): Promise<Server> {
   const child = spawn(...onLifeline(command), { stdio: ["pipe", "pipe", "pipe"] });
   let output = "";
@@ -37,7 +37,7 @@ export async function startServer(
     });
   }
   const stop = (signal?: NodeJS.Signals) => endServer(child, stopGraceMs, signal);
-  for (const deadline = Date.now() + readyTimeoutMs; !(await ready()); await pause(readyPollMs)) {
+  for (const deadline = Date.now() + readyTimeoutMs; !(await ready(output)); await pause(readyPollMs)) {
     if (!hasEnded(child) && Date.now() < deadline) continue;
     await stop("SIGKILL");
     throw new LocalCloudError(`${command[0]} did not start:\n${output}`);

@@ -11,7 +11,7 @@ import { run, startServer } from "../../local/kvm-host/processes.ts";
 import { startSshd } from "../../local/kvm-host/sshd.ts";
 import { AdapterHost, type KvmSubject } from "./adapter-host.ts";
 import { whileAway } from "./away.ts";
-import { endImageWriter, startImageWriter } from "./image-writer.ts";
+import { startImageWriter } from "./image-writer.ts";
 import { assertNothingLost, makeWritingDisk, untilWritten } from "./writing-guest.ts";
 
 const mib = 1024 * 1024;
@@ -181,7 +181,7 @@ describe("an export", () => {
     const opening = subject.hypervisor.openExport(taken);
     await pause(1500);
     assert.equal(existsSync(subject.own("exports", "snap_1", "pid")), false);
-    endImageWriter(holder);
+    await holder.stop();
     const descriptor = await opening;
     assert.ok((await readAll(descriptor)).equals(subject.readImage(volume, "qcow2")));
   });

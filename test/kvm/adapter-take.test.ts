@@ -10,7 +10,7 @@ import { blockCommit } from "../../lambdas/protocols/libvirt/flags.ts";
 import type { Domain } from "../../lambdas/protocols/libvirt/procedures.ts";
 import { run } from "../../local/kvm-host/processes.ts";
 import { AdapterHost, type DiskFile, type KvmSubject } from "./adapter-host.ts";
-import { endImageWriter, startImageWriter } from "./image-writer.ts";
+import { startImageWriter } from "./image-writer.ts";
 import { makeWritingDisk, newestNumber, numbersPerSecond, untilWritten } from "./writing-guest.ts";
 
 const mib = 1024 * 1024;
@@ -124,7 +124,7 @@ describe("snapshots", () => {
     const holder = await startImageWriter(leftover);
     t.after(() => holder.stop());
     await assert.rejects(take(requests), HypervisorFailed);
-    endImageWriter(holder);
+    await holder.stop();
     run("qemu-io", "-f", "qcow2", "-c", "write -P 7 0 64k", leftover);
     await assert.rejects(take(requests), {
       name: "HypervisorFailed",
