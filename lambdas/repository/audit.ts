@@ -1,7 +1,9 @@
 /** Whether the hint of change tracking told the truth: some of what it called unchanged is read and compared. */
 import { HintMismatch, VerificationFailed } from "../domain/errors.ts";
+import { Bitmap } from "./bitmap.ts";
 import { encodeChunks } from "./codec.ts";
 import { ruleOutHint } from "./hint.ts";
+import { forEachInFlight } from "./in-flight.ts";
 import { chunkLength, chunksOfPage, type Root } from "./manifest.ts";
 import { type Page, readPage } from "./page.ts";
 import { type BackupTarget, readPinnedBase } from "./pin.ts";
@@ -46,43 +48,69 @@ export async function auditHint(
 
 /** Answers how many bytes were compared. */
 async function auditPages(target: BackupTarget, plan: ShardTable, base: Root, options: AuditOptions): Promise<number> {
-  const plannedPages = pagesOfPlan(target, plan);
-  let next = await plannedPages.next();
   let checkedBytes = 0;
-  for await (const { index, name } of pagesToCompare(target, plan, base, options.extents)) {
-    while (!next.done && next.value.index < index) next = await plannedPages.next();
-    const planned = !next.done && next.value.index === index ? next.value : undefined;
-    const toRead = chunksToCompare(index, plan.shape, {
-      planned,
-      isWanted: (part) => isSampled(`${target.jobId}/${index}/${part}`, options.percent),
-      oneAtLeast: checkedBytes === 0,
-    });
-    if (!toRead.includes(true)) continue;
-    if (options.until()) break;
+  await forEachInFlight(sampledPages(target, plan, base, options), pagesInFlight, async ({ index, name, toRead }) => {
     const page = name === undefined ? zeroPage(index, plan) : await readPage(target.store, target.domain, name);
     const unread = { page, toRead, shape: plan.shape };
-    checkedBytes += await comparePage(target, unread, options.reader, plan.cipher?.chunkIdKey);
-  }
+    const compared = await comparePage(target, unread, options.reader, plan.cipher?.chunkIdKey);
+    checkedBytes += compared;
+  });
   return checkedBytes;
 }
 
-/** A whole page is much for a small volume: 128 MiB. Of smaller parts some would lie in nearly every page, and all these had to be fetched. */
-const partsOfPage = 8;
+/** One is fetched while others are read and hashed. */
+const pagesInFlight = 4;
+
+interface SampledPage extends PageToCompare {
+  /** The chunks that are compared, some. */
+  readonly toRead: Bitmap;
+}
+
+/** Ends early when time is short. */
+async function* sampledPages(
+  target: BackupTarget,
+  plan: ShardTable,
+  base: Root,
+  { extents, percent, until }: AuditOptions,
+): AsyncGenerator<SampledPage> {
+  const plannedPages = pagesOfPlan(target, plan);
+  let next = await plannedPages.next();
+  let isFirst = true;
+  for await (const page of pagesToCompare(target, plan, base, extents)) {
+    while (!next.done && next.value.index < page.index) next = await plannedPages.next();
+    const planned = !next.done && next.value.index === page.index ? next.value : undefined;
+    const isWanted = (part: number) => isSampled(`${target.jobId}/${page.index}/${part}`, percent);
+    const toRead = chunksToCompare(page.index, plan.shape, { planned, isWanted, oneAtLeast: isFirst });
+    if (toRead.indexes().length === 0) continue;
+    if (until()) return;
+    isFirst = false;
+    yield { ...page, toRead };
+  }
+}
+
+/** A whole page is much for a small volume: 256 MiB. Of smaller parts some would lie in nearly every page, and all these had to be fetched. */
+const partsOfPage = 16;
 
 /** Which chunks of a page are compared: those that the plan does not read, in the parts that are wanted. */
 function chunksToCompare(
   index: number,
   { sizeBytes, geometry }: VolumeShape,
   wanted: { planned: PlannedPage | undefined; isWanted: (part: number) => boolean; oneAtLeast: boolean },
-): boolean[] {
+): Bitmap {
   const unread = Array.from(
     { length: chunksOfPage(index, { sizeBytes, ...geometry }) },
-    (_, at) => !wanted.planned?.toRead[at],
+    (_, at) => !wanted.planned?.toRead.has(at),
   );
   const partOf = (chunk: number) => Math.floor((chunk * partsOfPage) / geometry.pageChunks);
   const first = wanted.oneAtLeast && unread.includes(true) ? partOf(unread.indexOf(true)) : undefined;
   const isWanted = Array.from({ length: partsOfPage }, (_, part) => part === first || wanted.isWanted(part));
-  return unread.map((isUnread, chunk) => isUnread && isWanted[partOf(chunk)]!);
+  return Bitmap.of(unread.length, (chunk) => unread[chunk]! && isWanted[partOf(chunk)]!);
+}
+
+interface PageToCompare {
+  readonly index: number;
+  /** Absent where the base has zeros. */
+  readonly name?: string;
 }
 
 /** The base's pages, and where it has none (zeros) those that are allocated in the volume now. Ascending by index. */
@@ -91,7 +119,7 @@ async function* pagesToCompare(
   plan: ShardTable,
   base: Root,
   extents: AsyncIterable<Extent>,
-): AsyncGenerator<{ readonly index: number; readonly name?: string }> {
+): AsyncGenerator<PageToCompare> {
   const { chunkBytes, pageChunks } = plan.shape.geometry;
   const ofBase = pagesWithin(target, base, plan.shape);
   let next = await ofBase.next();
@@ -117,14 +145,14 @@ function zeroPage(index: number, { shape }: ShardTable): Page {
   return { index, chunks: new Array<undefined>(chunks).fill(undefined) };
 }
 
-/** What the plan reads, ascending by index. One shard's part is in memory: with a chunk of each page of 64 TiB all of them would take 1 GiB. */
+/** What the plan reads, ascending by index. One shard's part is in memory. */
 async function* pagesOfPlan(target: BackupTarget, plan: ShardTable): AsyncGenerator<PlannedPage> {
   for (const shard of plan.shards.keys()) yield* await readPlannedPages(target, plan, shard);
 }
 
 interface UnreadPage {
   readonly page: Page;
-  readonly toRead: readonly boolean[];
+  readonly toRead: Bitmap;
   readonly shape: VolumeShape;
 }
 

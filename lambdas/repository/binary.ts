@@ -78,7 +78,9 @@ export class ByteWriter {
   }
 
   hex(value: string): this {
-    return this.bytes(Buffer.from(value, "hex"));
+    const at = this.#room(value.length / 2);
+    this.#buffer.write(value, at, "hex");
+    return this;
   }
 
   text(value: string): this {

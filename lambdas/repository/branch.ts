@@ -5,7 +5,7 @@ import { domainKeys, formatPageName, isNameNumber, parsePageName } from "./layou
 import type { ObjectStore } from "./object-store.ts";
 import { decodeJobs, decodePacks, encodeJobs, encodePacks, jobsOfPacks } from "./pack-table.ts";
 
-/** Pages of a branch: at 128 KiB chunks and 1,024 chunks to the page a branch spans 128 GiB and takes some 60 KB. */
+/** Pages of a branch: where a page spans 256 MiB, a branch spans 256 GiB and takes some 60 KB. */
 export const branchPages = 1024;
 /** In the names of branches, which all attempts make alike; pages have the attempt that wrote them, from 1 on. */
 export const branchAttempt = 0;

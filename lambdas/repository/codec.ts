@@ -71,16 +71,14 @@ class CodecThread {
 
 let threads: CodecThread[] = [];
 
-function mostThreads(): number {
-  return Math.min(availableParallelism(), maxThreads);
-}
+const mostThreads = Math.min(availableParallelism(), maxThreads);
 
 /** The thread with the least to do. Threads start when there is work for them and serve until the process ends. */
 function idlest(): CodecThread {
   threads = threads.filter((thread) => !thread.hasFailed);
   const idle = threads.find((thread) => thread.load === 0);
   if (idle) return idle;
-  if (threads.length < mostThreads()) {
+  if (threads.length < mostThreads) {
     const thread = new CodecThread();
     threads.push(thread);
     return thread;
@@ -90,7 +88,7 @@ function idlest(): CodecThread {
 
 /** Starts the threads before there is work, so that they are up when it comes. */
 export function startCodec(): void {
-  while (threads.length < mostThreads()) threads.push(new CodecThread());
+  while (threads.length < mostThreads) threads.push(new CodecThread());
 }
 
 /** Names the chunks of a batch and compresses those that the base does not have, in their places. */

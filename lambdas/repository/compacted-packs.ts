@@ -5,7 +5,7 @@ import type { ListedObject, ObjectStore } from "./object-store.ts";
 import { maxPackTailBytes } from "./pack.ts";
 import { isDamage } from "./tree.ts";
 
-/** Indexes that are kept: of 300 chunks each (16 MiB in chunks of 128 KiB that shrink by half) they take some 4 MB. */
+/** Indexes that are kept: of 600 chunks each (16 MiB in chunks of 64 KiB that shrink by half) they take some 8 MB. */
 const keptIndexes = 64;
 
 /** A form of a pack: the pack itself is generation 0. */

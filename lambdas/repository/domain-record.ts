@@ -22,19 +22,20 @@ const MiB = 1024 * KiB;
 const TiB = 1024 * 1024 * MiB;
 
 /**
- * Small chunks make small incrementals, large ones small pages. Decision 014 has the figures: up to 4 TiB scattered writes of 64 KiB cost
- * two times themselves where they are aligned and 2.9 times where they begin at any multiple of 4 KiB, and pages stay below 6 GiB at 64 TiB.
+ * Small chunks make small incrementals, large ones small pages. Decision 014 has the figures: up to 1 TiB aligned scattered writes of 64 KiB cost
+ * no more than themselves, and pages stay below 6 GiB at 64 TiB. A page spans 256 MiB, as a shard does, which cannot be less than a page.
  */
-const chunkSizes: readonly { readonly upToBytes: number; readonly chunkBytes: number }[] = [
-  { upToBytes: 4 * TiB, chunkBytes: 128 * KiB },
-  { upToBytes: 16 * TiB, chunkBytes: 256 * KiB },
-  { upToBytes: Number.POSITIVE_INFINITY, chunkBytes: 512 * KiB },
+const sizesByVolume: readonly (Pick<Geometry, "chunkBytes" | "pageChunks"> & { readonly upToBytes: number })[] = [
+  { upToBytes: 1 * TiB, chunkBytes: 64 * KiB, pageChunks: 4096 },
+  { upToBytes: 4 * TiB, chunkBytes: 128 * KiB, pageChunks: 2048 },
+  { upToBytes: 16 * TiB, chunkBytes: 256 * KiB, pageChunks: 1024 },
+  { upToBytes: Number.POSITIVE_INFINITY, chunkBytes: 512 * KiB, pageChunks: 1024 },
 ];
 
-/** The sizes for a volume of `sizeBytes` bytes: pages of 1,024 chunks (46 KB), packs of 16 MiB. */
+/** The sizes for a volume of `sizeBytes` bytes. */
 export function geometryFor(sizeBytes: number): Geometry {
-  const { chunkBytes } = chunkSizes.find(({ upToBytes }) => sizeBytes <= upToBytes)!;
-  return { chunkBytes, pageChunks: 1024, packBytes: 16 * MiB };
+  const { chunkBytes, pageChunks } = sizesByVolume.find(({ upToBytes }) => sizeBytes <= upToBytes)!;
+  return { chunkBytes, pageChunks, packBytes: 16 * MiB };
 }
 
 const geometrySchema = z.object({

@@ -225,14 +225,14 @@ describe("the audit of a hinted backup", () => {
   });
 });
 
-test("an audit picks eighths of pages by their names, and always the first with anything unread", async () => {
+test("an audit picks sixteenths of pages by their names, and always the first with anything unread", async () => {
   const store = new MemoryObjectStore();
-  const [chunkBytes, pageChunks, eighth] = [512, 32, 4];
+  const [chunkBytes, pageChunks, sixteenth] = [512, 32, 2];
   await useGeometry(store, "vol", { chunkBytes, pageChunks, packBytes: 4096 });
   const target = (n: number) => ({ store, domain: "vol", snapshotId: `snap${n}`, jobId: `job${n}` });
   const volume = SparseVolume.of(randomBytes(chunkBytes * pageChunks * 4));
   await backup(target(1), volume);
-  const changed = [{ offset: 0, length: chunkBytes * eighth + 1 }];
+  const changed = [{ offset: 0, length: chunkBytes * sixteenth + 1 }];
   const { planHash } = await planHinted(target(2), volume, { base: "snap1", changed });
   const compared = new Set<number>();
   const reader = {
@@ -243,9 +243,9 @@ test("an audit picks eighths of pages by their names, and always the first with 
   };
   await auditHint(target(2), { planHash, reader, extents: volume.allocated(), percent: 40, until: never });
   const picked = Array.from({ length: pageChunks * 4 }, (_, chunk) => chunk).filter((chunk) => {
-    const [page, part] = [Math.floor(chunk / pageChunks), Math.floor((chunk % pageChunks) / eighth)];
+    const [page, part] = [Math.floor(chunk / pageChunks), Math.floor((chunk % pageChunks) / sixteenth)];
     const isFirst = page === 0 && part === 1;
-    return chunk > eighth && (isFirst || isSampled(`job2/${page}/${part}`, 40));
+    return chunk > sixteenth && (isFirst || isSampled(`job2/${page}/${part}`, 40));
   });
   assert.deepEqual(
     [...compared].sort((a, b) => a - b),

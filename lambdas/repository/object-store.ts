@@ -35,10 +35,13 @@ export interface ObjectStore {
   list(prefix: string, options?: { startAfter?: string }): AsyncIterable<ListedObject>;
   /** Deletes these objects with every version and delete marker. Gone is success. Throws ObjectLocked when a version may not be deleted yet. */
   deleteEveryVersion(keys: readonly string[]): Promise<void>;
-  /** Deletes all below `prefix`, but for the object `except`, with every version and delete marker, and aborts multipart uploads there; returns how many versions went. */
+  /**
+   * Deletes all below `prefix` with every version and delete marker, the object `last` once all else is gone, and aborts multipart uploads there; returns how
+   * many versions went.
+   */
   deleteEveryVersionBelow(
     prefix: string,
-    options?: { until?: () => boolean; except?: string },
+    options?: { until?: () => boolean; last?: string },
   ): Promise<{ deleted: number; finished: boolean }>;
   /**
    * Keeps anybody from deleting the object's current version before `retention.until` (rounded up to seconds). Extends an earlier retention, and never shortens

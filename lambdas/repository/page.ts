@@ -1,6 +1,7 @@
 /** A page: what a run of the volume's chunks consists of and where each of them lies. Immutable, named by its own hash. */
 import { RepositoryDamaged } from "../domain/errors.ts";
 import { ByteWriter, hashBytes, seal, sha256, unseal } from "./binary.ts";
+import { Bitmap } from "./bitmap.ts";
 import { isEncoding } from "./chunk.ts";
 import { domainKeys, parsePageName } from "./layout.ts";
 import type { ObjectStore } from "./object-store.ts";
@@ -38,7 +39,7 @@ export function encodePage(page: Page): Buffer {
   const packs = packsOfPage(page);
   const writer = new ByteWriter().u32(page.index).u32(page.chunks.length);
   const numbers = encodePacks(writer, packs, encodeJobs(writer, jobsOfPacks(packs)));
-  writer.bytes(encodeBitmap(page.chunks.map((chunk) => chunk !== undefined)));
+  writer.bytes(Bitmap.of(page.chunks.length, (at) => page.chunks[at] !== undefined).bytes);
   for (const chunk of page.chunks) {
     if (!chunk) continue;
     writer.hex(chunk.hash).u32(numbers.get(chunk.pack)!).u32(chunk.offset).u32(chunk.length).u8(chunk.encoding);
@@ -48,7 +49,9 @@ export function encodePage(page: Page): Buffer {
 
 /** Names of the packs that a page refers to. */
 export function packsOfPage(page: Page): Set<string> {
-  return new Set(page.chunks.flatMap((chunk) => (chunk ? [chunk.pack] : [])));
+  const packs = new Set<string>();
+  for (const chunk of page.chunks) if (chunk) packs.add(chunk.pack);
+  return packs;
 }
 
 /** Throws RepositoryDamaged. */
@@ -58,9 +61,9 @@ export function decodePage(bytes: Uint8Array, name: string): Page {
   const chunkCount = reader.u32();
   if (chunkCount > maxPageChunks) throw reader.damaged("it has too many chunks");
   const packs = decodePacks(reader, decodeJobs(reader), Math.min(chunkCount, reader.room(storedChunkBytes)));
-  const stored = decodeBitmap(reader.bytes(Math.ceil(chunkCount / 8)), chunkCount);
-  const chunks = stored.map((isStored) => {
-    if (!isStored) return undefined;
+  const stored = new Bitmap(chunkCount, reader.bytes(Bitmap.bytesFor(chunkCount)));
+  const chunks = Array.from({ length: chunkCount }, (_, at) => {
+    if (!stored.has(at)) return undefined;
     const hash = reader.hex(hashBytes);
     const pack = packs[reader.u32()];
     const offset = reader.u32();
@@ -71,17 +74,6 @@ export function decodePage(bytes: Uint8Array, name: string): Page {
   });
   reader.end();
   return { index, chunks };
-}
-
-/** One bit for each item, lowest bit first. */
-export function encodeBitmap(bits: readonly boolean[]): Buffer {
-  const bytes = Buffer.alloc(Math.ceil(bits.length / 8));
-  for (const [index, bit] of bits.entries()) if (bit) bytes[index >> 3]! |= 1 << (index & 7);
-  return bytes;
-}
-
-export function decodeBitmap(bytes: Uint8Array, length: number): boolean[] {
-  return Array.from({ length }, (_, index) => (bytes[index >> 3]! & (1 << (index & 7))) !== 0);
 }
 
 /** Reads a page and checks that it is the one its name tells. Throws RepositoryDamaged when it is missing or damaged. */

@@ -202,10 +202,8 @@ export async function unpinJob(
   options?: { until?: () => boolean },
 ): Promise<{ finished: boolean }> {
   const keys = jobKeys(target.domain, target.jobId);
-  const { finished } = await target.store.deleteEveryVersionBelow(keys.all, { ...options, except: keys.pin });
-  if (!finished) return { finished };
-  await target.store.deleteEveryVersion([keys.pin]);
-  return { finished: true };
+  const { finished } = await target.store.deleteEveryVersionBelow(keys.all, { ...options, last: keys.pin });
+  return { finished };
 }
 
 /** The character after `/`: a key that sorts behind all keys below a folder and before the next folder. */

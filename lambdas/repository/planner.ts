@@ -1,11 +1,11 @@
 /** The plan of a backup: which chunks are to be read, page by page, cut into shards that one worker each copies. */
 import { RepositoryDamaged, VerificationFailed } from "../domain/errors.ts";
 import { type ByteReader, ByteWriter } from "./binary.ts";
+import { Bitmap } from "./bitmap.ts";
 import type { PageReference } from "./branch.ts";
 import { dropPlan, hintIsRuledOut } from "./hint.ts";
 import { jobKeys, parsePageName } from "./layout.ts";
 import { chunkLength, chunksOfPage, type Root } from "./manifest.ts";
-import { decodeBitmap, encodeBitmap } from "./page.ts";
 import { type BackupTarget, readPinnedBase } from "./pin.ts";
 import {
   decodeShardTable,
@@ -30,7 +30,7 @@ export interface Extent {
 export interface PlannedPage {
   readonly index: number;
   /** For each chunk of the page whether it is to be read. The others are as in the base in a hinted plan, else zeros. */
-  readonly toRead: readonly boolean[];
+  readonly toRead: Bitmap;
   /** The base's page at the same place. */
   readonly base?: string;
 }
@@ -76,9 +76,10 @@ export async function writePlan(target: BackupTarget, volume: VolumeToPlan): Pro
 
 /** Answers the plan that counts: another worker's, if that was sooner. */
 async function putPlan(target: BackupTarget, volume: VolumeToPlan): Promise<ShardTable> {
-  const { domain, base } = await readPinnedBase(target, volume);
+  const [{ domain, base }, isRuledOut] = await Promise.all([readPinnedBase(target, volume), hintIsRuledOut(target)]);
   const object = { key: jobKeys(target.domain, target.jobId).plan, cipher: domain.encryption?.cipher };
-  const { shape, parts } = await makePlan(target, volume, { domain, base });
+  const changed = isRuledOut ? undefined : volume.changed;
+  const { shape, parts } = await makePlan(target, { ...volume, changed }, { domain, base });
   const plan = encodeShardTable(shape, parts, object);
   const outcome = await target.store.put(object.key, plan, { ifAbsent: true });
   return outcome === "written" ? decodeShardTable(plan, object) : openPlan(target);
@@ -99,7 +100,7 @@ interface Plan {
 
 async function makePlan(
   target: BackupTarget,
-  volume: VolumeToPlan,
+  volume: Omit<VolumeToPlan, "changed"> & { readonly changed: VolumeToPlan["changed"] | undefined },
   { domain, base }: Awaited<ReturnType<typeof readPinnedBase>>,
 ): Promise<Plan> {
   const shape: VolumeShape = {
@@ -115,14 +116,13 @@ async function makePlan(
   return { shape, parts: await cutIntoShards(withBase(pagesToRead(volume.extents, shape), basePages), shape) };
 }
 
-/** Undefined when the hint must not be followed: proven wrong before, not even in order, or a part of the base's tree is damaged. */
+/** Undefined when the hint must not be followed: it is not even in order, or a part of the base's tree is damaged. */
 async function makeHintedPlan(
   target: BackupTarget,
   base: Root,
   shape: VolumeShape,
   changed: AsyncIterable<Extent>,
 ): Promise<Plan | undefined> {
-  if (await hintIsRuledOut(target)) return undefined;
   try {
     const toRead = pagesToRead(withResizedEnd(changed, base.sizeBytes, shape), shape);
     return { shape, parts: await cutIntoShards(withBase(toRead, pagesOf(target, base)), shape) };
@@ -184,7 +184,7 @@ async function* withResizedEnd(
 
 async function* pagesToRead(extents: AsyncIterable<Extent>, shape: VolumeShape): AsyncGenerator<PlannedPage> {
   const { chunkBytes, pageChunks } = shape.geometry;
-  let current: { index: number; toRead: boolean[] } | undefined;
+  let current: PlannedPage | undefined;
   let position = 0;
   for await (const extent of extents) {
     checkExtent(extent, position, shape.sizeBytes);
@@ -195,9 +195,9 @@ async function* pagesToRead(extents: AsyncIterable<Extent>, shape: VolumeShape):
       const index = Math.floor(chunk / pageChunks);
       if (current?.index !== index) {
         if (current) yield current;
-        current = { index, toRead: new Array<boolean>(chunksIn(index, shape)).fill(false) };
+        current = { index, toRead: new Bitmap(chunksIn(index, shape)) };
       }
-      current.toRead[chunk % pageChunks] = true;
+      current.toRead.set(chunk % pageChunks);
     }
   }
   if (current) yield current;
@@ -250,14 +250,14 @@ async function cutIntoShards(pages: AsyncIterable<PlannedPage>, shape: VolumeSha
 function bytesToRead(page: PlannedPage, shape: VolumeShape): number {
   const volume = { sizeBytes: shape.sizeBytes, chunkBytes: shape.geometry.chunkBytes };
   const first = page.index * shape.geometry.pageChunks;
-  return page.toRead.reduce((sum, isWanted, at) => sum + (isWanted ? chunkLength(first + at, volume) : 0), 0);
+  return page.toRead.indexes().reduce((sum, at) => sum + chunkLength(first + at, volume), 0);
 }
 
 function encodePlannedPage(writer: ByteWriter, page: PlannedPage): void {
   writer
     .u32(page.index)
     .text(page.base ?? "")
-    .bytes(encodeBitmap(page.toRead));
+    .bytes(page.toRead.bytes);
 }
 
 function decodePlannedPage(reader: ByteReader, shape: VolumeShape): PlannedPage {
@@ -265,6 +265,6 @@ function decodePlannedPage(reader: ByteReader, shape: VolumeShape): PlannedPage 
   const base = reader.text();
   const chunks = chunksIn(index, shape);
   if (chunks <= 0 || (base !== "" && !parsePageName(base))) throw reader.damaged("a page in it makes no sense");
-  const toRead = decodeBitmap(reader.bytes(Math.ceil(chunks / 8)), chunks);
+  const toRead = new Bitmap(chunks, reader.bytes(Bitmap.bytesFor(chunks)));
   return base === "" ? { index, toRead } : { index, toRead, base };
 }

@@ -65,7 +65,7 @@ export class RateLimitedStore implements ObjectStore {
 
   async deleteEveryVersionBelow(
     prefix: string,
-    options?: { until?: () => boolean; except?: string },
+    options?: { until?: () => boolean; last?: string },
   ): Promise<{ deleted: number; finished: boolean }> {
     await this.#request(requestsPerDeletion);
     const outcome = await this.#store.deleteEveryVersionBelow(prefix, options);

@@ -263,7 +263,7 @@ export class S3ObjectStore implements ObjectStore {
 
   async deleteEveryVersionBelow(
     prefix: string,
-    options?: { until?: () => boolean; except?: string },
+    options?: { until?: () => boolean; last?: string },
   ): Promise<{ deleted: number; finished: boolean }> {
     const [outcome] = await Promise.all([
       this.#deleteVersionsBelow(prefix, options),
@@ -274,17 +274,22 @@ export class S3ObjectStore implements ObjectStore {
 
   async #deleteVersionsBelow(
     prefix: string,
-    options?: { until?: () => boolean; except?: string },
+    options?: { until?: () => boolean; last?: string },
   ): Promise<{ deleted: number; finished: boolean }> {
-    const except = options?.except === undefined ? undefined : this.fullKey(options.except);
+    const last = options?.last === undefined ? undefined : this.fullKey(options.last);
     let deleted = 0;
     for (;;) {
       if (options?.until?.()) return { deleted, finished: false };
       const { versions, next } = await this.#listVersions(this.fullKey(prefix), {});
-      const unwanted = versions.filter(({ Key }) => Key !== except);
-      await this.#delete(unwanted);
-      deleted += unwanted.length;
-      if (!next || unwanted.length === 0) return { deleted, finished: true };
+      const [before, lasting] = [
+        versions.filter(({ Key }) => Key !== last),
+        versions.filter(({ Key }) => Key === last),
+      ];
+      await this.#delete(before);
+      deleted += before.length;
+      if (next && before.length > 0) continue;
+      await this.#delete(lasting);
+      return { deleted: deleted + lasting.length, finished: true };
     }
   }
 

@@ -56,7 +56,7 @@ function* planBatches(shard: ShardToRead): Generator<BatchPlan> {
   for (const [page, planned] of shard.pages.entries()) {
     if (page < shard.from.page) continue;
     const first = page === shard.from.page ? shard.from.chunk : 0;
-    const wanted = planned.toRead.flatMap((isWanted, chunk) => (isWanted && chunk >= first ? [chunk] : []));
+    const wanted = planned.toRead.indexes().filter((chunk) => chunk >= first);
     for (let at = 0; at < wanted.length; at += most) {
       const chunks = wanted.slice(at, at + most);
       const last = planned.index * pageChunks + chunks.at(-1)!;

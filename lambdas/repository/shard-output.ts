@@ -1,4 +1,4 @@
-/** The writing side of a copy: puts chunks into packs, packs and pages into the store, and leaves a checkpoint after every pack. */
+/** The writing side of a copy: puts chunks into packs, packs and pages into the store, and leaves a checkpoint every few packs. */
 import { randomBytes } from "node:crypto";
 import { sha256 } from "./binary.ts";
 import type { EncodedChunk } from "./chunk.ts";
@@ -17,6 +17,8 @@ import { type Checkpoint, encodeCheckpoint, encodeResult, type ShardResult } fro
 /** Two packs on their way and one being filled: 51 MiB. */
 const uploadsInFlight = 2;
 const pageUploadsInFlight = 4;
+/** A checkpoint costs a request as a pack does, and has the page so far in it. What a killed worker loses is 64 MiB of packs, some seconds of an upload. */
+const packsPerCheckpoint = 4;
 
 /** A page while its chunks come in. */
 export interface OpenPage {
@@ -59,7 +61,9 @@ export class ShardOutput {
   readonly #pageUploads = new InFlight(pageUploadsInFlight);
   #pack: OpenPack | undefined;
   #packsStarted = 0;
-  #lastCheckpoint: Promise<void> = Promise.resolve();
+  #packsSinceCheckpoint = 0;
+  /** Of the pack that was sealed last: it and all before it are in the store. */
+  #lastWritten: Promise<void> = Promise.resolve();
   #position: ShardPosition;
   #partial: OpenPage | undefined;
   /** The page that the resumed checkpoint stopped in, as long as no chunk has come in. */
@@ -109,7 +113,7 @@ export class ShardOutput {
       ? { page: page.position + 1, chunk: 0 }
       : { page: page.position, chunk: chunk.index + 1 };
     if (chunk.endsPage) await this.#finishPage(page);
-    if (this.#pack?.builder.isFull(this.#options.geometry.packBytes)) await this.#uploadWithCheckpoint(this.#pack);
+    if (this.#pack?.builder.isFull(this.#options.geometry.packBytes)) await this.#upload(this.#pack);
   }
 
   #openPack(): OpenPack {
@@ -160,16 +164,19 @@ export class ShardOutput {
     return known;
   }
 
-  async #uploadWithCheckpoint(pack: OpenPack): Promise<void> {
+  /** With every fourth pack goes a checkpoint, once that and all before it is in the store. */
+  async #upload(pack: OpenPack): Promise<void> {
     const upload = this.#seal(pack);
-    const checkpoint = this.#checkpoint();
-    const before = Promise.all([this.#lastCheckpoint, this.#pageUploads.settle()]);
+    const isTime = ++this.#packsSinceCheckpoint === packsPerCheckpoint;
+    const checkpoint = isTime ? this.#checkpoint() : undefined;
+    if (isTime) this.#packsSinceCheckpoint = 0;
+    const before = Promise.all([this.#lastWritten, this.#pageUploads.settle()]);
     before.catch(() => undefined);
     await this.#packUploads.launch(() => {
       const written = upload()
         .then(() => before)
-        .then(() => this.#writeCheckpoint(checkpoint));
-      this.#lastCheckpoint = written;
+        .then(() => checkpoint && this.#writeCheckpoint(checkpoint));
+      this.#lastWritten = written;
       return written;
     });
   }

@@ -53,17 +53,21 @@ export interface VerifyOptions {
  * Throws VerificationFailed when objects are missing or damaged; the next attempt's copyShard then writes the shards concerned anew.
  */
 export async function verifyBackup(target: BackupTarget, options: VerifyOptions): Promise<{ finished: boolean }> {
-  const plan = await openPlan(target, options.planHash);
-  const [selection, known] = await Promise.all([readSelection(target, plan), readProgress(target, plan)]);
-  if (selection) return { finished: true };
+  const { selection: selectionKey, verified: progressKey } = jobKeys(target.domain, target.jobId);
+  const [plan, ofSelection, ofProgress] = await Promise.all([
+    openPlan(target, options.planHash),
+    target.store.get(selectionKey),
+    target.store.get(progressKey),
+  ]);
+  if (ofSelection && decodeSelection(ofSelection, selectionKey, plan)) return { finished: true };
+  const known = ofProgress && decodeProgress(ofProgress, progressKey, plan);
   const progress = known ?? { planHash: options.planHash, attempts: [], readBack: [], unreadNext: 0 };
   const verification = new Verification(target, plan, options, progress);
   const losses = await verification.run();
   if (losses.length > 0) throw await reject(target, plan, losses);
   const { planHash, attempts } = progress;
   const selected = { format: repositoryFormat, planHash, attempts };
-  const keys = jobKeys(target.domain, target.jobId);
-  const key = verification.finished ? keys.selection : keys.verified;
+  const key = verification.finished ? selectionKey : progressKey;
   const record = encodeJobRecord(verification.finished ? selected : { ...progress, ...selected }, {
     key,
     cipher: plan.cipher,
@@ -73,27 +77,25 @@ export async function verifyBackup(target: BackupTarget, options: VerifyOptions)
 }
 
 /** Undefined before {@link verifyBackup} has finished. */
-export async function readSelection(
-  target: BackupTarget,
-  { hash: planHash, cipher }: Pick<ShardTable, "hash" | "cipher">,
-): Promise<Selection | undefined> {
+export async function readSelection(target: BackupTarget, plan: PlanRead): Promise<Selection | undefined> {
   const key = jobKeys(target.domain, target.jobId).selection;
   const object = await target.store.get(key);
-  if (!object) return undefined;
+  return object && decodeSelection(object, key, plan);
+}
+
+type PlanRead = Pick<ShardTable, "hash" | "cipher">;
+
+function decodeSelection(object: Uint8Array, key: string, { hash: planHash, cipher }: PlanRead): Selection {
   const selection = decodeJobRecord(selectionSchema, object, { key, cipher });
   if (selection.planHash !== planHash)
     throw new VerificationFailed(`The selection ${key} is of another plan than ${planHash}.`);
   return selection;
 }
 
-async function readProgress(
-  target: BackupTarget,
-  { hash: planHash, cipher }: Pick<ShardTable, "hash" | "cipher">,
-): Promise<Progress | undefined> {
-  const key = jobKeys(target.domain, target.jobId).verified;
-  const object = await target.store.get(key);
-  const progress = object && decodeJobRecord(progressSchema, object, { key, cipher });
-  return progress?.planHash === planHash ? progress : undefined;
+/** Of another plan it is worth nothing. */
+function decodeProgress(object: Uint8Array, key: string, { hash: planHash, cipher }: PlanRead): Progress | undefined {
+  const progress = decodeJobRecord(progressSchema, object, { key, cipher });
+  return progress.planHash === planHash ? progress : undefined;
 }
 
 /** The result of a shard. Throws VerificationFailed when it is gone. */

@@ -26,8 +26,11 @@ const { chunkBytes, pageChunks } = smallGeometry;
 const pageBytes = chunkBytes * pageChunks;
 const anySize = { sizeBytes: pageBytes };
 
-async function smallTarget(store = new MemoryObjectStore()): Promise<BackupTarget & { store: MemoryObjectStore }> {
-  await useGeometry(store, "vol", smallGeometry);
+async function smallTarget(
+  store = new MemoryObjectStore(),
+  geometry = smallGeometry,
+): Promise<BackupTarget & { store: MemoryObjectStore }> {
+  await useGeometry(store, "vol", geometry);
   return { store, domain: "vol", snapshotId: "snap1", jobId: "job1" };
 }
 
@@ -250,11 +253,11 @@ describe("a worker", () => {
       let packsPut = 0;
       const store = new MemoryObjectStore({
         before: (operation, key) => {
-          if (operation === "put" && key.includes("/packs/") && ++packsPut === 2) throw new Error("The store is away.");
+          if (operation === "put" && key.includes("/packs/") && ++packsPut === 6) throw new Error("The store is away.");
         },
       });
-      const target = await smallTarget(store);
-      const content = randomBytes(pageBytes);
+      const target = await smallTarget(store, { ...smallGeometry, pageChunks: 64 });
+      const content = randomBytes(64 * chunkBytes);
       const volume = SparseVolume.of(content);
       const plan = await planBackup(target, volume);
       const options = { planHash: plan.planHash, shard: 0, reader: volume, until: never };
@@ -267,7 +270,10 @@ describe("a worker", () => {
       const unreadable = { read: () => Promise.reject(new Error("The volume cannot be read.")) };
       if (reason === "its time is short") await copyShard(target, { ...options, attempt: 2, until: () => true });
       else await assert.rejects(copyShard(target, { ...options, attempt: 2, reader: unreadable }), /cannot be read/);
-      assert.deepEqual(await copyShard(target, { ...options, attempt: 3 }), { finished: true, bytesDone: pageBytes });
+      assert.deepEqual(await copyShard(target, { ...options, attempt: 3 }), {
+        finished: true,
+        bytesDone: content.length,
+      });
       await finish(target, plan);
       await assertRestores(target, content);
     });
@@ -301,7 +307,7 @@ describe("a worker", () => {
       }
     }
     const target = await smallTarget(new WatchedStore());
-    const volume = SparseVolume.of(randomBytes(pageBytes * 8));
+    const volume = SparseVolume.of(randomBytes(pageBytes * 32));
     const plan = await planBackup(target, volume);
     await copyAll(target, plan, volume);
     assert.ok(checkpoints > 10);

@@ -222,12 +222,14 @@ class ShardCopy {
     const { resumed } = this.#work;
     const partial = position === resumed?.checkpoint.nextPage ? resumed.partial : undefined;
     const unread = this.#work.shape.hinted ? base?.chunks : undefined;
-    const chunks = planned.toRead.map(
-      (isRead, index) => partial?.chunks[index] ?? (isRead ? undefined : unread?.[index]),
+    const { toRead } = planned;
+    const chunks = Array.from(
+      { length: toRead.length },
+      (_, index) => partial?.chunks[index] ?? (toRead.has(index) ? undefined : unread?.[index]),
     );
     if (this.#known.size > maxKnownChunks) this.#known.clear();
-    for (const chunk of [...(base?.chunks ?? []), ...chunks]) {
-      if (this.#trusted(chunk)) this.#known.set(chunk!.hash, chunk!);
+    for (const known of [base, partial]) {
+      for (const chunk of known?.chunks ?? []) if (this.#trusted(chunk)) this.#known.set(chunk!.hash, chunk!);
     }
     this.#page = { position, planned, base, chunks };
     return this.#page;
@@ -243,7 +245,7 @@ class ShardCopy {
   async #passOn(): Promise<void> {
     const { batch, page, named } = this.#queue.shift()!;
     const { chunkBytes } = this.#work.shape.geometry;
-    const lastOfPage = page.planned.toRead.lastIndexOf(true);
+    const lastOfPage = page.planned.toRead.indexes().at(-1);
     for (const [at, chunk] of (await named).entries()) {
       const index = batch.chunks[at]!;
       const bytes = batch.bytes.subarray(at * chunkBytes, Math.min((at + 1) * chunkBytes, batch.length));

@@ -99,11 +99,12 @@ export class MemoryObjectStore implements ObjectStore {
 
   async deleteEveryVersionBelow(
     prefix: string,
-    options?: { until?: () => boolean; except?: string },
+    options?: { until?: () => boolean; last?: string },
   ): Promise<{ deleted: number; finished: boolean }> {
     let deleted = 0;
-    for (const key of this.keys(prefix)) {
-      if (key === options?.except) continue;
+    const keys = this.keys(prefix);
+    const isLast = (key: string) => key === options?.last;
+    for (const key of [...keys.filter((key) => !isLast(key)), ...keys.filter(isLast)]) {
       if (options?.until?.()) return { deleted, finished: false };
       await this.#options.before?.("delete", key);
       deleted += this.#delete(key);
