@@ -24,7 +24,8 @@ import { AdapterHost } from "./adapter-host.ts";
 import { assertNothingLost, makeWritingDisk, untilWritten } from "./writing-guest.ts";
 
 const MiB = 2 ** 20;
-const diskBytes = 64 * MiB;
+/** More than a worker holds of a volume (three packs, and batches) while a slow store keeps it from going on: the end is not read before something is killed. */
+const diskBytes = 96 * MiB;
 
 // First of all: it may take half a minute, and libvirtd hangs up on whoever does not answer its pings for that long.
 const files = await guestFiles();
