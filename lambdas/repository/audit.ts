@@ -6,6 +6,7 @@ import { ruleOutHint } from "./hint.ts";
 import { forEachInFlight } from "./in-flight.ts";
 import { chunkLength, chunksOfPage, type Root } from "./manifest.ts";
 import { type Page, readPage } from "./page.ts";
+import { PageChunks } from "./page-chunks.ts";
 import { type BackupTarget, readPinnedBase } from "./pin.ts";
 import { type Extent, openPlan, type PlannedPage, readPlannedPages } from "./planner.ts";
 import { isSampled } from "./sampling.ts";
@@ -142,7 +143,7 @@ async function* indexesOf(extents: AsyncIterable<Extent>, pageBytes: number): As
 
 function zeroPage(index: number, { shape }: ShardTable): Page {
   const chunks = chunksOfPage(index, { sizeBytes: shape.sizeBytes, ...shape.geometry });
-  return { index, chunks: new Array<undefined>(chunks).fill(undefined) };
+  return { index, chunks: PageChunks.zeros(chunks) };
 }
 
 /** What the plan reads, ascending by index. One shard's part is in memory. */
@@ -167,7 +168,7 @@ async function comparePage(
   const unread = { pages: [{ index: page.index, toRead }], sizeBytes, geometry, from: { page: 0, chunk: 0 } };
   let checkedBytes = 0;
   for await (const batch of readBatches(reader, unread, () => false)) {
-    const expected = batch.chunks.map((at) => page.chunks[at]?.hash);
+    const expected = batch.chunks.map((at) => page.chunks.at(at)?.hash);
     const named = await encodeChunks({ bytes: batch.bytes, chunkBytes: geometry.chunkBytes, expected, chunkIdKey });
     const changed = batch.chunks.find((_, at) => named[at]?.hash !== expected[at]);
     if (changed !== undefined) throw await mismatch(target, page.index * geometry.pageChunks + changed, shape);

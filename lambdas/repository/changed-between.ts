@@ -99,7 +99,7 @@ function* changedChunks(
   const count = Math.max(earlier?.chunks.length ?? 0, later?.chunks.length ?? 0);
   let start: number | undefined;
   for (let at = 0; at <= count; at++) {
-    const isChanged = at < count && earlier?.chunks[at]?.hash !== later?.chunks[at]?.hash;
+    const isChanged = at < count && earlier?.chunks.at(at)?.hash !== later?.chunks.at(at)?.hash;
     if (isChanged) start ??= at;
     else if (start !== undefined) {
       yield { offset: (index * pageChunks + start) * chunkBytes, length: (at - start) * chunkBytes };

@@ -1,5 +1,5 @@
 /** Which chunks of some packs are live, in bounded memory: known from the pages that refer to them. */
-import type { ChunkLocation } from "./page.ts";
+import type { ChunkLocation } from "./page-chunks.ts";
 
 /** Chunks that are held at once: each takes some 28 to 56 bytes in its map. */
 const maxHeldChunks = 1_000_000;

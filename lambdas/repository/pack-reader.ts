@@ -48,7 +48,7 @@ const maxUnpackedBytes = 6 * 1024 * 1024;
 /** The chunks of a page as they are to be read. */
 export function wantedChunks(page: Page, volume: Pick<Root, "sizeBytes" | "chunkBytes" | "pageChunks">): WantedChunk[] {
   const firstChunk = page.index * volume.pageChunks;
-  return page.chunks.flatMap((chunk, index) => {
+  return [...page.chunks].flatMap((chunk, index) => {
     if (!chunk) return [];
     const volumeLength = chunkLength(firstChunk + index, volume);
     const length = Math.min(chunk.length, volumeLength + tagBytes);

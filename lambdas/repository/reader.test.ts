@@ -9,6 +9,7 @@ import { sha256 } from "./binary.ts";
 import { branchPages, encodeBranch, type PageReference } from "./branch.ts";
 import { encodeRoot } from "./manifest.ts";
 import { decodePage, encodePage } from "./page.ts";
+import { PageChunks } from "./page-chunks.ts";
 import { finishRestorePlan, planRestore, readRoot, restoreShard } from "./reader.ts";
 import { foundPages } from "./salvage.ts";
 import { pagesOf } from "./tree.ts";
@@ -232,8 +233,10 @@ describe("damage", () => {
     const repository = await backedUp();
     await exchangePages(repository, (object) => {
       const page = decodePage(object, "page");
-      const chunks = page.chunks.map((chunk) => chunk && { ...chunk, offset: chunk.offset + 3, length: 0xffff_fff0 });
-      return encodePage({ ...page, chunks });
+      const chunks = [...page.chunks].map(
+        (chunk) => chunk && { ...chunk, offset: chunk.offset + 3, length: 0xffff_fff0 },
+      );
+      return encodePage({ ...page, chunks: PageChunks.of(chunks) });
     });
     assert.deepEqual(await (await restore(repository.source)).content(), content);
   });

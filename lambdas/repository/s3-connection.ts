@@ -24,7 +24,7 @@ export interface S3ConnectionOptions {
   readonly timeoutMs?: number;
 }
 
-/** Enough for verification's 64 HEAD requests at once. */
+/** Requests at once; verification has the most. */
 const agentOptions = { keepAlive: true, maxSockets: 64 };
 const connectionTimeoutMs = 5_000;
 /** A pack of 16 MiB at 300 KB/s. */

@@ -8,7 +8,8 @@ import { InFlight } from "./in-flight.ts";
 import { domainKeys, formatPackName, formatPageName, jobKeys } from "./layout.ts";
 import { returnBuffer } from "./memory.ts";
 import { PackBuilder, packBuffer } from "./pack.ts";
-import { type ChunkLocation, decodePage, encodePage, type Page, packsOfPage, sameLocation } from "./page.ts";
+import { decodePage, encodePage, type Page } from "./page.ts";
+import type { ChunkLocation, PageChunks } from "./page-chunks.ts";
 import type { BackupTarget } from "./pin.ts";
 import type { PlannedPage } from "./planner.ts";
 import type { ShardPosition } from "./shard-batches.ts";
@@ -27,7 +28,7 @@ export interface OpenPage {
   readonly planned: PlannedPage;
   /** The base's page at the same place. */
   readonly base: Page | undefined;
-  readonly chunks: (ChunkLocation | undefined)[];
+  readonly chunks: PageChunks;
 }
 
 interface OpenPack {
@@ -105,7 +106,7 @@ export class ShardOutput {
     page: OpenPage,
     chunk: { index: number; length: number; location: ChunkLocation | undefined; endsPage: boolean },
   ): Promise<void> {
-    page.chunks[chunk.index] = chunk.location;
+    page.chunks.set(chunk.index, chunk.location);
     this.#bytesDone += chunk.length;
     this.#partial = chunk.endsPage ? undefined : page;
     this.#partialBefore = "";
@@ -126,14 +127,14 @@ export class ShardOutput {
   }
 
   async #finishPage(page: OpenPage): Promise<void> {
-    const chunks = page.chunks.filter((chunk) => chunk !== undefined).length;
+    const chunks = page.chunks.count();
     if (chunks === 0) {
       this.#zeroPages.push(page.planned.index);
       return;
     }
     const finished: Page = { index: page.planned.index, chunks: page.chunks };
     const reference = { index: finished.index, chunks, ...this.#packsOf(finished) };
-    if (page.planned.base !== undefined && isUnchanged(page)) {
+    if (page.planned.base !== undefined && page.base && page.chunks.areLike(page.base.chunks)) {
       this.#pages.push({ ...reference, name: page.planned.base, size: 0 });
       return;
     }
@@ -150,7 +151,7 @@ export class ShardOutput {
   #packsOf(page: Page): { packs: number[]; reused: number[] } {
     const packs: number[] = [];
     const reused: number[] = [];
-    for (const pack of packsOfPage(page)) {
+    for (const pack of page.chunks.packs()) {
       const own = this.#own.get(pack);
       if (own !== undefined) packs.push(own);
       else reused.push(this.#reusedNumber(pack));
@@ -244,13 +245,6 @@ export class ShardOutput {
     await this.#packUploads.drain();
     await this.#pageUploads.drain();
   }
-}
-
-function isUnchanged(page: OpenPage): boolean {
-  const { base, chunks } = page;
-  return (
-    base?.chunks.length === chunks.length && base.chunks.every((chunk, index) => sameLocation(chunk, chunks[index]))
-  );
 }
 
 /** The chunks of the page that a checkpoint stopped in. */

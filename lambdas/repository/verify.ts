@@ -35,9 +35,12 @@ const progressSchema = selectionSchema.extend({
 });
 type Progress = Omit<z.infer<typeof progressSchema>, "format">;
 
-/** Shards at once, and HEAD requests of each: 64 of 20 ms give 3,200 a second, so the 26,000 packs of a full TiB take 8 s. */
+/**
+ * Shards at once, and HEAD requests of each: a shard of 256 MiB mostly has no more objects. The connection takes 64 of them at a time: of 20 ms these are 3,200
+ * a second, so the 26,000 packs of a full TiB take 8 s.
+ */
 const shardsInFlight = 8;
-const headsInFlight = 8;
+const headsInFlight = 16;
 /** How many missing objects an error names. */
 const namedObjects = 5;
 

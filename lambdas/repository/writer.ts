@@ -1,13 +1,16 @@
 /** Copies one shard of a volume into packs: read, compare with the base, compress, upload, all overlapped in bounded memory. */
 import { VerificationFailed } from "../domain/errors.ts";
 import { BasePages } from "./base-pages.ts";
+import { Bitmap } from "./bitmap.ts";
 import { encodeChunks } from "./codec.ts";
 import type { NamedChunk } from "./codec-worker.ts";
 import { readDistrusted } from "./distrust.ts";
 import type { DomainCipher } from "./domain-cipher.ts";
 import { ruleOutHint } from "./hint.ts";
+import { KnownChunks } from "./known-chunks.ts";
 import { attemptOfKey, jobKeys } from "./layout.ts";
-import type { ChunkLocation, Page } from "./page.ts";
+import type { Page } from "./page.ts";
+import { type ChunkLocation, PageChunks } from "./page-chunks.ts";
 import type { BackupTarget } from "./pin.ts";
 import { openPlan, type PlannedPage, readPlannedPages } from "./planner.ts";
 import type { JobObject } from "./record.ts";
@@ -125,9 +128,6 @@ function usableCheckpoint(object: Uint8Array, key: string, shard: CheckpointedSh
   }
 }
 
-/** Chunks that are remembered by hash: some 10 MiB. Beyond that the ones of earlier pages are forgotten. */
-const maxKnownChunks = 32 * 1024;
-
 /** A batch between its being read and its turn in the output. */
 interface PendingBatch {
   readonly batch: Batch;
@@ -148,8 +148,7 @@ class ShardCopy {
   readonly #work: ShardCopyWork;
   readonly #output: ShardOutput;
   readonly #basePages: BasePages;
-  /** Chunks of the base's pages read so far and of this shard, by hash. */
-  readonly #known = new Map<string, ChunkLocation>();
+  readonly #known = new KnownChunks((location) => this.#trusted(location) !== undefined);
   readonly #queue: PendingBatch[] = [];
   #page: OpenPage | undefined;
 
@@ -200,7 +199,7 @@ class ShardCopy {
 
   async #take(batch: Batch): Promise<void> {
     const page = await this.#openPage(batch.page);
-    const expected = batch.chunks.map((index) => this.#trusted(page.base?.chunks[index])?.hash);
+    const expected = batch.chunks.map((index) => this.#trusted(page.base?.chunks.at(index))?.hash);
     const { chunkBytes } = this.#work.shape.geometry;
     const chunkIdKey = this.#work.cipher?.chunkIdKey;
     const named = encodeChunks({ bytes: batch.bytes, chunkBytes, expected, chunkIdKey });
@@ -221,18 +220,18 @@ class ShardCopy {
       throw await this.#cannotFollowHint(planned.base);
     const { resumed } = this.#work;
     const partial = position === resumed?.checkpoint.nextPage ? resumed.partial : undefined;
-    const unread = this.#work.shape.hinted ? base?.chunks : undefined;
-    const { toRead } = planned;
-    const chunks = Array.from(
-      { length: toRead.length },
-      (_, index) => partial?.chunks[index] ?? (toRead.has(index) ? undefined : unread?.[index]),
-    );
-    if (this.#known.size > maxKnownChunks) this.#known.clear();
-    for (const known of [base, partial]) {
-      for (const chunk of known?.chunks ?? []) if (this.#trusted(chunk)) this.#known.set(chunk!.hash, chunk!);
-    }
-    this.#page = { position, planned, base, chunks };
+    for (const page of [base, partial]) if (page) this.#known.addPage(page.chunks);
+    this.#page = { position, planned, base, chunks: this.#chunksToBegin(planned, { base, partial }) };
     return this.#page;
+  }
+
+  /** What a page holds before any of its chunks is read. */
+  #chunksToBegin(
+    { toRead }: PlannedPage,
+    { base, partial }: { base: Page | undefined; partial: Page | undefined },
+  ): PageChunks {
+    if (partial) return partial.chunks.without(new Bitmap(toRead.length));
+    return this.#work.shape.hinted && base ? base.chunks.without(toRead) : PageChunks.zeros(toRead.length);
   }
 
   async #cannotFollowHint(basePage: string): Promise<VerificationFailed> {
@@ -259,11 +258,11 @@ class ShardCopy {
   /** Where the chunk lies already, or where it is put now. */
   #place(page: OpenPage, index: number, chunk: NonNullable<NamedChunk>, bytes: Uint8Array): ChunkLocation {
     const { hash, form } = chunk;
-    const before = this.#trusted(page.base?.chunks[index]);
-    const known = before?.hash === hash ? before : this.#known.get(hash);
+    const before = this.#trusted(page.base?.chunks.at(index));
+    const known = before?.hash === hash ? before : this.#known.find(hash);
     const location =
       known ?? this.#output.store(hash, { encoding: form!.encoding, bytes: bytes.subarray(0, form!.length) });
-    this.#known.set(hash, location);
+    this.#known.add(location);
     return location;
   }
 }
