@@ -33,8 +33,9 @@ export async function auditHint(
   target: BackupTarget,
   options: AuditOptions,
 ): Promise<{ finished: boolean; checkedBytes: number }> {
-  const plan = await openPlan(target, options.planHash);
-  const { base } = await readPinnedBase(target, plan.shape);
+  const opening = openPlan(target, options.planHash);
+  const ofPlan = opening.then(({ shape }) => shape);
+  const [plan, { base }] = await Promise.all([opening, readPinnedBase(target, ofPlan)]);
   if (!base || !plan.shape.hinted || options.percent === 0) return { finished: true, checkedBytes: 0 };
   try {
     return { finished: true, checkedBytes: await auditPages(target, plan, base, options) };

@@ -11,12 +11,13 @@ import { decodeJobRecord, encodeJobRecord } from "./record.ts";
 
 const schema = z.object({ format: z.literal(repositoryFormat), packs: z.array(z.string()) });
 
+/** `opening`: the domain's cipher, or what becomes of it. */
 export async function readDistrusted(
   target: BackupTarget,
-  cipher: DomainCipher | undefined,
+  opening: DomainCipher | undefined | Promise<DomainCipher | undefined>,
 ): Promise<ReadonlySet<string>> {
   const key = jobKeys(target.domain, target.jobId).distrusted;
-  const object = await target.store.get(key);
+  const [object, cipher] = await Promise.all([target.store.get(key), opening]);
   return new Set(object && decodeJobRecord(schema, object, { key, cipher }).packs);
 }
 

@@ -133,20 +133,23 @@ function baseRootOf(
   return decodeRoot(pin.baseRoot, jobKeys(target.domain, target.jobId).pin, cipher);
 }
 
+type VolumeToPin = { readonly sizeBytes: number } | VolumeShape;
+
 /**
  * What the job was told by {@link pinBase}: the domain and the base's root. A lost `domain.json` is written again as the plan has it, before there is one
  * from the base, or for a volume of `sizeBytes` bytes. Throws VerificationFailed without a pin, RepositoryDamaged when the root in it is of another
- * snapshot than the base or was not written with the domain's key.
+ * snapshot than the base or was not written with the domain's key. The volume, or the shape that the plan has, may still be on its way.
  */
 export async function readPinnedBase(
   target: BackupTarget,
-  volume: { readonly sizeBytes: number } | VolumeShape,
+  ofVolume: VolumeToPin | Promise<VolumeToPin>,
 ): Promise<{ domain: Domain; base?: Root }> {
   const keys = jobKeys(target.domain, target.jobId);
-  const [pin, decision, known] = await Promise.all([
+  const [pin, decision, known, volume] = await Promise.all([
     readPin(target.store, target.domain, target.jobId),
     target.store.get(keys.base),
     readDomain(target),
+    ofVolume,
   ]);
   if (!pin || !decision)
     throw new VerificationFailed(`The job ${target.jobId} has not pinned its base, or was collected.`);

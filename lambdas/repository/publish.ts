@@ -36,10 +36,15 @@ export async function publishRoot(
   target: BackupTarget,
   options: { readonly planHash: string; readonly description?: SnapshotDescription },
 ): Promise<PublishedBackup> {
-  const plan = await openPlan(target, options.planHash);
+  const opening = openPlan(target, options.planHash);
+  const ofPlan = opening.then(({ shape }) => shape);
+  const [plan, selection, { base }] = await Promise.all([
+    opening,
+    readSelection(target, opening),
+    readPinnedBase(target, ofPlan),
+  ]);
   const { sizeBytes, geometry, wrappedKey } = plan.shape;
   const { cipher } = plan;
-  const [selection, { base }] = await Promise.all([readSelection(target, plan), readPinnedBase(target, plan.shape)]);
   if (!selection) throw new VerificationFailed(`The backup by ${target.jobId} is not verified, or was collected.`);
   const results = new ShardResults(target, selection.attempts, cipher);
   const pages = plan.shape.hinted

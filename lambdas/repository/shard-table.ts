@@ -25,6 +25,8 @@ export interface ShardTable {
   readonly shards: readonly ShardEntry[];
   /** Of an encrypted domain: the plan was written with its key. */
   readonly cipher: DomainCipher | undefined;
+  /** The first bytes of the plan, as many as came with the table: most plans are small, and their parts need no request of their own. */
+  readonly head: Uint8Array;
 }
 
 /** What all shards of a plan have in common. */
@@ -81,7 +83,7 @@ export function totalBytes(table: ShardTable): number {
 /** The table of a whole plan that was just written. */
 export function decodeShardTable(plan: Uint8Array, { key, cipher }: JobObject): ShardTable {
   const length = new ByteReader(plan, key).u32();
-  return decodeTable(plan.subarray(prefixBytes, prefixBytes + length), key).openedBy(cipher);
+  return { ...decodeTable(plan.subarray(prefixBytes, prefixBytes + length), key).openedBy(cipher), head: plan };
 }
 
 /**
@@ -90,26 +92,29 @@ export function decodeShardTable(plan: Uint8Array, { key, cipher }: JobObject): 
  */
 export function readShardTable(source: DomainLocation, key: string): Promise<ShardTable | undefined> {
   return readAgainIfDamaged(async () => {
-    const table = await readTable(source.store, key);
-    return table?.openedBy(await openCipher(source, table.wrappedKey));
+    const read = await readTable(source.store, key);
+    return read && { ...read.table.openedBy(await openCipher(source, read.table.wrappedKey)), head: read.head };
   });
 }
 
-async function readTable(store: ObjectStore, key: string): Promise<ClosedTable | undefined> {
-  const first = await store.get(key, { offset: 0, length: firstReadBytes });
-  if (!first) return undefined;
-  const length = new ByteReader(first, key).u32();
+async function readTable(
+  store: ObjectStore,
+  key: string,
+): Promise<{ readonly table: ClosedTable; readonly head: Uint8Array } | undefined> {
+  const head = await store.get(key, { offset: 0, length: firstReadBytes });
+  if (!head) return undefined;
+  const length = new ByteReader(head, key).u32();
   if (length > maxTableBytes) throw new RepositoryDamaged(`The object ${key} is damaged: its table is too long.`);
-  const bytes = first.subarray(prefixBytes, prefixBytes + length);
+  const bytes = head.subarray(prefixBytes, prefixBytes + length);
   const table = bytes.length === length ? bytes : await store.get(key, { offset: prefixBytes, length });
-  return table && decodeTable(table, key);
+  return table && { table: decodeTable(table, key), head };
 }
 
 /** A table of which is not known yet whether it is authentic. */
 interface ClosedTable {
   readonly wrappedKey: Uint8Array;
   /** Throws RepositoryDamaged when it was not written with that key. */
-  openedBy(cipher: DomainCipher | undefined): ShardTable;
+  openedBy(cipher: DomainCipher | undefined): Omit<ShardTable, "head">;
 }
 
 function decodeTable(bytes: Uint8Array, key: string): ClosedTable {
@@ -147,6 +152,8 @@ export async function readShardPart(
 ): Promise<ByteReader> {
   const entry = table.shards[shard];
   if (!entry) throw new RangeError(`The plan ${key} has no shard ${shard}.`);
+  const known = table.head.subarray(entry.offset, entry.offset + entry.length);
+  if (known.length === entry.length && sha256(known) === entry.sha256) return new ByteReader(known, key);
   return readAgainIfDamaged(async () => {
     const body = await store.get(key, { offset: entry.offset, length: entry.length });
     if (!body || sha256(body) !== entry.sha256) {

@@ -56,21 +56,22 @@ export interface VerifyOptions {
  * Throws VerificationFailed when objects are missing or damaged; the next attempt's copyShard then writes the shards concerned anew.
  */
 export async function verifyBackup(target: BackupTarget, options: VerifyOptions): Promise<{ finished: boolean }> {
-  const { selection: selectionKey, verified: progressKey } = jobKeys(target.domain, target.jobId);
-  const [plan, ofSelection, ofProgress] = await Promise.all([
-    openPlan(target, options.planHash),
-    target.store.get(selectionKey),
-    target.store.get(progressKey),
+  const opening = openPlan(target, options.planHash);
+  const [plan, selection, known, latest] = await Promise.all([
+    opening,
+    readSelection(target, opening),
+    readProgress(target, opening),
+    latestResults(target),
   ]);
-  if (ofSelection && decodeSelection(ofSelection, selectionKey, plan)) return { finished: true };
-  const known = ofProgress && decodeProgress(ofProgress, progressKey, plan);
+  if (selection) return { finished: true };
   const progress = known ?? { planHash: options.planHash, attempts: [], readBack: [], unreadNext: 0 };
   const verification = new Verification(target, plan, options, progress);
-  const losses = await verification.run();
+  const losses = await verification.run(latest);
   if (losses.length > 0) throw await reject(target, plan, losses);
   const { planHash, attempts } = progress;
   const selected = { format: repositoryFormat, planHash, attempts };
-  const key = verification.finished ? selectionKey : progressKey;
+  const keys = jobKeys(target.domain, target.jobId);
+  const key = verification.finished ? keys.selection : keys.verified;
   const record = encodeJobRecord(verification.finished ? selected : { ...progress, ...selected }, {
     key,
     cipher: plan.cipher,
@@ -79,26 +80,28 @@ export async function verifyBackup(target: BackupTarget, options: VerifyOptions)
   return { finished: verification.finished };
 }
 
-/** Undefined before {@link verifyBackup} has finished. */
-export async function readSelection(target: BackupTarget, plan: PlanRead): Promise<Selection | undefined> {
+/** Undefined before {@link verifyBackup} has finished. `opening` is of the plan that was verified. */
+export async function readSelection(
+  target: BackupTarget,
+  opening: Promise<Pick<ShardTable, "hash" | "cipher">>,
+): Promise<Selection | undefined> {
   const key = jobKeys(target.domain, target.jobId).selection;
-  const object = await target.store.get(key);
-  return object && decodeSelection(object, key, plan);
-}
-
-type PlanRead = Pick<ShardTable, "hash" | "cipher">;
-
-function decodeSelection(object: Uint8Array, key: string, { hash: planHash, cipher }: PlanRead): Selection {
+  const [object, { hash: planHash, cipher }] = await Promise.all([target.store.get(key), opening]);
+  if (!object) return undefined;
   const selection = decodeJobRecord(selectionSchema, object, { key, cipher });
   if (selection.planHash !== planHash)
     throw new VerificationFailed(`The selection ${key} is of another plan than ${planHash}.`);
   return selection;
 }
 
-/** Of another plan it is worth nothing. */
-function decodeProgress(object: Uint8Array, key: string, { hash: planHash, cipher }: PlanRead): Progress | undefined {
-  const progress = decodeJobRecord(progressSchema, object, { key, cipher });
-  return progress.planHash === planHash ? progress : undefined;
+async function readProgress(
+  target: BackupTarget,
+  opening: Promise<Pick<ShardTable, "hash" | "cipher">>,
+): Promise<Progress | undefined> {
+  const key = jobKeys(target.domain, target.jobId).verified;
+  const [object, { hash: planHash, cipher }] = await Promise.all([target.store.get(key), opening]);
+  const progress = object && decodeJobRecord(progressSchema, object, { key, cipher });
+  return progress?.planHash === planHash ? progress : undefined;
 }
 
 /** The result of a shard. Throws VerificationFailed when it is gone. */
@@ -159,10 +162,12 @@ class Verification {
     this.#progress = progress;
   }
 
-  async run(): Promise<Loss[]> {
+  /** `latest`: the newest attempt that has a result, for each shard that has any. */
+  async run(latest: ReadonlyMap<number, number>): Promise<Loss[]> {
     const unread = this.#plan.shape.hinted ? this.#pagesTakenOver() : undefined;
     unread?.catch(() => undefined);
-    const [latest, present] = await Promise.all([latestResults(this.#target), this.#packsInStore()]);
+    const present = this.#packsInStore();
+    present.catch(() => undefined);
     const { attempts } = this.#progress;
     const losses: Loss[] = [];
     const shardCount = this.#plan.shards.length;
@@ -174,7 +179,7 @@ class Verification {
       if (!this.#note(verdicts.filter((verdict) => "attempt" in verdict))) return losses;
     }
     if (losses.length > 0 || this.#options.until()) return losses;
-    const ofBase = unread && (await this.#verifyUnread(await unread, present));
+    const ofBase = unread && (await this.#verifyUnread(await unread, await present));
     this.finished = ofBase !== "again";
     return ofBase === undefined || ofBase === "again" ? [] : [ofBase];
   }
@@ -201,7 +206,7 @@ class Verification {
   async #verifyShard(
     shard: number,
     attempt: number | undefined,
-    present: Fingerprints,
+    listing: Promise<Fingerprints>,
   ): Promise<(Loss & { shard: number }) | Intact> {
     const resultKey = jobKeys(this.#target.domain, this.#target.jobId).results(shard);
     if (attempt === undefined) return { shard, objects: [`${resultKey}*`], basePacks: [] };
@@ -214,6 +219,7 @@ class Verification {
     await forEachInFlight(expectedObjects(this.#target.domain, result), headsInFlight, async (expected) => {
       if (!(await isIntact(this.#target.store, expected))) objects.push(expected.key);
     });
+    const present = await listing;
     const basePacks = result.reused.filter((pack) => !present.has(keys.pack(pack)));
     objects.push(...basePacks.map(keys.pack));
     const intact = { shard, attempt, finished: true, next: 0 };

@@ -42,13 +42,21 @@ export async function copyShard(
   target: BackupTarget,
   options: ShardCopyOptions,
 ): Promise<{ finished: boolean; bytesDone: number }> {
-  const plan = await openPlan(target, options.planHash);
+  const opening = openPlan(target, options.planHash);
+  const keys = jobKeys(target.domain, target.jobId);
+  const [plan, results, checkpoints, distrusted] = await Promise.all([
+    opening,
+    byAttempt(target, keys.results(options.shard)),
+    byAttempt(target, keys.checkpoints(options.shard)),
+    readDistrusted(
+      target,
+      opening.then(({ cipher }) => cipher),
+    ),
+  ]);
   const { cipher } = plan;
-  const [isDone, pages, checkpoints, distrusted] = await Promise.all([
-    hasResult(target, options, cipher),
+  const [isDone, pages] = await Promise.all([
+    hasResult(target, results, { ...options, cipher }),
     readPlannedPages(target, plan, options.shard),
-    checkpointKeys(target, options),
-    readDistrusted(target, cipher),
   ]);
   if (isDone) return { finished: true, bytesDone: plan.shards[options.shard]?.bytes ?? 0 };
   const resumed = await newestCheckpoint(target, checkpoints, { planHash: options.planHash, pages, cipher });
@@ -58,10 +66,10 @@ export async function copyShard(
 /** A worker of a plan that was dropped meanwhile may still have left one: that is of other pages. */
 async function hasResult(
   target: BackupTarget,
-  { shard, planHash }: ShardCopyOptions,
-  cipher: DomainCipher | undefined,
+  keys: readonly string[],
+  { planHash, cipher }: { readonly planHash: string; readonly cipher: DomainCipher | undefined },
 ): Promise<boolean> {
-  for await (const { key } of target.store.list(jobKeys(target.domain, target.jobId).results(shard))) {
+  for (const key of keys) {
     const object = await target.store.get(key);
     if (object && isResultOf(planHash, object, { key, cipher })) return true;
   }
@@ -82,11 +90,10 @@ interface Resumable {
   readonly partial: Page | undefined;
 }
 
-/** One for each attempt that left any, the latest first. */
-async function checkpointKeys(target: BackupTarget, { shard }: ShardCopyOptions): Promise<string[]> {
+/** What attempts left of a shard, the latest first. */
+async function byAttempt(target: BackupTarget, prefix: string): Promise<string[]> {
   const keys: string[] = [];
-  for await (const { key } of target.store.list(jobKeys(target.domain, target.jobId).checkpoints(shard)))
-    keys.push(key);
+  for await (const { key } of target.store.list(prefix)) keys.push(key);
   return keys.sort((a, b) => attemptOfKey(b) - attemptOfKey(a));
 }
 
