@@ -101,28 +101,24 @@ export class PageChunks implements Iterable<ChunkLocation | undefined> {
   /** Names of the packs that these lie in. */
   packs(): Set<string> {
     const packs = new Set<string>();
-    for (let position = 0; position < this.length; position++) {
-      const pack = this.#packOf(position);
-      if (pack !== undefined) packs.add(pack);
-    }
+    for (const location of this.#locations ?? []) if (location) packs.add(location.pack);
+    this.#stored?.addPacks(packs, this.#own);
     return packs;
-  }
-
-  #packOf(position: number): string | undefined {
-    const isOwn = !this.#stored || this.#own.has(position);
-    return isOwn ? this.#locations?.[position]?.pack : this.#stored!.packOf(position);
   }
 
   /** Which are stored, and these, as a page's object has them. `numbers` are those of the packs. */
   encode(numbers: ReadonlyMap<string, number>): { readonly stored: Bitmap; readonly entries: Buffer } {
-    const stored = Bitmap.of(this.length, (position) => this.has(position));
-    const positions = stored.indexes();
-    const entries = Buffer.allocUnsafe(positions.length * entryBytes);
-    for (const [entry, position] of positions.entries()) {
-      const start = entry * entryBytes;
-      if (this.#stored && !this.#own.has(position)) this.#stored.copy(position, entries, start);
-      else encodeEntry(this.#locations![position]!, entries, start);
-      entries.writeUInt32LE(numbers.get(this.#packOf(position)!)!, start + packAt);
+    const stored = new Bitmap(this.length);
+    const entries = Buffer.allocUnsafe(this.count() * entryBytes);
+    const copy = this.#stored?.copier(numbers);
+    let start = 0;
+    for (let position = 0; position < this.length; position++) {
+      if (!this.has(position)) continue;
+      stored.set(position);
+      const location = this.#locations?.[position];
+      if (location) encodeEntry(location, numbers.get(location.pack)!, entries, start);
+      else copy!(position, entries, start);
+      start += entryBytes;
     }
     return { stored, entries };
   }
@@ -133,9 +129,14 @@ function isSameLocation(a: ChunkLocation | undefined, b: ChunkLocation | undefin
   return a?.hash === b?.hash && a?.pack === b?.pack && a?.offset === b?.offset;
 }
 
-/** All but the pack's number. */
-function encodeEntry({ hash, offset, length, encoding }: ChunkLocation, into: Buffer, start: number): void {
+function encodeEntry(
+  { hash, offset, length, encoding }: ChunkLocation,
+  pack: number,
+  into: Buffer,
+  start: number,
+): void {
   into.write(hash, start, "hex");
+  into.writeUInt32LE(pack, start + packAt);
   into.writeUInt32LE(offset, start + offsetAt);
   into.writeUInt32LE(length, start + lengthAt);
   into.writeUInt8(encoding, start + encodingAt);
@@ -176,9 +177,14 @@ class StoredChunks {
     return this.#stored.has(position) ? this.#locationAt(this.#entryOf[position]!) : undefined;
   }
 
-  packOf(position: number): string | undefined {
-    if (!this.#stored.has(position)) return undefined;
-    return this.#packs[this.#entries.readUInt32LE(this.#entryOf[position]! * entryBytes + packAt)];
+  /** The packs of as many positions as `except` has, but for those. */
+  addPacks(packs: Set<string>, except: Bitmap): void {
+    const isNeeded = new Uint8Array(this.#packs.length);
+    for (let position = 0; position < except.length; position++) {
+      if (!this.#stored.has(position) || except.has(position)) continue;
+      isNeeded[this.#entries.readUInt32LE(this.#entryOf[position]! * entryBytes + packAt)] = 1;
+    }
+    for (let pack = 0; pack < isNeeded.length; pack++) if (isNeeded[pack]) packs.add(this.#packs[pack]!);
   }
 
   find(hash: string): ChunkLocation | undefined {
@@ -186,9 +192,14 @@ class StoredChunks {
     return entry === undefined ? undefined : this.#locationAt(entry);
   }
 
-  copy(position: number, into: Buffer, start: number): void {
-    const from = this.#entryOf[position]! * entryBytes;
-    this.#entries.copy(into, start, from, from + entryBytes);
+  /** Copies single entries to where their packs have these numbers. */
+  copier(numbers: ReadonlyMap<string, number>): (position: number, into: Buffer, start: number) => void {
+    const renumbered = this.#packs.map((pack) => numbers.get(pack) ?? 0);
+    return (position, into, start) => {
+      const from = this.#entryOf[position]! * entryBytes;
+      this.#entries.copy(into, start, from, from + entryBytes);
+      into.writeUInt32LE(renumbered[this.#entries.readUInt32LE(from + packAt)]!, start + packAt);
+    };
   }
 
   #locationAt(entry: number): ChunkLocation {

@@ -57,7 +57,7 @@ function createClient(
   { endpoint, region, credentials, profile, pathStyle, timeoutMs }: S3ConnectionOptions & { timeoutMs: number },
   rules: EgressRules | undefined,
 ): S3Client {
-  return new S3Client({
+  const client = new S3Client({
     ...(endpoint !== undefined && { endpoint }),
     ...(region !== undefined && { region }),
     ...(credentials && { credentials }),
@@ -75,6 +75,9 @@ function createClient(
       socketTimeout: timeoutMs,
     },
   });
+  // It makes a copy of each request and answer that may be logged, for a logger that logs nothing.
+  client.middlewareStack.remove("loggerMiddleware");
+  return client;
 }
 
 function plainAgents(): { httpAgent: HttpAgent; httpsAgent: HttpsAgent } {
