@@ -174,6 +174,8 @@ describe("a VM", () => {
     for (let time = 0; time < 2; time++) await operate(domain, { operation: "attach-iso", path: first });
     assert.deepEqual(await discs("defined"), [first]);
     await operate(domain, { operation: "start" });
+    // Its firmware resets the drives.
+    await untilWritten(lab.settings.uri, domain);
     await assert.rejects(operate(domain, { operation: "attach-iso", path: second }), OperationRefused);
     for (let time = 0; time < 2; time++) await operate(domain, { operation: "detach-iso" });
     assert.deepEqual([await discs("running"), await discs("defined")], [[], []]);

@@ -1,6 +1,6 @@
 /** Discs in a VM's drives. */
 import { setTimeout as pause } from "node:timers/promises";
-import { OperationRefused } from "../../domain/errors.ts";
+import { HypervisorFailed, OperationRefused } from "../../domain/errors.ts";
 import { affect } from "../../protocols/libvirt/flags.ts";
 import type { Vm } from "./discovery.ts";
 import type { DomainDisk, DomainXml } from "./domain-xml.ts";
@@ -38,14 +38,22 @@ function drivesOf(definition: DomainXml): DomainDisk[] {
   return definition.disks.filter(({ device }) => device === "cdrom");
 }
 
-/** libvirt opens the drive and then changes the disc. A guest that starts resets its drives, which closes them in between. */
-async function whileTrayStays(until: number, update: () => Promise<unknown>): Promise<void> {
+/**
+ * libvirt opens the drive and then changes the disc. A guest that starts resets its drives, which closes them in between. QEMU does not always tell
+ * libvirt so, which then takes the drive for open until the guest uses it or the VM is stopped.
+ */
+async function whileTrayStays(until: number, drive: string, update: () => Promise<unknown>): Promise<void> {
   for (;;) {
     try {
       await update();
       return;
     } catch (error) {
-      if (Date.now() > until || !(error instanceof Error && trayClosed.test(error.message))) throw error;
+      if (!(error instanceof Error && trayClosed.test(error.message))) throw error;
+      if (Date.now() > until)
+        throw new HypervisorFailed(
+          `The guest has closed the drive ${drive} while its disc was to be changed, and libvirt takes it for open. Try again once the guest has started; if that fails too, open the drive in the guest, or stop the VM and start it.`,
+          { cause: error },
+        );
       await pause(trayPauseMs);
     }
   }
@@ -61,7 +69,7 @@ async function changeDisc(
 ): Promise<void> {
   if (isActive) {
     change(definition);
-    await whileTrayStays(until, () =>
+    await whileTrayStays(until, target, () =>
       host.call("domainUpdateDevice", { domain, xml: definition.diskXml(target), flags: affect.live }),
     );
   }
