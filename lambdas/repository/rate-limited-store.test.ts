@@ -46,6 +46,7 @@ describe("a store with a limiter is charged", () => {
     ["a look by the request", (s) => s.head("key"), [free(1)]],
     ["a listing by its pages", (s) => Array.fromAsync(s.list("many/")), [free(1), free(1), free(1)]],
     ["a deletion by its pages", (s) => s.deleteEveryVersion(["key", "nothing"]), [free(2)]],
+    ["a deletion with one that goes last", (s) => s.deleteEveryVersionBelow("k", { last: "key" }), [free(3)]],
     ["a deletion of many as they went", (s) => s.deleteEveryVersionBelow("many/"), [free(2), free(4)]],
     ["a retention", (s) => s.retain("key", { mode: "GOVERNANCE", until: new Date() }), [free(2)]],
     ["a look at a retention", (s) => s.retainedUntil("key"), [free(1)]],

@@ -67,7 +67,7 @@ export class RateLimitedStore implements ObjectStore {
     prefix: string,
     options?: { until?: () => boolean; last?: string },
   ): Promise<{ deleted: number; finished: boolean }> {
-    await this.#request(requestsPerDeletion);
+    await this.#request(requestsPerDeletion + (options?.last === undefined ? 0 : 1));
     const outcome = await this.#store.deleteEveryVersionBelow(prefix, options);
     const further = pages(outcome.deleted) - 1;
     if (further > 0) await this.#request(requestsPerDeletion * further);

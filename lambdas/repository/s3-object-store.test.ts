@@ -239,6 +239,18 @@ describe("a deletion", () => {
     });
   });
 
+  test("of all below a prefix leaves what goes last while unfinished uploads are not gone", async () => {
+    const answer: Answer = (request, response) =>
+      request.url?.includes("uploads") ? fail(403, "AccessDenied")(request, response) : versions(request, response);
+    await withServer([answer], async (store, requests) => {
+      await assert.rejects(store.deleteEveryVersionBelow("k", { last: "key" }), StoreRefused);
+      assert.deepEqual(
+        requests.filter(({ method }) => method === "POST"),
+        [],
+      );
+    });
+  });
+
   test("works in stores without versions", async () => {
     // Versions and uploads, in whatever order.
     const notImplemented = fail(501, "NotImplemented");

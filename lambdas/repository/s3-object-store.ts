@@ -265,31 +265,29 @@ export class S3ObjectStore implements ObjectStore {
     prefix: string,
     options?: { until?: () => boolean; last?: string },
   ): Promise<{ deleted: number; finished: boolean }> {
-    const [outcome] = await Promise.all([
+    const [{ deleted, left }] = await Promise.all([
       this.#deleteVersionsBelow(prefix, options),
       this.#abortUploads(this.fullKey(prefix)),
     ]);
-    return outcome;
+    if (!left) return { deleted, finished: false };
+    await this.#delete(left);
+    return { deleted: deleted + left.length, finished: true };
   }
 
+  /** All but those of `last`, which are `left`; undefined when there was no time for all of the others. */
   async #deleteVersionsBelow(
     prefix: string,
     options?: { until?: () => boolean; last?: string },
-  ): Promise<{ deleted: number; finished: boolean }> {
+  ): Promise<{ readonly deleted: number; readonly left?: readonly ObjectIdentifier[] }> {
     const last = options?.last === undefined ? undefined : this.fullKey(options.last);
     let deleted = 0;
     for (;;) {
-      if (options?.until?.()) return { deleted, finished: false };
+      if (options?.until?.()) return { deleted };
       const { versions, next } = await this.#listVersions(this.fullKey(prefix), {});
-      const [before, lasting] = [
-        versions.filter(({ Key }) => Key !== last),
-        versions.filter(({ Key }) => Key === last),
-      ];
-      await this.#delete(before);
-      deleted += before.length;
-      if (next && before.length > 0) continue;
-      await this.#delete(lasting);
-      return { deleted: deleted + lasting.length, finished: true };
+      const unwanted = versions.filter(({ Key }) => Key !== last);
+      await this.#delete(unwanted);
+      deleted += unwanted.length;
+      if (!next || unwanted.length === 0) return { deleted, left: versions.filter(({ Key }) => Key === last) };
     }
   }
 
