@@ -76,10 +76,12 @@ export async function writePlan(target: BackupTarget, volume: VolumeToPlan): Pro
 
 /** Answers the plan that counts: another worker's, if that was sooner. */
 async function putPlan(target: BackupTarget, volume: VolumeToPlan): Promise<ShardTable> {
-  const [{ domain, base }, isRuledOut] = await Promise.all([readPinnedBase(target, volume), hintIsRuledOut(target)]);
+  const [{ domain, base }, changed] = await Promise.all([
+    readPinnedBase(target, volume),
+    usableHint(target, volume.changed),
+  ]);
   const object = { key: jobKeys(target.domain, target.jobId).plan, cipher: domain.encryption?.cipher };
-  const changed = isRuledOut ? undefined : volume.changed;
-  const { shape, parts } = await makePlan(target, { ...volume, changed }, { domain, base });
+  const { shape, parts } = await makePlan(target, volume, { domain, base, changed });
   const plan = encodeShardTable(shape, parts, object);
   const outcome = await target.store.put(object.key, plan, { ifAbsent: true });
   return outcome === "written" ? decodeShardTable(plan, object) : openPlan(target);
@@ -93,6 +95,14 @@ async function usablePlan(target: BackupTarget, key: string): Promise<ShardTable
   return undefined;
 }
 
+/** The hint, unless there is none or it was ruled out. */
+async function usableHint(
+  target: BackupTarget,
+  changed: VolumeToPlan["changed"],
+): Promise<AsyncIterable<Extent> | undefined> {
+  return changed && !(await hintIsRuledOut(target)) ? changed : undefined;
+}
+
 interface Plan {
   readonly shape: VolumeShape;
   readonly parts: readonly ShardPart[];
@@ -100,8 +110,12 @@ interface Plan {
 
 async function makePlan(
   target: BackupTarget,
-  volume: Omit<VolumeToPlan, "changed"> & { readonly changed: VolumeToPlan["changed"] | undefined },
-  { domain, base }: Awaited<ReturnType<typeof readPinnedBase>>,
+  volume: Pick<VolumeToPlan, "sizeBytes" | "extents">,
+  {
+    domain,
+    base,
+    changed,
+  }: Awaited<ReturnType<typeof readPinnedBase>> & { changed: AsyncIterable<Extent> | undefined },
 ): Promise<Plan> {
   const shape: VolumeShape = {
     sizeBytes: volume.sizeBytes,
@@ -109,8 +123,7 @@ async function makePlan(
     wrappedKey: domain.encryption?.wrappedKey ?? new Uint8Array(),
     hinted: false,
   };
-  const hinted =
-    base && volume.changed && (await makeHintedPlan(target, base, { ...shape, hinted: true }, volume.changed));
+  const hinted = base && changed && (await makeHintedPlan(target, base, { ...shape, hinted: true }, changed));
   if (hinted) return hinted;
   const basePages = base ? pagesOf(target, base, { skipDamaged: true }) : noPages();
   return { shape, parts: await cutIntoShards(withBase(pagesToRead(volume.extents, shape), basePages), shape) };
