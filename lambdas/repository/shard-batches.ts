@@ -24,6 +24,8 @@ interface BatchPlan {
   readonly chunks: readonly number[];
   /** Bytes of all of them. */
   readonly length: number;
+  /** Whether no other batch of the page follows. */
+  readonly endsPage: boolean;
 }
 
 export interface Batch extends BatchPlan {
@@ -61,7 +63,7 @@ function* planBatches(shard: ShardToRead): Generator<BatchPlan> {
       const chunks = wanted.slice(at, at + most);
       const last = planned.index * pageChunks + chunks.at(-1)!;
       const length = (chunks.length - 1) * chunkBytes + chunkLength(last, { sizeBytes: shard.sizeBytes, chunkBytes });
-      yield { page, chunks, length };
+      yield { page, chunks, length, endsPage: at + most >= wanted.length };
     }
   }
 }

@@ -62,7 +62,6 @@ export class ShardOutput {
   readonly #pageUploads = new InFlight(pageUploadsInFlight);
   #pack: OpenPack | undefined;
   #packsStarted = 0;
-  #packsSinceCheckpoint = 0;
   /** Of the pack that was sealed last: it and all before it are in the store. */
   #lastWritten: Promise<void> = Promise.resolve();
   #position: ShardPosition;
@@ -168,9 +167,7 @@ export class ShardOutput {
   /** With every fourth pack goes a checkpoint, once that and all before it is in the store. */
   async #upload(pack: OpenPack): Promise<void> {
     const upload = this.#seal(pack);
-    const isTime = ++this.#packsSinceCheckpoint === packsPerCheckpoint;
-    const checkpoint = isTime ? this.#checkpoint() : undefined;
-    if (isTime) this.#packsSinceCheckpoint = 0;
+    const checkpoint = this.#packsStarted % packsPerCheckpoint === 0 ? this.#checkpoint() : undefined;
     const before = Promise.all([this.#lastWritten, this.#pageUploads.settle()]);
     before.catch(() => undefined);
     await this.#packUploads.launch(() => {

@@ -152,6 +152,7 @@ class Verification {
   readonly #plan: ShardTable;
   readonly #options: VerifyOptions;
   readonly #progress: Progress;
+  #present: Promise<Fingerprints> | undefined;
   finished = false;
 
   /** Goes on where `progress` ends, and moves that on. */
@@ -166,20 +167,18 @@ class Verification {
   async run(latest: ReadonlyMap<number, number>): Promise<Loss[]> {
     const unread = this.#plan.shape.hinted ? this.#pagesTakenOver() : undefined;
     unread?.catch(() => undefined);
-    const present = this.#packsInStore();
-    present.catch(() => undefined);
     const { attempts } = this.#progress;
     const losses: Loss[] = [];
     const shardCount = this.#plan.shards.length;
     for (let first = attempts.length; first < shardCount; first += shardsInFlight) {
       if (this.#options.until()) return losses;
       const shards = Array.from({ length: Math.min(shardsInFlight, shardCount - first) }, (_, at) => first + at);
-      const verdicts = await Promise.all(shards.map((shard) => this.#verifyShard(shard, latest.get(shard), present)));
+      const verdicts = await Promise.all(shards.map((shard) => this.#verifyShard(shard, latest.get(shard))));
       losses.push(...verdicts.filter((verdict) => "objects" in verdict));
       if (!this.#note(verdicts.filter((verdict) => "attempt" in verdict))) return losses;
     }
     if (losses.length > 0 || this.#options.until()) return losses;
-    const ofBase = unread && (await this.#verifyUnread(await unread, await present));
+    const ofBase = unread && (await this.#verifyUnread(await unread, await this.#packsInStore()));
     this.finished = ofBase !== "again";
     return ofBase === undefined || ofBase === "again" ? [] : [ofBase];
   }
@@ -195,19 +194,22 @@ class Verification {
     return intact.every(({ finished }) => finished);
   }
 
-  /** One listing instead of a request for each pack of the base; one that was compacted is there by its forms. */
-  async #packsInStore(): Promise<Fingerprints> {
+  /** One listing, when the first shard's objects are looked up, instead of a request for each pack of the base. */
+  #packsInStore(): Promise<Fingerprints> {
+    this.#present ??= this.#listPacks();
+    this.#present.catch(() => undefined);
+    return this.#present;
+  }
+
+  /** One that was compacted is there by its forms. */
+  async #listPacks(): Promise<Fingerprints> {
     const keys = new Fingerprints();
     for await (const { key } of this.#target.store.list(domainKeys(this.#target.domain).packs))
       keys.add(originalPack(key).pack);
     return keys;
   }
 
-  async #verifyShard(
-    shard: number,
-    attempt: number | undefined,
-    listing: Promise<Fingerprints>,
-  ): Promise<(Loss & { shard: number }) | Intact> {
+  async #verifyShard(shard: number, attempt: number | undefined): Promise<(Loss & { shard: number }) | Intact> {
     const resultKey = jobKeys(this.#target.domain, this.#target.jobId).results(shard);
     if (attempt === undefined) return { shard, objects: [`${resultKey}*`], basePacks: [] };
     const result = await readUsableResult(this.#target, { shard, attempt }, this.#plan.cipher);
@@ -216,6 +218,7 @@ class Verification {
       return { shard, objects: [`${resultKey}${attempt}`], basePacks: [] };
     const keys = domainKeys(this.#target.domain);
     const objects: string[] = [];
+    const listing = this.#packsInStore();
     await forEachInFlight(expectedObjects(this.#target.domain, result), headsInFlight, async (expected) => {
       if (!(await isIntact(this.#target.store, expected))) objects.push(expected.key);
     });

@@ -251,12 +251,16 @@ class ShardCopy {
   async #passOn(): Promise<void> {
     const { batch, page, named } = this.#queue.shift()!;
     const { chunkBytes } = this.#work.shape.geometry;
-    const lastOfPage = page.planned.toRead.indexes().at(-1);
     for (const [at, chunk] of (await named).entries()) {
       const index = batch.chunks[at]!;
       const bytes = batch.bytes.subarray(at * chunkBytes, Math.min((at + 1) * chunkBytes, batch.length));
       const location = chunk && this.#place(page, index, chunk, bytes);
-      await this.#output.add(page, { index, length: bytes.length, location, endsPage: index === lastOfPage });
+      await this.#output.add(page, {
+        index,
+        length: bytes.length,
+        location,
+        endsPage: batch.endsPage && index === batch.chunks.at(-1),
+      });
     }
     batch.release();
     await this.#work.onProgress?.(this.#output.bytesDone);
