@@ -4,6 +4,7 @@ import { hash, randomBytes } from "node:crypto";
 import { describe, test } from "node:test";
 import fc from "fast-check";
 import { MemoryObjectStore } from "../../test/support/memory-object-store.ts";
+import { pageChunksOf } from "../../test/support/repository.ts";
 import { RepositoryDamaged, UnsupportedFormat } from "../domain/errors.ts";
 import { ByteReader, seal } from "./binary.ts";
 import { type Branch, branchPages, decodeBranch, encodeBranch } from "./branch.ts";
@@ -14,7 +15,6 @@ import { decodeRoot, encodeRoot, type Root } from "./manifest.ts";
 import { PackBuilder, packBuffer } from "./pack.ts";
 import { readPackIndex } from "./pack-reader.ts";
 import { decodePage, encodePage, type Page } from "./page.ts";
-import { PageChunks } from "./page-chunks.ts";
 import { decodePin } from "./pin.ts";
 import { decodeCheckpoint, decodeResult, encodeCheckpoint, encodeResult } from "./shard-state.ts";
 import { encodeShardTable, readShardPart, readShardTable } from "./shard-table.ts";
@@ -46,7 +46,7 @@ const location = fc.record(
 const page: fc.Arbitrary<Page> = fc.record(
   {
     index: small,
-    chunks: fc.array(fc.option(location, { nil: undefined }), { maxLength: 20 }).map(PageChunks.of),
+    chunks: fc.array(fc.option(location, { nil: undefined }), { maxLength: 20 }).map(pageChunksOf),
   },
   { noNullPrototype: true },
 );

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import fc from "fast-check";
+import { pageChunksOf } from "../../test/support/repository.ts";
 import { Bitmap } from "./bitmap.ts";
 import { KnownChunks } from "./known-chunks.ts";
 import { decodePage, encodePage } from "./page.ts";
@@ -27,7 +28,7 @@ const locations = fc.array(fc.option(location, { nil: undefined }), { maxLength:
 
 /** As they come from a page's object. */
 function stored(chunks: readonly (ChunkLocation | undefined)[]): PageChunks {
-  return decodePage(encodePage({ index: 0, chunks: PageChunks.of(chunks) }), "page").chunks;
+  return decodePage(encodePage({ index: 0, chunks: pageChunksOf(chunks) }), "page").chunks;
 }
 
 /** What an object would hold of them. */
@@ -74,7 +75,7 @@ describe("the chunks of a page", () => {
       fc.property(locations, fc.nat(69), (list, at) => {
         const base = stored(list);
         const bare = () => base.without(new Bitmap(list.length));
-        assert.ok(bare().areLike(base) && PageChunks.of(list).areLike(base) && stored(list).areLike(base));
+        assert.ok(bare().areLike(base) && pageChunksOf(list).areLike(base) && stored(list).areLike(base));
         assert.equal(base.without(new Bitmap(list.length + 1)).areLike(base), false);
         if (at >= list.length) return;
         const same = bare();
@@ -83,7 +84,7 @@ describe("the chunks of a page", () => {
         const other = list[at]
           ? undefined
           : { hash: "1".repeat(64), pack: packs[0]!, offset: 0, length: 1, encoding: 0 as const };
-        for (const changed of [bare(), PageChunks.of(list)]) {
+        for (const changed of [bare(), pageChunksOf(list)]) {
           changed.set(at, other);
           assert.equal(changed.areLike(base), false);
         }

@@ -38,12 +38,6 @@ export class PageChunks implements Iterable<ChunkLocation | undefined> {
     return new PageChunks(length);
   }
 
-  static of(locations: readonly (ChunkLocation | undefined)[]): PageChunks {
-    const chunks = new PageChunks(locations.length);
-    for (const [position, location] of locations.entries()) chunks.set(position, location);
-    return chunks;
-  }
-
   /** `length` chunks from a page's object: which are stored, and these. Throws RepositoryDamaged when one of them lies in none of the packs. */
   static read(reader: ByteReader, length: number, packs: readonly string[]): PageChunks {
     return new PageChunks(length, new StoredChunks(reader, length, packs));

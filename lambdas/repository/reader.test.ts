@@ -3,13 +3,20 @@ import { randomBytes } from "node:crypto";
 import { describe, test } from "node:test";
 import fc from "fast-check";
 import { MemoryObjectStore, type MemoryObjectStoreOptions } from "../../test/support/memory-object-store.ts";
-import { backup, never, restore, SparseVolume, smallGeometry, useGeometry } from "../../test/support/repository.ts";
+import {
+  backup,
+  never,
+  pageChunksOf,
+  restore,
+  SparseVolume,
+  smallGeometry,
+  useGeometry,
+} from "../../test/support/repository.ts";
 import { RepositoryDamaged } from "../domain/errors.ts";
 import { sha256 } from "./binary.ts";
 import { branchPages, encodeBranch, type PageReference } from "./branch.ts";
 import { encodeRoot } from "./manifest.ts";
 import { decodePage, encodePage } from "./page.ts";
-import { PageChunks } from "./page-chunks.ts";
 import { finishRestorePlan, planRestore, readRoot, restoreShard } from "./reader.ts";
 import { foundPages } from "./salvage.ts";
 import { pagesOf } from "./tree.ts";
@@ -236,7 +243,7 @@ describe("damage", () => {
       const chunks = [...page.chunks].map(
         (chunk) => chunk && { ...chunk, offset: chunk.offset + 3, length: 0xffff_fff0 },
       );
-      return encodePage({ ...page, chunks: PageChunks.of(chunks) });
+      return encodePage({ ...page, chunks: pageChunksOf(chunks) });
     });
     assert.deepEqual(await (await restore(repository.source)).content(), content);
   });

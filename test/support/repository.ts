@@ -2,6 +2,7 @@
 import type { Geometry } from "../../lambdas/repository/domain-record.ts";
 import { ensureDomain } from "../../lambdas/repository/domain-record.ts";
 import type { ObjectStore } from "../../lambdas/repository/object-store.ts";
+import { type ChunkLocation, PageChunks } from "../../lambdas/repository/page-chunks.ts";
 import { type BackupTarget, pinBase, unpinJob } from "../../lambdas/repository/pin.ts";
 import { type Extent, type PlanSummary, writePlan } from "../../lambdas/repository/planner.ts";
 import { type PublishedBackup, publishRoot } from "../../lambdas/repository/publish.ts";
@@ -14,6 +15,13 @@ export const never = () => false;
 
 /** Small sizes, so that a few KiB have many chunks, pages and packs. */
 export const smallGeometry: Geometry = { chunkBytes: 512, pageChunks: 8, packBytes: 1024 };
+
+/** A page's chunks, where these lie. */
+export function pageChunksOf(locations: readonly (ChunkLocation | undefined)[]): PageChunks {
+  const chunks = PageChunks.zeros(locations.length);
+  for (const [position, location] of locations.entries()) chunks.set(position, location);
+  return chunks;
+}
 
 /** A volume in memory: only what is written takes room. Counts what is read. */
 export class SparseVolume implements VolumeReader {
