@@ -16,6 +16,8 @@ const none = { flags: 0 } as const;
 /** An emulated VM starts in seconds, on a busy machine in a minute. */
 const patienceMs = 120_000;
 const pollMs = 250;
+/** The guest is off; as long as it shuts down, QEMU is not yet. */
+const off: ReadonlySet<number> = new Set([domainState.shutdown, domainState.shutoff]);
 const kibibyte = 1024;
 
 /** As QEMU words it: another process has the disk's files open. */
@@ -140,25 +142,28 @@ function stillStarting({ definition }: Vm, options?: ErrorOptions): HypervisorUn
   return new HypervisorUnavailable(`${definition.name} is still being started: ask for the same again.`, options);
 }
 
-async function isRunning(host: KvmHost, { domain }: Vm): Promise<boolean> {
-  const { state } = await host.call("domainGetState", { domain, ...none });
+async function isRunning(host: KvmHost, vm: Vm): Promise<boolean> {
+  const state = await stateOf(host, vm);
   return state === domainState.running || state === domainState.blocked;
 }
 
-async function isStopped(host: KvmHost, { domain }: Vm): Promise<boolean> {
-  return (await host.call("domainGetState", { domain, ...none })).state === domainState.shutoff;
+async function stateOf(host: KvmHost, { domain }: Vm): Promise<number> {
+  return (await host.call("domainGetState", { domain, ...none })).state;
 }
 
-/** Asks the guest, and answers whether it has stopped by then. libvirt itself waits up to a minute for the answer of an agent. */
+/**
+ * Asks the guest, and answers whether it has stopped by then. libvirt itself waits up to a minute for the answer of an agent. A guest that is off before its
+ * agent has answered it takes for one that cannot be asked.
+ */
 async function stop(host: KvmHost, vm: Vm, until: number): Promise<boolean> {
   const { domain, isActive } = vm;
   if (!isActive) return true;
   try {
     await host.call("domainShutdown", { domain, ...none }, within(until));
   } catch (error) {
-    if (!tookTooLong(error) && !(await isStopped(host, vm))) throw error;
+    if (!tookTooLong(error) && !off.has(await stateOf(host, vm))) throw error;
   }
-  while (!(await isStopped(host, vm))) {
+  while ((await stateOf(host, vm)) !== domainState.shutoff) {
     if (Date.now() > until) return false;
     await pause(pollMs);
   }
