@@ -8,7 +8,7 @@ import { buildEngine, profileDirectory } from "./engine/engine.ts";
 import { BenchmarkError, isExpected } from "./errors.ts";
 import { type Limits, measureLimits } from "./limits/limits.ts";
 import { describeMachine } from "./machine.ts";
-import { type Bench, type Measurement, runCourse } from "./measurement.ts";
+import { type Bench, type Measurement, memoryOfPrograms, runCourse } from "./measurement.ts";
 import { installPeers, peerNames } from "./peers/peers.ts";
 import { type Report, reportText } from "./report.ts";
 import { formatSize, parseSize } from "./size.ts";
@@ -85,9 +85,10 @@ function shardsAtOnce(): number {
   return availableParallelism() + 1;
 }
 
-/** The store and what is restored from it take less than the volume, half of which is allocated. */
-function requireMemory(directory: string, bytes: number): void {
+/** The store and what is restored from it take less than the volume, half of which is allocated; before that the memory for them is warmed. */
+function requireMemory(directory: string, volumeBytes: number): void {
   const { bavail, bsize } = statfsSync(directory);
+  const bytes = volumeBytes + memoryOfPrograms;
   if (bavail * bsize >= bytes) return;
   throw new BenchmarkError(`${directory} has less than ${formatSize(bytes)} left; name another with --memory.`);
 }

@@ -6,9 +6,10 @@ import { BenchmarkError } from "./errors.ts";
 import { delayRequests } from "./latency/delayed-access.ts";
 import { busySeconds } from "./measure/processor-time.ts";
 import { runMeasured } from "./measure/run.ts";
+import { warmMemory } from "./measure/warm-memory.ts";
 import { type RequestCounts, requestsSince, type S3Server, startS3Server } from "./server/s3-server.ts";
 import { hashContent, warmFile } from "./volume/files.ts";
-import type { VolumePair } from "./volume/volume-pair.ts";
+import { totalLength, type VolumePair } from "./volume/volume-pair.ts";
 
 export interface Measurement {
   readonly contender: string;
@@ -65,6 +66,9 @@ export async function runCourse(bench: Bench, contender: Contender, course: Cour
   }
 }
 
+/** What a contender and the server take beside what they store or restore: the largest needs some 1 GiB. */
+export const memoryOfPrograms = 1024 ** 3;
+
 interface Stage {
   readonly contender: Contender;
   readonly scene: Scene;
@@ -83,6 +87,8 @@ async function runActions(bench: Bench, stage: Stage, wanted: readonly Action[])
     const backup = newest!;
     const version = backup === "full" ? bench.pair.first : bench.pair.second;
     rmSync(output, { force: true });
+    if (action !== "restore") await warmFile(version.path, version.extents);
+    await warmMemory(bench.memory, totalLength(version.extents) + memoryOfPrograms);
     const measurement = await measure(stage, { action, backup, version, output });
     if (action === "restore") await checkRestored(contender.name, output, version.contentHash);
     bench.note(`${scenario}, ${contender.name} ${action}: ${measurement.wallSeconds.toFixed(2)} s`);
@@ -98,7 +104,6 @@ function withRequirements(wanted: readonly Action[]): Action[] {
 }
 
 async function measure({ contender, scene, server, scenario }: Stage, task: Task): Promise<Measurement> {
-  if (task.action !== "restore") await warmFile(task.version.path, task.version.extents);
   const command = contender.command(scene, task);
   const before = {
     requests: await server.requests(),
