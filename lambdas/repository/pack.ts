@@ -18,12 +18,14 @@ const entryBytes = hashBytes + 4 + 4 + 1;
 /** format u16, entries u32, SHA-256 of the index, magic */
 export const packFooterBytes = 2 + 4 + hashBytes + magicBytes;
 
+/** Bytes out of shared memory are copied eight at a time where both places allow it, else one by one: a hundredth of a backup's CPU. */
+const chunkAlignment = 8;
 /** Keeps an index below 200 KiB even when chunks compress to next to nothing. */
 const maxEntries = 4096;
 /** The most that index and footer take: 164 KiB. */
 export const maxPackTailBytes = maxEntries * entryBytes + packFooterBytes;
 /** Of a domain with the largest `packBytes` and chunks that one can have: the last chunk may reach over by its own length. */
-export const maxPackBytes = (64 + 16) * 1024 * 1024 + tagBytes + maxPackTailBytes;
+export const maxPackBytes = (64 + 16) * 1024 * 1024 + tagBytes + chunkAlignment + maxPackTailBytes;
 
 /** Fills one buffer with chunks and seals it into a pack. The buffer may be used again once the pack is uploaded. */
 export class PackBuilder {
@@ -51,9 +53,16 @@ export class PackBuilder {
     const stored = this.#packKey ? encryptAt(this.#packKey, offset, chunk.bytes) : chunk.bytes;
     const entry = { hash, offset, length: stored.length, encoding: chunk.encoding };
     this.#buffer.set(stored, offset);
-    this.#length += stored.length;
+    this.#length = this.#aligned(offset + stored.length);
     this.#entries.push(entry);
     return entry;
+  }
+
+  /** Where the next chunk begins, with zeros before it: the buffer may hold another pack's bytes. */
+  #aligned(end: number): number {
+    const next = Math.ceil(end / chunkAlignment) * chunkAlignment;
+    this.#buffer.fill(0, end, next);
+    return next;
   }
 
   /** The whole object; shares memory with the buffer. */
@@ -71,7 +80,7 @@ export class PackBuilder {
  * `returnBuffer`.
  */
 export function packBuffer(packBytes: number, chunkBytes: number): Buffer {
-  return borrowBuffer(packBytes + chunkBytes + tagBytes + maxPackTailBytes);
+  return borrowBuffer(packBytes + chunkBytes + tagBytes + chunkAlignment + maxPackTailBytes);
 }
 
 export function encodePackIndex(entries: readonly PackedChunk[]): Buffer {
