@@ -6,7 +6,7 @@ import { type BuildOptions, buildSync } from "esbuild";
 const projectRoot = fileURLToPath(new URL("..", import.meta.url));
 const nodeHttp = fileURLToPath(new URL("node-http.cjs", import.meta.url));
 
-/** Names of classes are kept: state machines catch errors by them. CommonJS modules inside expect a `require` and a `__dirname`. */
+/** Classes lose their names; errors have theirs as text. CommonJS modules inside expect a `require` and a `__dirname`. */
 const settings = {
   outExtension: { ".js": ".mjs" },
   bundle: true,
@@ -21,7 +21,6 @@ const settings = {
   // ssh2 does without its native parts where it finds none.
   external: ["koffi", "*.node", "cpu-features"],
   minify: true,
-  keepNames: true,
   sourcemap: true,
   sourcesContent: false,
   logLevel: "warning",

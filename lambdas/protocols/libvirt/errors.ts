@@ -10,18 +10,29 @@ export abstract class LibvirtError extends Error {
 }
 
 /** The peer does not keep to the protocol. The connection is closed. */
-export class LibvirtProtocolError extends LibvirtError {}
+export class LibvirtProtocolError extends LibvirtError {
+  static override readonly name = "LibvirtProtocolError";
+}
 /** The connection ended with calls unanswered, or does not answer keepalive any more. */
-export class LibvirtConnectionLost extends LibvirtError {}
+export class LibvirtConnectionLost extends LibvirtError {
+  static override readonly name = "LibvirtConnectionLost";
+}
 /** A call was not answered in time. What it asked for may still happen; the connection goes on. */
-export class LibvirtTimedOut extends LibvirtError {}
+export class LibvirtTimedOut extends LibvirtError {
+  static override readonly name = "LibvirtTimedOut";
+}
 /** libvirt wants a login that this client does not have. */
-export class LibvirtLoginRequired extends LibvirtError {}
+export class LibvirtLoginRequired extends LibvirtError {
+  static override readonly name = "LibvirtLoginRequired";
+}
 /** An argument does not fit into the protocol: a text that is too long, a number out of range. */
-export class LibvirtArgumentInvalid extends LibvirtError {}
+export class LibvirtArgumentInvalid extends LibvirtError {
+  static override readonly name = "LibvirtArgumentInvalid";
+}
 
 /** libvirt carried a call out in part or not at all. */
 export class LibvirtCallFailed extends LibvirtError {
+  static override readonly name = "LibvirtCallFailed";
   /** Name of {@link errorCodes}; `OTHER` for a number that is not in it. */
   readonly code: ErrorCode;
   readonly number: number;
