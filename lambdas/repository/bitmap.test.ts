@@ -27,6 +27,23 @@ describe("a bitmap", () => {
   it("takes no notice of what follows its last bit", () => {
     const bitmap = new Bitmap(3, Uint8Array.of(0xff));
     assert.deepEqual(bitmap.indexes(), [0, 1, 2]);
+    assert.equal(bitmap.count(), 3);
     assert.equal(bitmap.has(3), false);
+    assert.deepEqual(bitmap.without(new Bitmap(1), 20).indexes(), [0, 1, 2]);
+  });
+
+  it("without another's bits has those that are left, of any length", () => {
+    const all = (length: number) => Bitmap.of(length, () => true);
+    assert.deepEqual(
+      all(12)
+        .without(
+          Bitmap.of(10, (index) => index > 3),
+          12,
+        )
+        .indexes(),
+      [0, 1, 2, 3, 10, 11],
+    );
+    assert.deepEqual([...all(16).without(new Bitmap(16), 9).bytes], [0xff, 0b1]);
+    assert.equal(all(9).without(new Bitmap(0), 0).count(), 0);
   });
 });

@@ -55,9 +55,13 @@ export class PageChunks implements Iterable<ChunkLocation | undefined> {
 
   /** How many are not zeros. */
   count(): number {
-    let count = 0;
-    for (let position = 0; position < this.length; position++) if (this.has(position)) count += 1;
-    return count;
+    return this.#present().count();
+  }
+
+  #present(): Bitmap {
+    const present = this.#stored?.positions.without(this.#own, this.length) ?? new Bitmap(this.length);
+    for (const position of this.#own.indexes()) if (this.#locations?.[position]) present.set(position);
+    return present;
   }
 
   /** Undefined is a chunk of zeros. */
@@ -85,36 +89,51 @@ export class PageChunks implements Iterable<ChunkLocation | undefined> {
   areLike(others: PageChunks): boolean {
     if (this.length !== others.length) return false;
     const isShared = this.#stored === others.#stored;
-    for (let position = 0; position < this.length; position++) {
-      if (isShared && !this.#own.has(position)) continue;
+    for (const position of isShared ? this.#own.indexes() : Array(this.length).keys())
       if (!isSameLocation(this.at(position), others.at(position))) return false;
-    }
     return true;
   }
 
   /** Names of the packs that these lie in. */
   packs(): Set<string> {
     const packs = new Set<string>();
-    for (const location of this.#locations ?? []) if (location) packs.add(location.pack);
-    this.#stored?.addPacks(packs, this.#own);
+    const ofObject = this.#stored?.packsOf();
+    this.#visit({ own: ({ pack }) => packs.add(pack), stored: (from, to) => ofObject?.add(from, to) });
+    for (const pack of ofObject?.names() ?? []) packs.add(pack);
     return packs;
   }
 
   /** Which are stored, and these, as a page's object has them. `numbers` are those of the packs. */
   encode(numbers: ReadonlyMap<string, number>): { readonly stored: Bitmap; readonly entries: Buffer } {
-    const stored = new Bitmap(this.length);
-    const entries = Buffer.allocUnsafe(this.count() * entryBytes);
-    const copy = this.#stored?.copier(numbers);
+    const stored = this.#present();
+    const entries = Buffer.allocUnsafe(stored.count() * entryBytes);
+    const copy = this.#stored?.copier(numbers, entries);
     let start = 0;
-    for (let position = 0; position < this.length; position++) {
-      if (!this.has(position)) continue;
-      stored.set(position);
-      const location = this.#locations?.[position];
-      if (location) encodeEntry(location, numbers.get(location.pack)!, entries, start);
-      else copy!(position, entries, start);
-      start += entryBytes;
-    }
+    this.#visit({
+      own: (location) => {
+        encodeEntry(location, numbers.get(location.pack)!, entries, start);
+        start += entryBytes;
+      },
+      stored: (from, to) => {
+        copy?.(from, to, start);
+        start += (to - from) * entryBytes;
+      },
+    });
     return { stored, entries };
+  }
+
+  /** Goes through what is not zeros, in order. Of the object below by entries, from one to before another: most are between two of our own. */
+  #visit(visitor: { own(location: ChunkLocation): void; stored(from: number, to: number): void }): void {
+    let from = 0;
+    for (const position of this.#own.indexes()) {
+      const to = this.#stored?.entriesBefore(position) ?? 0;
+      if (to > from) visitor.stored(from, to);
+      from = this.#stored?.entriesBefore(position + 1) ?? 0;
+      const location = this.#locations?.[position];
+      if (location) visitor.own(location);
+    }
+    const end = this.#stored?.entriesBefore(this.length) ?? 0;
+    if (end > from) visitor.stored(from, end);
   }
 }
 
@@ -138,47 +157,53 @@ function encodeEntry(
 
 /** As they lie in a page's object. */
 class StoredChunks {
-  readonly #stored: Bitmap;
+  readonly positions: Bitmap;
   readonly #entries: Buffer;
+  readonly #view: DataView;
   readonly #packs: readonly string[];
-  /** For each position the number of its entry, where it has one. */
-  readonly #entryOf: Uint32Array;
+  /** For each position how many entries are of positions before it; for one that has an entry that is its number. */
+  readonly #before: Uint32Array;
   readonly #index: HashIndex;
   /** Those that were asked for, by their entries. */
   readonly #made: ChunkLocation[] = [];
 
   constructor(reader: ByteReader, length: number, packs: readonly string[]) {
-    this.#stored = new Bitmap(length, reader.bytes(Bitmap.bytesFor(length)));
-    this.#entryOf = new Uint32Array(length);
+    this.positions = new Bitmap(length, reader.bytes(Bitmap.bytesFor(length)));
     this.#packs = packs;
-    const positions = this.#stored.indexes();
-    this.#entries = reader.bytes(positions.length * entryBytes);
-    for (const [entry, position] of positions.entries()) {
-      this.#entryOf[position] = entry;
-      const start = entry * entryBytes;
-      const isProper =
-        this.#entries.readUInt32LE(start + packAt) < packs.length && isEncoding(this.#entries[start + encodingAt]!);
+    this.#before = new Uint32Array(length + 1);
+    for (let position = 0; position < length; position++)
+      this.#before[position + 1] = this.#before[position]! + (this.positions.has(position) ? 1 : 0);
+    this.#entries = reader.bytes(this.#before[length]! * entryBytes);
+    this.#view = viewOf(this.#entries);
+    for (let start = 0; start < this.#entries.length; start += entryBytes) {
+      const isProper = this.#packAt(start) < packs.length && isEncoding(this.#entries[start + encodingAt]!);
       if (!isProper) throw reader.damaged("a chunk in it has no proper location");
     }
     this.#index = new HashIndex(this.#entries);
   }
 
   has(position: number): boolean {
-    return this.#stored.has(position);
+    return this.positions.has(position);
   }
 
   at(position: number): ChunkLocation | undefined {
-    return this.#stored.has(position) ? this.#locationAt(this.#entryOf[position]!) : undefined;
+    return this.positions.has(position) ? this.#locationAt(this.#before[position]!) : undefined;
   }
 
-  /** The packs of as many positions as `except` has, but for those. */
-  addPacks(packs: Set<string>, except: Bitmap): void {
+  /** How many entries are of positions before this one. */
+  entriesBefore(position: number): number {
+    return this.#before[Math.min(position, this.positions.length)]!;
+  }
+
+  /** Gathers the packs of entries. */
+  packsOf(): { add(from: number, to: number): void; names(): string[] } {
     const isNeeded = new Uint8Array(this.#packs.length);
-    for (let position = 0; position < except.length; position++) {
-      if (!this.#stored.has(position) || except.has(position)) continue;
-      isNeeded[this.#entries.readUInt32LE(this.#entryOf[position]! * entryBytes + packAt)] = 1;
-    }
-    for (let pack = 0; pack < isNeeded.length; pack++) if (isNeeded[pack]) packs.add(this.#packs[pack]!);
+    return {
+      add: (from, to) => {
+        for (let entry = from; entry < to; entry++) isNeeded[this.#packAt(entry * entryBytes)] = 1;
+      },
+      names: () => this.#packs.filter((_, pack) => isNeeded[pack] === 1),
+    };
   }
 
   find(hash: string): ChunkLocation | undefined {
@@ -186,14 +211,20 @@ class StoredChunks {
     return entry === undefined ? undefined : this.#locationAt(entry);
   }
 
-  /** Copies single entries to where their packs have these numbers. */
-  copier(numbers: ReadonlyMap<string, number>): (position: number, into: Buffer, start: number) => void {
+  /** Copies entries to a place in `target`, where their packs have these numbers. */
+  copier(numbers: ReadonlyMap<string, number>, target: Buffer): (from: number, to: number, start: number) => void {
     const renumbered = this.#packs.map((pack) => numbers.get(pack) ?? 0);
-    return (position, into, start) => {
-      const from = this.#entryOf[position]! * entryBytes;
-      this.#entries.copy(into, start, from, from + entryBytes);
-      into.writeUInt32LE(renumbered[this.#entries.readUInt32LE(from + packAt)]!, start + packAt);
+    const view = viewOf(target);
+    return (from, to, start) => {
+      target.set(this.#entries.subarray(from * entryBytes, to * entryBytes), start);
+      for (let entry = from, at = start + packAt; entry < to; entry++, at += entryBytes)
+        view.setUint32(at, renumbered[this.#packAt(entry * entryBytes)]!, true);
     };
+  }
+
+  /** The number of the pack of the entry that begins at `start`. */
+  #packAt(start: number): number {
+    return this.#view.getUint32(start + packAt, true);
   }
 
   #locationAt(entry: number): ChunkLocation {
@@ -207,32 +238,40 @@ class StoredChunks {
     if (!isEncoding(encoding)) throw new TypeError("The entry was checked.");
     return {
       hash: this.#entries.toString("hex", start, start + hashBytes),
-      pack: this.#packs[this.#entries.readUInt32LE(start + packAt)]!,
-      offset: this.#entries.readUInt32LE(start + offsetAt),
-      length: this.#entries.readUInt32LE(start + lengthAt),
+      pack: this.#packs[this.#packAt(start)]!,
+      offset: this.#view.getUint32(start + offsetAt, true),
+      length: this.#view.getUint32(start + lengthAt, true),
       encoding,
     };
   }
 }
 
+function viewOf(bytes: Uint8Array): DataView {
+  return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+}
+
 /** Finds entries by chunk id: a table with open addressing, made with the first question. */
 class HashIndex {
   readonly #entries: Buffer;
+  readonly #view: DataView;
   /** Entries by their numbers plus one; 0 is a free place. */
   #places: Uint32Array | undefined;
 
   constructor(entries: Buffer) {
     this.#entries = entries;
+    this.#view = viewOf(entries);
   }
 
   find(hash: string): number | undefined {
     this.#places ??= this.#build();
     const mask = this.#places.length - 1;
-    for (let place = Number.parseInt(hash.slice(0, 8), 16) & mask; ; place = (place + 1) & mask) {
+    const beginning = Number.parseInt(hash.slice(0, 8), 16);
+    for (let place = beginning & mask; ; place = (place + 1) & mask) {
       const entry = this.#places[place]! - 1;
       if (entry < 0) return undefined;
       const start = entry * entryBytes;
-      if (this.#entries.toString("hex", start, start + hashBytes) === hash) return entry;
+      const mayBe = this.#beginningAt(start) === beginning;
+      if (mayBe && this.#entries.toString("hex", start, start + hashBytes) === hash) return entry;
     }
   }
 
@@ -242,10 +281,15 @@ class HashIndex {
     const places = new Uint32Array(2 ** Math.ceil(Math.log2(count * 2 + 1)));
     const mask = places.length - 1;
     for (let entry = 0; entry < count; entry++) {
-      let place = this.#entries.readUInt32BE(entry * entryBytes) & mask;
+      let place = this.#beginningAt(entry * entryBytes) & mask;
       while (places[place] !== 0) place = (place + 1) & mask;
       places[place] = entry + 1;
     }
     return places;
+  }
+
+  /** The first eight digits of an entry's id, as a number. */
+  #beginningAt(start: number): number {
+    return this.#view.getUint32(start);
   }
 }
