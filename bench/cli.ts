@@ -6,7 +6,8 @@ import { Command, InvalidArgumentError } from "commander";
 import { type Action, actions, type Contender } from "./contender.ts";
 import { buildEngine, profileDirectory } from "./engine/engine.ts";
 import { BenchmarkError, isExpected } from "./errors.ts";
-import { type Limits, measureLimits } from "./limits/limits.ts";
+import { deriveLimits, type LimitBasis, limitBasis, measureLimitStages } from "./limits/limits.ts";
+import type { Stages } from "./limits/stages.ts";
 import { describeMachine } from "./machine.ts";
 import { type Bench, type Measurement, memoryOfPrograms, runCourse } from "./measurement.ts";
 import { installPeers, peerNames } from "./peers/peers.ts";
@@ -100,11 +101,12 @@ async function benchmark(directory: string, memory: string): Promise<Report> {
   const { contenders, skipped } = await installPeers(options.peers, { directory: join(directory, "tools"), note });
   for (const { name, reason } of skipped) note(`${name} is skipped: ${reason}`);
   const bench = { pair, directory, memory, note };
-  const measurements = await runRounds(bench, [engine, ...contenders]);
+  const basis = options.limits ? await limitBasis(pair) : undefined;
+  const { measurements, stages } = await runRounds(bench, { engine, peers: contenders, basis });
   if (options.latency !== undefined) measurements.push(...(await runDelayed(bench, engine, options.latency)));
   if (options.sparse !== undefined) measurements.push(...(await runThin(bench, engine, options.sparse)));
   if (options.cpuProf) note(`CPU profiles: ${profileDirectory(directory)}`);
-  const limits = options.limits ? await deriveLimits(bench) : undefined;
+  const limits = basis && (await deriveLimits(basis, stages));
   const summary = summaries(measurements);
   return {
     machine,
@@ -117,15 +119,26 @@ async function benchmark(directory: string, memory: string): Promise<Report> {
   };
 }
 
-/** Every second round in the opposite order, so that no contender always runs after the same one. */
-async function runRounds(bench: Bench, contenders: readonly Contender[]): Promise<Measurement[]> {
+/**
+ * Every second round in the opposite order, so that no contender always runs after the same one. What the machine can do at best is measured in each
+ * round beside the engine: some virtual machines are faster in one minute than in the next.
+ */
+async function runRounds(
+  bench: Bench,
+  { engine, peers, basis }: { engine: Contender; peers: readonly Contender[]; basis: LimitBasis | undefined },
+): Promise<{ measurements: Measurement[]; stages: Stages[] }> {
   const measurements: Measurement[] = [];
+  const stages: Stages[] = [];
   for (let round = 0; round < options.rounds; round++) {
+    const contenders = [engine, ...peers];
     for (const contender of round % 2 === 0 ? contenders : contenders.toReversed()) {
       measurements.push(...(await runCourse(bench, contender, { scenario: scenarios.plain, actions: options.only })));
+      if (contender !== engine || !basis) continue;
+      note("measuring what this machine can do at best");
+      stages.push(await measureLimitStages(basis, bench.memory));
     }
   }
-  return measurements;
+  return { measurements, stages };
 }
 
 /** With and without delay through the same proxy, so that what the proxy itself costs is on both sides. */
@@ -146,11 +159,6 @@ async function runDelayed(bench: Bench, engine: Contender, delayMs: number): Pro
 async function runThin(bench: Bench, engine: Contender, sizeBytes: number): Promise<Measurement[]> {
   const pair = await thinVolume({ sizeBytes, seed: options.seed, directory: bench.directory });
   return runCourse({ ...bench, pair }, engine, { scenario: scenarios.thin, actions: ["full", "restore"] });
-}
-
-async function deriveLimits({ pair, memory }: Bench): Promise<Limits> {
-  note("measuring what this machine can do at best");
-  return measureLimits(pair, memory);
 }
 
 function note(text: string): void {

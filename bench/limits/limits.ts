@@ -6,9 +6,10 @@ import { availableParallelism } from "node:os";
 import { encodeChunk } from "../../lambdas/repository/chunk.ts";
 import { geometryFor } from "../../lambdas/repository/domain-record.ts";
 import type { Action } from "../contender.ts";
+import { median } from "../summary.ts";
 import type { VolumePair } from "../volume/volume-pair.ts";
 import { changedBytes, contentOf, readPlaces, sampleChunks, type VolumeContent } from "./samples.ts";
-import { measureStages, type StageCosts, type StageName, type Stages, stageNames } from "./stages.ts";
+import { measureStages, type StageCost, type StageCosts, type StageName, type Stages, stageNames } from "./stages.ts";
 
 /** Bytes that go through each stage. */
 export type StageBytes = Readonly<Partial<Record<StageName, number>>>;
@@ -34,16 +35,37 @@ export interface Limits {
 }
 
 /** 64 MiB or more of the volume's chunks. */
-const sampleCount = 512;
+const sampleCount = 1024;
 /** Requests all go through the one event loop, whatever the cores do. */
 const serialStages: readonly StageName[] = ["put", "get"];
 
-export async function measureLimits(pair: VolumePair, memory: string): Promise<Limits> {
+/** What the limits are derived from, beside the machine. */
+export interface LimitBasis {
+  readonly pair: VolumePair;
+  readonly chunkBytes: number;
+  readonly first: VolumeContent;
+  readonly second: VolumeContent;
+  /** Chunks of the first version that the stages are measured with. */
+  readonly samples: readonly Buffer[];
+}
+
+/** Reads both versions once. */
+export async function limitBasis(pair: VolumePair): Promise<LimitBasis> {
   const { chunkBytes } = geometryFor(pair.sizeBytes);
   const first = await contentOf(pair.first, pair.sizeBytes, chunkBytes);
   const second = await contentOf(pair.second, pair.sizeBytes, chunkBytes);
-  const samples = await sampleChunks(pair.first.path, first, sampleCount);
-  const stages = await measureStages({ version: pair.first, samples, memory });
+  return { pair, chunkBytes, first, second, samples: await sampleChunks(pair.first.path, first, sampleCount) };
+}
+
+/** What the stages cost now. `memory` is a directory on a tmpfs. */
+export function measureLimitStages({ pair, samples }: LimitBasis, memory: string): Promise<Stages> {
+  return measureStages({ version: pair.first, samples, memory });
+}
+
+/** By the medians of what the stages cost in each round: the machine as the contenders had it. Needs one round at least. */
+export async function deriveLimits(basis: LimitBasis, rounds: readonly Stages[]): Promise<Limits> {
+  const { pair, chunkBytes, first, second } = basis;
+  const stages = medianStages(rounds);
   const changed = await readPlaces(pair.second.path, pair.changed);
   const bytes = stageBytes({ first, second, changed: changedBytes(pair, chunkBytes), share: stages.compressedShare });
   const { uniqueChunks: _, ...content } = first;
@@ -54,6 +76,19 @@ export async function measureLimits(pair: VolumePair, memory: string): Promise<L
     changedStoredBytes: changed.reduce((sum, block) => sum + encodeChunk(block).bytes.length, 0),
     limits: Object.entries(bytes).map(([action, each]) => limitOf(action as Action, each, stages.costs)),
   };
+}
+
+export function medianStages(rounds: readonly Stages[]): Stages {
+  const costOf = (stage: StageName): StageCost => {
+    const medianOf = (value: (cost: StageCost) => number) => median(rounds.map(({ costs }) => value(costs[stage])));
+    return {
+      client: medianOf(({ client }) => client),
+      server: medianOf(({ server }) => server),
+      wall: medianOf(({ wall }) => wall),
+    };
+  };
+  const costs = Object.fromEntries(stageNames.map((stage) => [stage, costOf(stage)])) as Record<StageName, StageCost>;
+  return { costs, compressedShare: median(rounds.map(({ compressedShare }) => compressedShare)) };
 }
 
 interface Amounts {
