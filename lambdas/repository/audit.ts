@@ -77,36 +77,47 @@ async function* sampledPages(
 ): AsyncGenerator<SampledPage> {
   const plannedPages = pagesOfPlan(target, plan);
   let next = await plannedPages.next();
-  let isFirst = true;
+  /** The first part that could be compared, as long as none is wanted. */
+  let instead: SampledPage | undefined;
+  let isAnyWanted = false;
   for await (const page of pagesToCompare(target, plan, base, extents)) {
     while (!next.done && next.value.index < page.index) next = await plannedPages.next();
     const planned = !next.done && next.value.index === page.index ? next.value : undefined;
-    const isWanted = (part: number) => isSampled(`${target.jobId}/${page.index}/${part}`, percent);
-    const toRead = chunksToCompare(page.index, plan.shape, { planned, isWanted, oneAtLeast: isFirst });
-    if (toRead.indexes().length === 0) continue;
-    if (until()) return;
-    isFirst = false;
-    yield { ...page, toRead };
+    const unread = partsUnread(page.index, plan.shape, planned);
+    const wanted = unread.filter((_, part) => isSampled(`${target.jobId}/${page.index}/${part}`, percent)).flat();
+    if (wanted.length > 0) {
+      if (until()) return;
+      isAnyWanted = true;
+      yield sampled(page, wanted, plan.shape);
+    } else if (!isAnyWanted) {
+      const first = unread.find((chunks) => chunks.length > 0);
+      instead ??= first && sampled(page, first, plan.shape);
+    }
   }
+  if (!isAnyWanted && instead && !until()) yield instead;
 }
 
 /** A whole page is much for a small volume: 256 MiB. Of smaller parts some would lie in nearly every page, and all these had to be fetched. */
 const partsOfPage = 16;
 
-/** Which chunks of a page are compared: those that the plan does not read, in the parts that are wanted. */
-function chunksToCompare(
+/** The chunks of a page that the plan does not read, part by part. */
+function partsUnread(
   index: number,
   { sizeBytes, geometry }: VolumeShape,
-  wanted: { planned: PlannedPage | undefined; isWanted: (part: number) => boolean; oneAtLeast: boolean },
-): Bitmap {
-  const unread = Array.from(
-    { length: chunksOfPage(index, { sizeBytes, ...geometry }) },
-    (_, at) => !wanted.planned?.toRead.has(at),
-  );
-  const partOf = (chunk: number) => Math.floor((chunk * partsOfPage) / geometry.pageChunks);
-  const first = wanted.oneAtLeast && unread.includes(true) ? partOf(unread.indexOf(true)) : undefined;
-  const isWanted = Array.from({ length: partsOfPage }, (_, part) => part === first || wanted.isWanted(part));
-  return Bitmap.of(unread.length, (chunk) => unread[chunk]! && isWanted[partOf(chunk)]!);
+  planned: PlannedPage | undefined,
+): readonly (readonly number[])[] {
+  const parts = Array.from({ length: partsOfPage }, (): number[] => []);
+  for (let chunk = 0; chunk < chunksOfPage(index, { sizeBytes, ...geometry }); chunk++) {
+    const part = Math.floor((chunk * partsOfPage) / geometry.pageChunks);
+    if (!planned?.toRead.has(chunk)) parts[part]?.push(chunk);
+  }
+  return parts;
+}
+
+function sampled(page: PageToCompare, chunks: readonly number[], { sizeBytes, geometry }: VolumeShape): SampledPage {
+  const toRead = new Bitmap(chunksOfPage(page.index, { sizeBytes, ...geometry }));
+  for (const chunk of chunks) toRead.set(chunk);
+  return { ...page, toRead };
 }
 
 interface PageToCompare {

@@ -225,7 +225,7 @@ describe("the audit of a hinted backup", () => {
   });
 });
 
-test("an audit picks sixteenths of pages by their names, and always the first with anything unread", async () => {
+test("an audit picks sixteenths of pages by their names, and the first with anything unread when it picks none", async () => {
   const store = new MemoryObjectStore();
   const [chunkBytes, pageChunks, sixteenth] = [512, 32, 2];
   await useGeometry(store, "vol", { chunkBytes, pageChunks, packBytes: 4096 });
@@ -234,23 +234,29 @@ test("an audit picks sixteenths of pages by their names, and always the first wi
   await backup(target(1), volume);
   const changed = [{ offset: 0, length: chunkBytes * sixteenth + 1 }];
   const { planHash } = await planHinted(target(2), volume, { base: "snap1", changed });
-  const compared = new Set<number>();
-  const reader = {
-    read: (into: Uint8Array, offset: number) => {
-      for (let at = 0; at < into.length; at += chunkBytes) compared.add((offset + at) / chunkBytes);
-      return volume.read(into, offset);
-    },
+  const comparedOf = async (percent: number) => {
+    const compared = new Set<number>();
+    const reader = {
+      read: (into: Uint8Array, offset: number) => {
+        for (let at = 0; at < into.length; at += chunkBytes) compared.add((offset + at) / chunkBytes);
+        return volume.read(into, offset);
+      },
+    };
+    await auditHint(target(2), { planHash, reader, extents: volume.allocated(), percent, until: never });
+    return [...compared].sort((a, b) => a - b);
   };
-  await auditHint(target(2), { planHash, reader, extents: volume.allocated(), percent: 40, until: never });
-  const picked = Array.from({ length: pageChunks * 4 }, (_, chunk) => chunk).filter((chunk) => {
-    const [page, part] = [Math.floor(chunk / pageChunks), Math.floor((chunk % pageChunks) / sixteenth)];
-    const isFirst = page === 0 && part === 1;
-    return chunk > sixteenth && (isFirst || isSampled(`job2/${page}/${part}`, 40));
-  });
-  assert.deepEqual(
-    [...compared].sort((a, b) => a - b),
-    picked,
-  );
+  const pickedOf = (percent: number) =>
+    Array.from({ length: pageChunks * 4 }, (_, chunk) => chunk).filter((chunk) => {
+      const [page, part] = [Math.floor(chunk / pageChunks), Math.floor((chunk % pageChunks) / sixteenth)];
+      return chunk > sixteenth && isSampled(`job2/${page}/${part}`, percent);
+    });
+  for (const percent of [5, 40, 100]) {
+    assert.ok(pickedOf(percent).length > 0);
+    assert.deepEqual(await comparedOf(percent), pickedOf(percent));
+  }
+  assert.ok(!pickedOf(5).includes(sixteenth + 1), "the first with anything unread is no exception");
+  assert.deepEqual(pickedOf(0.01), []);
+  assert.deepEqual(await comparedOf(0.01), [sixteenth + 1]);
 });
 
 test("an audit reads no more of the plan than it compares pages", async () => {
