@@ -83,8 +83,10 @@ async function* sampledPages(
   for await (const page of pagesToCompare(target, plan, base, extents)) {
     while (!next.done && next.value.index < page.index) next = await plannedPages.next();
     const planned = !next.done && next.value.index === page.index ? next.value : undefined;
+    const picked = allParts.filter((part) => isSampled(`${target.jobId}/${page.index}/${part}`, percent));
+    if (picked.length === 0 && (isAnyWanted || instead)) continue;
     const unread = partsUnread(page.index, plan.shape, planned);
-    const wanted = unread.filter((_, part) => isSampled(`${target.jobId}/${page.index}/${part}`, percent)).flat();
+    const wanted = picked.flatMap((part) => unread[part]!);
     if (wanted.length > 0) {
       if (until()) return;
       isAnyWanted = true;
@@ -99,6 +101,7 @@ async function* sampledPages(
 
 /** A whole page is much for a small volume: 256 MiB. Of smaller parts some would lie in nearly every page, and all these had to be fetched. */
 const partsOfPage = 16;
+const allParts = Array.from({ length: partsOfPage }, (_, part) => part);
 
 /** The chunks of a page that the plan does not read, part by part. */
 function partsUnread(
@@ -106,7 +109,7 @@ function partsUnread(
   { sizeBytes, geometry }: VolumeShape,
   planned: PlannedPage | undefined,
 ): readonly (readonly number[])[] {
-  const parts = Array.from({ length: partsOfPage }, (): number[] => []);
+  const parts = allParts.map((): number[] => []);
   for (let chunk = 0; chunk < chunksOfPage(index, { sizeBytes, ...geometry }); chunk++) {
     const part = Math.floor((chunk * partsOfPage) / geometry.pageChunks);
     if (!planned?.toRead.has(chunk)) parts[part]?.push(chunk);
