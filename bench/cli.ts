@@ -101,6 +101,7 @@ async function benchmark(directory: string, memory: string): Promise<Report> {
   const { contenders, skipped } = await installPeers(options.peers, { directory: join(directory, "tools"), note });
   for (const { name, reason } of skipped) note(`${name} is skipped: ${reason}`);
   const bench = { pair, directory, memory, note };
+  if (options.limits) note("reading the volume chunk by chunk");
   const basis = options.limits ? await limitBasis(pair) : undefined;
   const { measurements, stages } = await runRounds(bench, { engine, peers: contenders, basis });
   if (options.latency !== undefined) measurements.push(...(await runDelayed(bench, engine, options.latency)));
@@ -129,8 +130,8 @@ async function runRounds(
 ): Promise<{ measurements: Measurement[]; stages: Stages[] }> {
   const measurements: Measurement[] = [];
   const stages: Stages[] = [];
+  const contenders = [engine, ...peers];
   for (let round = 0; round < options.rounds; round++) {
-    const contenders = [engine, ...peers];
     for (const contender of round % 2 === 0 ? contenders : contenders.toReversed()) {
       measurements.push(...(await runCourse(bench, contender, { scenario: scenarios.plain, actions: options.only })));
       if (contender !== engine || !basis) continue;

@@ -20,6 +20,7 @@ export const packFooterBytes = 2 + 4 + hashBytes + magicBytes;
 
 /** Bytes out of shared memory are copied eight at a time where both places allow it, else one by one: a hundredth of a backup's CPU. */
 const chunkAlignment = 8;
+
 /** Keeps an index below 200 KiB even when chunks compress to next to nothing. */
 const maxEntries = 4096;
 /** The most that index and footer take: 164 KiB. */

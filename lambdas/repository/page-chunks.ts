@@ -50,7 +50,7 @@ export class PageChunks implements Iterable<ChunkLocation | undefined> {
 
   has(position: number): boolean {
     const isOwn = !this.#stored || this.#own.has(position);
-    return isOwn ? this.#locations?.[position] !== undefined : this.#stored!.has(position);
+    return isOwn ? this.#locations?.[position] !== undefined : this.#stored!.positions.has(position);
   }
 
   /** How many are not zeros. */
@@ -97,9 +97,7 @@ export class PageChunks implements Iterable<ChunkLocation | undefined> {
   /** Names of the packs that these lie in. */
   packs(): Set<string> {
     const packs = new Set<string>();
-    const ofObject = this.#stored?.packsOf();
-    this.#visit({ own: ({ pack }) => packs.add(pack), stored: (from, to) => ofObject?.add(from, to) });
-    for (const pack of ofObject?.names() ?? []) packs.add(pack);
+    this.#visit({ own: ({ pack }) => packs.add(pack), stored: (from, to) => this.#stored?.addPacks(packs, from, to) });
     return packs;
   }
 
@@ -182,10 +180,6 @@ class StoredChunks {
     this.#index = new HashIndex(this.#entries);
   }
 
-  has(position: number): boolean {
-    return this.positions.has(position);
-  }
-
   at(position: number): ChunkLocation | undefined {
     return this.positions.has(position) ? this.#locationAt(this.#before[position]!) : undefined;
   }
@@ -195,15 +189,9 @@ class StoredChunks {
     return this.#before[Math.min(position, this.positions.length)]!;
   }
 
-  /** Gathers the packs of entries. */
-  packsOf(): { add(from: number, to: number): void; names(): string[] } {
-    const isNeeded = new Uint8Array(this.#packs.length);
-    return {
-      add: (from, to) => {
-        for (let entry = from; entry < to; entry++) isNeeded[this.#packAt(entry * entryBytes)] = 1;
-      },
-      names: () => this.#packs.filter((_, pack) => isNeeded[pack] === 1),
-    };
+  /** Adds the packs of entries. */
+  addPacks(packs: Set<string>, from: number, to: number): void {
+    for (let entry = from; entry < to; entry++) packs.add(this.#packs[this.#packAt(entry * entryBytes)]!);
   }
 
   find(hash: string): ChunkLocation | undefined {
