@@ -13,6 +13,7 @@ import { cloud, eventually } from "../support/cloud.ts";
 import { endedJob, noise, snapshotIn, TestHypervisor } from "../support/volumes.ts";
 import { collectUntil, servicesOf } from "../support/workflows.ts";
 import { AdapterHost } from "./adapter-host.ts";
+import { assertLocked } from "./locked-start.ts";
 import { assertNothingLost, makeWritingDisk, untilWritten } from "./writing-guest.ts";
 
 const MiB = 2 ** 20;
@@ -109,7 +110,7 @@ async function assertAlone(bytes: Buffer): Promise<void> {
 /** By other means than Snapferry. */
 async function assertNotStartable(): Promise<void> {
   const { domain } = await subject.diskOf(disk);
-  await assert.rejects(subject.start(domain), /lock/);
+  await assertLocked(() => subject.start(domain));
 }
 
 /** Changes the disk of the stopped VM, and tells what it holds then. */

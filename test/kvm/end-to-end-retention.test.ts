@@ -9,6 +9,7 @@ import { cloud, eventually } from "../support/cloud.ts";
 import { endedJob, noise, snapshotIn, TestHypervisor } from "../support/volumes.ts";
 import { changeSettings } from "../support/workflows.ts";
 import { AdapterHost } from "./adapter-host.ts";
+import { assertLocked } from "./locked-start.ts";
 
 const MiB = 2 ** 20;
 const diskBytes = 48 * MiB;
@@ -195,7 +196,7 @@ describe("snapshots of a VM that runs", () => {
     const jobId = await deleted(last);
     const mergesStopped = async () => readdirSync(subject.images).some((name) => /^\.snapferry-.*\.pid$/.test(name));
     await eventually("the stopped disk is being merged", mergesStopped);
-    await assert.rejects(subject.start((await subject.diskOf(disk)).domain), /lock/);
+    await assertLocked(async () => subject.start((await subject.diskOf(disk)).domain));
     await operate("start", "running");
     await succeeded(jobId);
     assert.equal(await subject.countSnapshots(), 0);

@@ -18,6 +18,7 @@ import type { Domain } from "../../lambdas/protocols/libvirt/procedures.ts";
 import { guestFiles, domainXml as guestXml, makeDisk } from "../../local/kvm-host/guest.ts";
 import { run } from "../../local/kvm-host/processes.ts";
 import { makeAcpiDisk, withSleepAndPanic } from "./acpi-guests.ts";
+import { assertLocked } from "./locked-start.ts";
 import { Lab } from "./merge-lab.ts";
 import { assertNothingLost, diskBytes, makeWritingDisk, untilWritten } from "./writing-guest.ts";
 
@@ -197,7 +198,7 @@ describe("a VM", () => {
     const merge = { exports: async () => [], bytesPerSecond: 4 * mib };
     const working = await mergeSnapshot(lab.host, overlay, { ...merge, until: Date.now() + 100 });
     assert.deepEqual(working, { finished: false });
-    await assert.rejects(lab.start(domain), /lock/);
+    await assertLocked(() => lab.start(domain));
     await operate(domain, { operation: "start" });
     await untilWritten(lab.settings.uri, domain);
     assert.deepEqual(await mergeSnapshot(lab.host, overlay, { ...merge, bytesPerSecond: 64 * mib }), {

@@ -26,6 +26,7 @@ import type { Domain } from "../../lambdas/protocols/libvirt/procedures.ts";
 import { run } from "../../local/kvm-host/processes.ts";
 import { AdapterHost, type KvmSubject } from "./adapter-host.ts";
 import { whileAway } from "./away.ts";
+import { assertLocked } from "./locked-start.ts";
 
 const host = await AdapterHost.start();
 after(() => host[Symbol.asyncDispose]());
@@ -76,7 +77,7 @@ function hasEnded(pid: number): boolean {
   }
 }
 
-const isLocked = () => assert.rejects(subject.start(domain), /lock/);
+const isLocked = () => assertLocked(() => subject.start(domain));
 
 async function assertHolds(bytes: Buffer): Promise<void> {
   assert.deepEqual(readdirSync(subject.images), ["disk"]);
